@@ -1,0 +1,125 @@
+package engine
+
+import (
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/ring"
+)
+
+// Ignore marks a target position that is not scored: it adds nothing to the
+// loss and receives no gradient.
+const Ignore int32 = -1
+
+// Batch is B sequences of T tokens, row-major [B, T].
+type Batch struct {
+	B, T    int
+	Inputs  []int32 // token ids, 0 ≤ id < V
+	Targets []int32 // id to predict at each position, or Ignore
+	// Norm is the loss's denominator: the number of scored targets over all
+	// micro-batches and all ranks of this optimiser step. Summed over those,
+	// the losses (and gradients) then give the mean.
+	Norm float64
+	// Seed drives dropout; the same seed drops the same activations. Ranks and
+	// micro-batches pass different seeds.
+	Seed uint64
+}
+
+// Model is one replica on one device. It is owned by one goroutine: calls never
+// overlap.
+type Model interface {
+	Arch() glm.Arch
+	// Backward runs forward and backward and adds the gradient of
+	// Σ nll(target)/Norm to what the last Update left (zero). It returns that sum
+	// as loss. When sync is not nil each bucket of the gradient is handed over
+	// as soon as nothing more will be added to it; the caller waits on sync before Update.
+	Backward(b Batch, sync GradientSync) (loss float64, err error)
+	// Update clips the gradient by its global norm, takes one optimiser step and
+	// zeroes the gradient. The returned norm is the one before clipping. A norm
+	// that is not finite is ErrNotFinite: parameters are untouched.
+	Update(h Hyper) (gradNorm float64, err error)
+	// ZeroGrad drops what Backward accumulated.
+	ZeroGrad()
+	// Eval returns the summed negative log-likelihood (nats) of the scored
+	// targets, without dropout, and their number.
+	Eval(b Batch) (nll float64, tokens int, err error)
+	// State is every named tensor needed to continue exactly: parameters and
+	// optimiser moments. Its slices alias the model's memory: they are valid and constant
+	// until the next Update or Load.
+	State() StateDict
+	// Load copies the tensors of s in. Parameters must all be there with their
+	// shape; optimiser tensors may all be absent (then they are zeroed).
+	Load(s StateDict) error
+	Close() error
+}
+
+// GradientSync sums gradients over ranks. Reduce may return before the sum is
+// done; calls come from one goroutine in the same order on every rank.
+type GradientSync interface {
+	Reduce(bucket int, grad ring.Buffer)
+	Wait() error // all buckets summed, or why not
+}
+
+// Decoder generates: many sequences at once, each with its own cache of keys and
+// values. Owned by one goroutine.
+type Decoder interface {
+	// Prefill appends ids to the (new or known) sequence and returns the logits
+	// after the last one, [V]; valid until the next call.
+	Prefill(seq int, ids []int32) (logits []float32, err error)
+	// Decode appends one id to each sequence and returns the logits after each,
+	// [len(seqs), V]; valid until the next call.
+	Decode(seqs []int, ids []int32) (logits []float32, err error)
+	// Len is the number of tokens the sequence holds.
+	Len(seq int) int
+	// Drop frees a sequence.
+	Drop(seq int)
+	Close() error
+}
+
+// Optimizer names an update rule.
+type Optimizer string
+
+// Optimizers.
+const (
+	AdamW Optimizer = "adamw" // Loshchilov and Hutter 2019
+	Muon  Optimizer = "muon"  // Jordan et al. 2024: Newton–Schulz on the matrices, AdamW on embeddings, norms and head
+)
+
+// Hyper is what one optimiser step needs. Rates are already scheduled: the
+// caller computes them for the step.
+type Hyper struct {
+	Optimizer    Optimizer
+	LR           float64 // AdamW's rate, for all parameters, or with Muon for those that are not matrices
+	Beta1, Beta2 float64
+	Eps          float64
+	WeightDecay  float64 // decoupled; matrices, embeddings and head, never norms
+	Clip         float64 // largest global gradient norm; 0 is no clipping
+	MuonLR       float64 // rate of the matrices under Muon
+	MuonMomentum float64 // Nesterov momentum of Muon
+}
+
+// DefaultHyper is AdamW with the field's usual constants for small language models.
+func DefaultHyper() Hyper {
+	return Hyper{Optimizer: AdamW, LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1, MuonLR: 0.02, MuonMomentum: 0.95}
+}
+
+// Tensor is a named, shaped, row-major array.
+type Tensor struct {
+	Name  string
+	Shape []int
+	Data  []float32
+}
+
+// StateDict is an ordered set of tensors. Parameters carry Hugging Face's names;
+// optimiser state is named "optimizer.<slot>.<parameter>" (slots: exp_avg,
+// exp_avg_sq, momentum) and "optimizer.step" (shape [1], the number of updates
+// taken).
+type StateDict []Tensor
+
+// Get returns the tensor of that name.
+func (s StateDict) Get(name string) (Tensor, bool) {
+	for _, t := range s {
+		if t.Name == name {
+			return t, true
+		}
+	}
+	return Tensor{}, false
+}

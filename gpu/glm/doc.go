@@ -1,0 +1,16 @@
+// Package glm is the model family: the shape of a decoder (Arch), the names and
+// places of its parameters (Layout), their number, their initial values and what
+// training them costs. It holds no arithmetic on activations; engines do.
+//
+// The family is what Hugging Face calls LlamaForCausalLM: token embedding, then
+// per layer RMSNorm, grouped-query attention with full half-split rotary
+// embedding, RMSNorm, SwiGLU; a final RMSNorm and a tied or untied output
+// projection; no biases anywhere.
+//
+//	a := glm.Arch{Vocab: 512, Dim: 128, Layers: 4, Heads: 4, KVHeads: 4, FFN: 384, Context: 128, Tied: true}.WithDefaults()
+//	params, size := a.Layout()
+//
+// Vocabulary: V rows of the embedding, C width, L layers, H query heads, K key
+// and value heads, F inner width of the feed-forward block, T tokens of a
+// sequence, B sequences of a batch.
+package glm

@@ -1,0 +1,40 @@
+// Package search decides what to try next, for how long, and when to stop. It
+// holds no goroutine, no clock and no network: results go in, decisions come out,
+// and the same seed and results give the same decisions.
+//
+//	strat, _ := search.NewStrategy("evolutionary", sp, search.Options{Seed: 1, Initial: []space.Config{defaults}, Architecture: arch})
+//	s := search.New(strat, search.NewHyperband(brackets), slots)
+//	for !s.Done() {
+//		decisions, err := s.Next()     // up to slots unfinished ones at a time
+//		// run each decision's trial up to decision.Resource, then
+//		s.Report(decision.Seq, search.Outcome{Score: bitsPerByte})
+//	}
+//	best := s.Ranking()[0]
+//
+// # How evolution, TPE and Hyperband share a trial
+//
+// Under "evolutionary" (and "auto") a trial's configuration has two halves. The
+// architecture (layers, width, heads, FFN, context, vocabulary, …) is a child of
+// the population: the best of a random tournament, mutated in one or two
+// dimensions or crossed with a second parent; the oldest leave (regularised
+// evolution, Real et al. 2019). The other half (learning rate, batch, dropout,
+// weight decay, warm-up, optimiser) is drawn by a multivariate TPE (Bergstra et
+// al. 2011, Falkner et al. 2018) over all results so far. Hyperband (Li et al.
+// 2018) then rations the trial: it runs to the lowest rung, and only the best
+// third of a rung goes on, from its checkpoint, to three times the resource.
+// Both halves learn from every report; a report from a higher rung outranks one
+// from a lower rung, since it got there by being better.
+//
+// # Order
+//
+// Results may arrive in any order, yet decisions do not depend on it: decision k
+// is made from the results of exactly the decisions 0 … k−slots, and of later
+// ones only as far as the scheduler must wait for them. This costs little, since
+// trials of one rung are given equal resources, and makes a search with a budget in trials
+// reproducible on any number of restarts.
+//
+// Vocabulary: a trial is one configuration, a resource the amount of training it
+// has had (in the units of the plan), a rung a resource level at which trials are
+// compared, a bracket one run of successive halving, a decision "start" or
+// "promote".
+package search

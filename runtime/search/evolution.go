@@ -1,0 +1,52 @@
+package search
+
+import (
+	"math/rand/v2"
+
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// evolution is regularised evolution (Real et al., AAAI 2019): a population of
+// the youngest results, a tournament for the parent, one child by mutation (or,
+// one time in four, crossover and mutation), and the oldest leaves.
+type evolution struct{ *history }
+
+func (e *evolution) Ask(n int) ([]space.Config, error) {
+	return e.ask(n, func(rng *rand.Rand) (space.Config, error) {
+		if len(e.order) < min(e.opts.Startup, e.opts.Population) {
+			return e.space.Sample(rng)
+		}
+		return breed(e.history, nil, rng)
+	})
+}
+
+// breed makes a child of the population whose mutation touches the dimensions
+// named by only (nil is all).
+func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, error) {
+	population := make([]Result, 0, h.opts.Population)
+	for i := len(h.order) - 1; i >= 0 && len(population) < h.opts.Population; i-- {
+		if r := h.latest[h.order[i]]; !failed(r) {
+			population = append(population, r)
+		}
+	}
+	if len(population) == 0 {
+		return h.space.Sample(rng)
+	}
+	pick := func() Result {
+		best := population[rng.IntN(len(population))]
+		for range max(1, len(population)/4) {
+			if r := population[rng.IntN(len(population))]; better(r, best) < 0 {
+				best = r
+			}
+		}
+		return best
+	}
+	child := pick().Config
+	if len(population) > 1 && rng.Float64() < 0.25 {
+		var err error
+		if child, err = h.space.Cross(child, pick().Config, rng); err != nil {
+			return nil, err
+		}
+	}
+	return h.space.Mutate(child, 1+rng.IntN(2), only, rng)
+}

@@ -1,0 +1,225 @@
+package search
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// Result is what a strategy learns of a trial: its score at a resource. Lower
+// scores are better. A trial that is promoted reports again, higher up.
+type Result struct {
+	Trial    string
+	Config   space.Config
+	Resource float64
+	Score    float64 // +Inf when it failed
+}
+
+// Strategy proposes configurations. Implementations are deterministic in their
+// seed and in the sequence of calls; they are not safe for concurrent use.
+type Strategy interface {
+	// Ask proposes n configurations, none proposed before while another is left.
+	Ask(n int) ([]space.Config, error)
+	// Tell reports a result, partial fidelities included.
+	Tell(r Result)
+}
+
+// Action is what a decision asks for.
+type Action string
+
+// Actions.
+const (
+	Start   Action = "start"   // a new trial, up to Resource
+	Promote Action = "promote" // a known trial goes on from its checkpoint, up to Resource
+)
+
+// Decision is one piece of work. Seq numbers them from 0.
+type Decision struct {
+	Seq      int          `json:"seq" msgpack:"seq"`
+	Action   Action       `json:"action" msgpack:"action"`
+	Trial    string       `json:"trial" msgpack:"trial"`
+	Config   space.Config `json:"config,omitempty" msgpack:"config"`
+	Bracket  int          `json:"bracket" msgpack:"bracket"`
+	Rung     int          `json:"rung" msgpack:"rung"`
+	From     float64      `json:"from" msgpack:"from"`         // resource already spent
+	Resource float64      `json:"resource" msgpack:"resource"` // train up to here
+	Reason   string       `json:"reason" msgpack:"reason"`     // why this one, in words
+}
+
+// Outcome is how a decision ended.
+type Outcome struct {
+	Score  float64 `json:"score" msgpack:"score"`
+	Failed bool    `json:"failed,omitempty" msgpack:"failed"`
+}
+
+// Ranked is a trial's standing.
+type Ranked struct {
+	Trial    string
+	Config   space.Config
+	Rung     int
+	Resource float64
+	Score    float64
+}
+
+// Search joins a strategy and a scheduler. It is a plain value, owned by one
+// goroutine.
+type Search struct {
+	strategy  Strategy
+	scheduler *Hyperband
+	slots     int
+	decisions []Decision
+	outcomes  []*Outcome // by Seq; nil while it runs
+	told      int        // Invariant: outcomes[:told] were told, in order
+	trials    map[string]*Ranked
+	order     []string
+	closed    bool
+	finished  bool // the scheduler has nothing more to decide
+}
+
+// New starts a search that keeps at most slots decisions unfinished.
+func New(strategy Strategy, scheduler *Hyperband, slots int) *Search {
+	return &Search{strategy: strategy, scheduler: scheduler, slots: max(slots, 1), trials: map[string]*Ranked{}}
+}
+
+// Next returns the decisions to start now; none means wait for a Report, or
+// that the search is done.
+func (s *Search) Next() ([]Decision, error) {
+	var out []Decision
+	for !s.closed {
+		running := 0
+		for _, o := range s.outcomes {
+			if o == nil {
+				running++
+			}
+		}
+		if running >= s.slots {
+			return out, nil
+		}
+		k := len(s.decisions)
+		if !s.tell(k - s.slots + 1) {
+			return out, nil
+		}
+		var d Decision
+		for {
+			var ok bool
+			if d, ok = s.scheduler.next(); ok {
+				break
+			}
+			if s.scheduler.done() {
+				s.finished = true
+				return out, nil
+			}
+			if s.told == k || !s.tell(s.told+1) {
+				return out, nil
+			}
+		}
+		if d.Action == Start {
+			cs, err := s.strategy.Ask(1)
+			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
+				s.scheduler.stopStarting()
+				continue
+			}
+			if err != nil {
+				return out, err
+			}
+			d.Trial, d.Config = fmt.Sprintf("t%03d", len(s.order)+1), cs[0]
+			s.trials[d.Trial] = &Ranked{Trial: d.Trial, Config: d.Config, Rung: -1, Score: math.Inf(1)}
+			s.order = append(s.order, d.Trial)
+			s.scheduler.started(d)
+		} else {
+			d.Config = s.trials[d.Trial].Config
+		}
+		d.Seq = k
+		s.decisions = append(s.decisions, d)
+		s.outcomes = append(s.outcomes, nil)
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// tell passes outcomes on, in order, until n are told; false when one of them
+// is still missing.
+func (s *Search) tell(n int) bool {
+	for s.told < n {
+		o := s.outcomes[s.told]
+		if o == nil {
+			return false
+		}
+		d := s.decisions[s.told]
+		score := o.Score
+		if o.Failed || math.IsNaN(score) {
+			score = math.Inf(1)
+		}
+		s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: d.Resource, Score: score})
+		s.scheduler.report(d, score)
+		s.told++
+	}
+	return true
+}
+
+// Report records how decision seq ended.
+func (s *Search) Report(seq int, o Outcome) error {
+	if seq < 0 || seq >= len(s.decisions) {
+		return fmt.Errorf("search: no decision %d", seq)
+	}
+	if s.outcomes[seq] != nil {
+		return fmt.Errorf("search: decision %d was reported before", seq)
+	}
+	s.outcomes[seq] = &o
+	d := s.decisions[seq]
+	t := s.trials[d.Trial]
+	if o.Failed || math.IsNaN(o.Score) {
+		if t.Rung < 0 {
+			t.Resource = d.Resource
+		}
+		return nil
+	}
+	if d.Rung >= t.Rung {
+		t.Rung, t.Resource, t.Score = d.Rung, d.Resource, o.Score
+	}
+	return nil
+}
+
+// Close lets no further decision out; what runs may still be reported.
+func (s *Search) Close() { s.closed = true }
+
+// Done tells whether nothing runs and Next found that nothing more will be
+// decided.
+func (s *Search) Done() bool {
+	for _, o := range s.outcomes {
+		if o == nil {
+			return false
+		}
+	}
+	return s.closed || s.finished
+}
+
+// Running lists the decisions that have no outcome yet.
+func (s *Search) Running() []Decision {
+	var out []Decision
+	for i, o := range s.outcomes {
+		if o == nil {
+			out = append(out, s.decisions[i])
+		}
+	}
+	return out
+}
+
+// Ranking lists the trials that have a score, best first: those with more
+// resource stand before those with less, then by score, ties by trial.
+func (s *Search) Ranking() []Ranked {
+	var out []Ranked
+	for _, id := range s.order {
+		if t := s.trials[id]; t.Rung >= 0 && !math.IsInf(t.Score, 1) {
+			out = append(out, *t)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Ranked) int {
+		return cmp.Or(-cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Score, b.Score), cmp.Compare(a.Trial, b.Trial))
+	})
+	return out
+}

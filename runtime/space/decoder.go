@@ -1,0 +1,263 @@
+package space
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/open-autoglm/autoglm/gpu/glm"
+)
+
+// Names of the dimensions of a decoder and its training.
+const (
+	Layers    = "layers"
+	Dim       = "dim"
+	Heads     = "heads"
+	KVHeads   = "kv_heads"
+	FFNRatio  = "ffn_ratio" // inner width over dim, rounded to a multiple of 64
+	Context   = "context"
+	Vocab     = "vocab"
+	Tied      = "tied"
+	Optimizer = "optimizer"
+	LR        = "lr"      // AdamW's peak rate
+	MuonLR    = "muon_lr" // Muon's peak rate for the matrices; exists when optimizer is muon
+	Batch     = "batch_tokens"
+	Dropout   = "dropout"
+	Decay     = "weight_decay"
+	Warmup    = "warmup_steps"
+	Schedule  = "schedule"
+)
+
+// Limits bound the decoder space by the machine, the data and the budget.
+type Limits struct {
+	MaxParams   int64   // largest model, parameters; 0 is no bound
+	MinParams   int64   // smallest model, parameters
+	MaxBytes    int64   // memory to train in; 0 is no bound
+	MaxVocab    int     // largest vocabulary that the data gave
+	MaxContext  int     // longest context worth training for (the data's length)
+	Context     int     // fixed by the user's max_seq_length; 0 is searched
+	Epochs      float64 // passes over the data that the final training will take
+	TrainTokens int64
+}
+
+// IsArchitecture tells which dimensions shape the model rather than train it.
+func IsArchitecture(name string) bool {
+	switch name {
+	case Layers, Dim, Heads, KVHeads, FFNRatio, Context, Vocab, Tied:
+		return true
+	}
+	return false
+}
+
+// decoderDims are the field's ranges; a job's `space:` replaces any of them.
+func decoderDims(l Limits) []Dimension {
+	vocab := "categorical(["
+	for i, v := range []int{320, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384} {
+		if v > l.MaxVocab && i > 0 {
+			break
+		}
+		if i > 0 {
+			vocab += ", "
+		}
+		vocab += fmt.Sprint(v)
+	}
+	vocab += "])"
+	context := fmt.Sprint(l.Context)
+	if l.Context == 0 {
+		context = "categorical(["
+		for i, t := range []int{64, 128, 256, 512, 1024} {
+			if t > l.MaxContext && i > 0 {
+				break
+			}
+			if i > 0 {
+				context += ", "
+			}
+			context += fmt.Sprint(t)
+		}
+		context += "])"
+	}
+	maxDrop := 0.1
+	if l.Epochs > 3 {
+		maxDrop = 0.4
+	}
+	return []Dimension{
+		MustParse(Layers, "int(2, 12)"),
+		MustParse(Dim, "categorical([64, 128, 192, 256, 320, 384, 448, 512, 640, 768])"),
+		MustParse(Heads, "categorical([1, 2, 4, 6, 8, 12])"),
+		MustParse(KVHeads, "categorical([1, 2, 4, 6, 8, 12])"),
+		MustParse(FFNRatio, "uniform(2, 4)"),
+		MustParse(Context, context),
+		MustParse(Vocab, vocab),
+		MustParse(Tied, "categorical([true, false])"),
+		MustParse(Optimizer, "categorical([adamw, muon])"),
+		MustParse(LR, "log_uniform(1e-5, 1e-2)"),
+		MustParse(MuonLR, "log_uniform(0.002, 0.1)").When(Optimizer, "muon"),
+		MustParse(Batch, "categorical([1024, 2048, 4096, 8192, 16384])"),
+		MustParse(Dropout, fmt.Sprintf("uniform(0, %g)", maxDrop)),
+		MustParse(Decay, "log_uniform(0.001, 0.5)"),
+		MustParse(Warmup, "log_int(10, 400)"),
+		MustParse(Schedule, "wsd"),
+	}
+}
+
+// Decoder is the space of language models within limits, with the user's
+// overrides (name to expression, see Parse) applied. An override's error names
+// the dimension.
+func Decoder(l Limits, overrides map[string]string) (*Space, error) {
+	dims := decoderDims(l)
+	left := map[string]bool{}
+	for n := range overrides {
+		left[n] = true
+	}
+	for i, d := range dims {
+		expr, ok := overrides[d.Name]
+		if !ok {
+			continue
+		}
+		o, err := Parse(d.Name, expr)
+		if err != nil {
+			return nil, err
+		}
+		if err := sensible(o); err != nil {
+			return nil, err
+		}
+		o.Parent, o.On = d.Parent, d.On
+		dims[i] = o
+		delete(left, d.Name)
+	}
+	for n := range left {
+		return nil, fmt.Errorf("%s is no dimension of the space; there are %v", n, Names())
+	}
+	s, err := New(dims...)
+	if err != nil {
+		return nil, err
+	}
+	return s.Constrain(func(c Config) error { return l.check(c) }), nil
+}
+
+// Names lists the dimensions of the decoder space.
+func Names() []string {
+	var out []string
+	for _, d := range decoderDims(Limits{MaxVocab: 512, MaxContext: 128}) {
+		out = append(out, d.Name)
+	}
+	return out
+}
+
+// CheckOverride reports what is wrong with one entry of a job's `space:`.
+func CheckOverride(name, expr string) error {
+	d, err := Parse(name, expr)
+	if err != nil {
+		return err
+	}
+	return sensible(d)
+}
+
+// sensible refuses values that no model can have.
+func sensible(d Dimension) error {
+	lo, hi, words, integer := math.Inf(-1), math.Inf(1), []string(nil), false
+	switch d.Name {
+	case Layers:
+		lo, hi, integer = 1, 256, true
+	case Dim, Heads, KVHeads:
+		lo, hi, integer = 1, 65536, true
+	case FFNRatio:
+		lo, hi = 0.25, 16
+	case Context:
+		lo, hi, integer = 8, 1<<20, true
+	case Vocab:
+		lo, hi, integer = 263, 1<<20, true
+	case Batch:
+		lo, hi, integer = 8, 1<<26, true
+	case Warmup:
+		lo, hi, integer = 0, 1<<30, true
+	case LR, MuonLR:
+		lo, hi = 1e-12, 10
+	case Dropout:
+		lo, hi = 0, 0.95
+	case Decay:
+		lo, hi = 0, 10
+	case Tied:
+		words = []string{"true", "false"}
+	case Optimizer:
+		words = []string{"adamw", "muon"}
+	case Schedule:
+		words = []string{"wsd", "cosine"}
+	}
+	check := func(v Value) error {
+		if words != nil {
+			for _, w := range words {
+				if v.Word == w {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s: %s is not one of %v", d.Name, v, words)
+		}
+		switch {
+		case v.IsWord():
+			return fmt.Errorf("%s: %q is not a number", d.Name, v.Word)
+		case v.Num < lo || v.Num > hi:
+			return fmt.Errorf("%s: %s is outside %g … %g", d.Name, v, lo, hi)
+		case integer && v.Num != math.Trunc(v.Num):
+			return fmt.Errorf("%s: %s is not a whole number", d.Name, v)
+		case d.Name == Dim && math.Mod(v.Num, 64) != 0:
+			return fmt.Errorf("%s: %s is not a multiple of 64", d.Name, v)
+		}
+		return nil
+	}
+	if !d.Numeric() {
+		for _, v := range d.Choices {
+			if err := check(v); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if words != nil {
+		return fmt.Errorf("%s takes a word of %v, not a range", d.Name, words)
+	}
+	if err := check(Number(d.Low)); err != nil {
+		return err
+	}
+	return check(Number(d.High))
+}
+
+// Arch is the shape that a config describes.
+func Arch(c Config) glm.Arch {
+	d := c.Int(Dim)
+	ffn := max(64, int(math.Round(float64(d)*c.Float(FFNRatio)/64))*64)
+	return glm.Arch{
+		Vocab: c.Int(Vocab), Dim: d, Layers: c.Int(Layers), Heads: c.Int(Heads), KVHeads: c.Int(KVHeads),
+		FFN: ffn, Context: c.Int(Context), Tied: c.Word(Tied) == "true",
+	}.WithDefaults()
+}
+
+func (l Limits) check(c Config) error {
+	a := Arch(c)
+	p := a.Params()
+	switch {
+	case l.MaxParams > 0 && p > l.MaxParams:
+		return fmt.Errorf("%d parameters, the budget trains at most %d", p, l.MaxParams)
+	case p < l.MinParams:
+		return fmt.Errorf("%d parameters, fewer than %d", p, l.MinParams)
+	}
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	h := a.HeadDim()
+	switch {
+	case h < 16 || h > 128 || h%16 != 0:
+		return fmt.Errorf("head size %d is not 16 … 128 in steps of 16", h)
+	case c.Int(Batch) < a.Context:
+		return fmt.Errorf("batch of %d tokens is shorter than the context %d", c.Int(Batch), a.Context)
+	case c.Int(Batch) > 64*a.Context:
+		return fmt.Errorf("batch of %d tokens is more than 64 sequences of %d", c.Int(Batch), a.Context)
+	}
+	if l.MaxBytes > 0 {
+		// Parameters, gradients and two moments, and the activations of one batch.
+		need := 16*p + int64(c.Int(Batch))*int64(a.Layers)*int64(12*a.Dim+4*a.FFN)*4
+		if need > l.MaxBytes {
+			return fmt.Errorf("training needs about %d MB, %d MB are free", need>>20, l.MaxBytes>>20)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,17 @@
+// Package job is the job: what its user asks for (Spec), how that is read from a
+// file, and how the stages of its making follow from each other (Machine).
+//
+//	spec, err := job.Load("job.json")      // YAML, or JSON with // comments
+//	spec.Budget.WallClock = job.Duration(10 * time.Minute)
+//	err = spec.Validate()
+//	m := job.NewMachine(job.Stages())
+//	for _, a := range m.Step(job.Event{Kind: job.Begin}) { … }
+//
+// Duties: a Machine's owner carries every Action out and reports its end as an
+// Event; the Machine itself holds no clock and starts nothing.
+//
+// Invariants: a stage starts only when all that it needs are done; it is started
+// at most Retries+1 times; after the job failed or finished nothing starts.
+//
+// Vocabulary: spec, stage, need, attempt, event, action.
+package job

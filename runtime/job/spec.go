@@ -1,0 +1,235 @@
+package job
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// Spec is a job as its user writes it; every field has a default.
+type Spec struct {
+	TaskType           string            `json:"task_type"`           // one of TaskTypes
+	MaxSeqLength       int               `json:"max_seq_length"`      // the final model's context, tokens; 0 is searched
+	HardwareConstraint string            `json:"hardware_constraint"` // see device.ParseRequest
+	SearchStrategy     string            `json:"search_strategy"`     // one of search.Names
+	Seed               uint64            `json:"seed"`                // of everything random
+	Budget             Budget            `json:"budget"`              //
+	Data               Data              `json:"data"`                //
+	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
+	Objective          string            `json:"objective"`           // bits_per_byte
+	Constraints        Constraints       `json:"constraints"`         //
+	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
+	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
+	Licence            string            `json:"licence,omitempty"`   // of the model, for its card (SPDX)
+	Name               string            `json:"name,omitempty"`      // of the model, for its card
+}
+
+// Budget says when to stop: exactly one of its fields.
+type Budget struct {
+	WallClock Duration `json:"wall_clock,omitempty"` // active time of the whole job
+	Trials    int      `json:"trials,omitempty"`     // trials to search, then the final training of a fixed size
+	Tokens    int64    `json:"tokens,omitempty"`     // training tokens of search and final training together
+}
+
+// Data says what to learn from.
+type Data struct {
+	Files          []string          `json:"files,omitempty"`
+	URLs           []string          `json:"urls,omitempty"`
+	Plugin         string            `json:"plugin,omitempty"`  // an executable that speaks the line protocol as a source
+	Clean          string            `json:"clean,omitempty"`   // the same as a cleaning step
+	Config         map[string]string `json:"config,omitempty"`  // handed to the plugin
+	Columns        map[string]string `json:"columns,omitempty"` // role (text, question, answer, …) to column
+	Valid          []string          `json:"valid,omitempty"`   // the user's own validation part
+	NearDuplicates *bool             `json:"near_duplicates,omitempty"`
+	MaxLength      int               `json:"max_length,omitempty"` // longest example, characters
+}
+
+// Constraints are known before a trial.
+type Constraints struct {
+	MaxParams   int64 `json:"max_params,omitempty"`
+	MaxMemoryMB int64 `json:"max_memory_mb,omitempty"`
+}
+
+// Limits override a stage's own.
+type Limits struct {
+	Timeout Duration `json:"timeout,omitempty"`
+	Retries *int     `json:"retries,omitempty"`
+}
+
+// Expr is an entry of `space:` as text: a range, a value, or a list.
+type Expr string
+
+// Duration reads and writes as "3m" or a number of seconds.
+type Duration time.Duration
+
+// D is the duration as the standard library has it.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalJSON writes "3m0s".
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
+
+// UnmarshalText reads what ParseDuration reads, or a plain number of seconds.
+func (d *Duration) UnmarshalText(b []byte) error {
+	s := string(b)
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		v, err = time.ParseDuration(s + "s")
+	}
+	if err != nil {
+		return fmt.Errorf("%q is no duration; write 90s, 3m or 1h30m", s)
+	}
+	if v < 0 {
+		return fmt.Errorf("%q is negative", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// UnmarshalJSON reads MarshalJSON's form.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	return d.UnmarshalText([]byte(strings.Trim(string(b), `"`)))
+}
+
+// TaskTypes lists what task_type may say.
+func TaskTypes() []string {
+	return []string{"auto", "text-generation", "question-answering", "summarization", "dialogue", "classification"}
+}
+
+// Default is the job of a build without a file.
+func Default() Spec {
+	return Spec{
+		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
+		Objective: "bits_per_byte", Retries: 1,
+	}
+}
+
+// DefaultWallClock is the budget of a job that names none.
+const DefaultWallClock = Duration(3 * time.Minute)
+
+// MinWallClock is the least wall clock in which anything sensible can be made.
+const MinWallClock = Duration(10 * time.Second)
+
+// Validate reports the first field that makes no sense. Where a field was read
+// from a file, Load's error names its line; here the field's path stands alone.
+func (s *Spec) Validate() error {
+	if !contains(TaskTypes(), s.TaskType) {
+		return fieldError("task_type", "%q is not one of %s%s", s.TaskType, strings.Join(TaskTypes(), ", "), didYouMean(s.TaskType, TaskTypes()))
+	}
+	if !contains(search.Names(), s.SearchStrategy) {
+		return fieldError("search_strategy", "%q is not one of %s%s", s.SearchStrategy, strings.Join(search.Names(), ", "), didYouMean(s.SearchStrategy, search.Names()))
+	}
+	if _, err := device.ParseRequest(s.HardwareConstraint); err != nil {
+		return fieldError("hardware_constraint", "%v", err)
+	}
+	if s.MaxSeqLength != 0 && (s.MaxSeqLength < 16 || s.MaxSeqLength > 1<<17) {
+		return fieldError("max_seq_length", "%d is outside 16 … 131072", s.MaxSeqLength)
+	}
+	if s.Objective != "bits_per_byte" {
+		return fieldError("objective", "%q is not known; bits_per_byte is", s.Objective)
+	}
+	if s.Retries < 0 || s.Retries > 10 {
+		return fieldError("retries", "%d is outside 0 … 10", s.Retries)
+	}
+	b := s.Budget
+	given := 0
+	for _, on := range []bool{b.WallClock > 0, b.Trials != 0, b.Tokens != 0} {
+		if on {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return fieldError("budget", "give one of wall_clock, trials and tokens, not several")
+	case b.WallClock > 0 && b.WallClock < MinWallClock:
+		return fieldError("budget.wall_clock", "%s is too short to train anything; give at least %s", b.WallClock, MinWallClock)
+	case b.Trials < 0 || b.Trials > 100000:
+		return fieldError("budget.trials", "%d is outside 1 … 100000", b.Trials)
+	case b.Tokens < 0 || b.Tokens > 0 && b.Tokens < 10000:
+		return fieldError("budget.tokens", "%d is too few to train anything; give at least 10000", b.Tokens)
+	}
+	if s.Constraints.MaxParams < 0 {
+		return fieldError("constraints.max_params", "is negative")
+	}
+	if s.Constraints.MaxMemoryMB < 0 {
+		return fieldError("constraints.max_memory_mb", "is negative")
+	}
+	if s.Data.MaxLength < 0 {
+		return fieldError("data.max_length", "is negative")
+	}
+	names := make([]string, 0, len(s.Space))
+	for n := range s.Space {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		if !contains(space.Names(), n) {
+			return fieldError("space."+n, "is no dimension; there are %s%s", strings.Join(space.Names(), ", "), didYouMean(n, space.Names()))
+		}
+		if err := space.CheckOverride(n, string(s.Space[n])); err != nil {
+			return fieldError("space."+n, "%s", strings.TrimPrefix(err.Error(), n+": "))
+		}
+	}
+	if c, ok := s.Space[space.Context]; ok && s.MaxSeqLength != 0 {
+		return fieldError("space.context", "%s is given beside max_seq_length %d; give one of them", c, s.MaxSeqLength)
+	}
+	for n, l := range s.Stages {
+		if !contains(stageNames(), n) {
+			return fieldError("stages."+n, "is no stage; there are %s%s", strings.Join(stageNames(), ", "), didYouMean(n, stageNames()))
+		}
+		if l.Retries != nil && (*l.Retries < 0 || *l.Retries > 10) {
+			return fieldError("stages."+n+".retries", "%d is outside 0 … 10", *l.Retries)
+		}
+	}
+	return nil
+}
+
+// Resolve fills what is left to defaults after files and flags were read.
+func (s *Spec) Resolve() {
+	if s.Budget == (Budget{}) {
+		s.Budget.WallClock = DefaultWallClock
+	}
+}
+
+// FieldError names the field of a job that is wrong.
+type FieldError struct {
+	File string // "" when the job came from flags
+	Line int    // 0 when it is not known
+	Path string // "budget.wall_clock"
+	Msg  string
+}
+
+func (e *FieldError) Error() string {
+	s := e.Path
+	if e.Path != "" {
+		s += ": "
+	}
+	s += e.Msg
+	switch {
+	case e.File != "" && e.Line > 0:
+		return fmt.Sprintf("%s:%d: %s", e.File, e.Line, s)
+	case e.File != "":
+		return e.File + ": " + s
+	}
+	return "job: " + s
+}
+
+func fieldError(path, format string, a ...any) error {
+	return &FieldError{Path: path, Msg: fmt.Sprintf(format, a...)}
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,30 @@
+// Package kernel is float32 arithmetic on slices: matrix products, the vector
+// functions of a transformer, and an optimiser's update. It is a leaf: it knows
+// nothing of models.
+//
+//	work := make([]float32, kernel.WorkLen)
+//	// y[M,N] = x[M,K] · w[N,K]ᵀ
+//	kernel.Gemm(kernel.NT, m, n, k, x, k, w, k, y, n, false, work)
+//
+// On amd64 the work is done by assembly for AVX-512 or for AVX2 with FMA,
+// whichever the CPU has; elsewhere, and with build tag purego, by portable Go.
+// AUTOGLM_SIMD=generic|avx2|avx512 forces a lower level; a level above what the
+// CPU has is ignored. Level says which one runs. Results differ between levels in
+// the last bits (sums associate differently) and are bit-identical run to run on
+// one level.
+//
+// The caller's duties: slices are long enough (a short one panics before any
+// assembly runs), operands do not overlap unless the function says so, and one
+// call's workspace is not shared with a concurrent call. Nothing here allocates,
+// starts goroutines or keeps state, so that any number of goroutines may call.
+//
+// Invariant: no single assembly call runs longer than about a millisecond, since
+// Go cannot preempt it; long slices are walked in blocks.
+//
+// Vocabulary: a tile is the block of C that one assembly call computes (14×32 or
+// 6×16), a panel is B's columns of one tile's width, packed so that the kernel
+// reads it front to back.
+//
+// The assembly is written by internal/gen (go generate); every function has a
+// portable reference beside it, against which it is tested.
+package kernel

@@ -1,0 +1,150 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// levels runs f once for every level that this CPU has.
+func levels(t *testing.T, f func(t *testing.T)) {
+	was := level
+	t.Cleanup(func() { level = was })
+	for l := generic; l <= detect(); l++ {
+		level = l
+		t.Run(Level(), f)
+	}
+	level = was
+}
+
+func random(r *rand.Rand, n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(r.NormFloat64())
+	}
+	return x
+}
+
+// product is the obvious reference, in float64.
+func product(op Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+	for i := range m {
+		for j := range n {
+			var s float64
+			if acc {
+				s = float64(c[i*ldc+j])
+			}
+			for p := range k {
+				x, y := a[min(i*lda+p, len(a)-1)], b[min(p*ldb+j, len(b)-1)]
+				if op == TN {
+					x = a[p*lda+i]
+				}
+				if op == NT {
+					y = b[j*ldb+p]
+				}
+				s += float64(x) * float64(y)
+			}
+			c[i*ldc+j] = float32(s)
+		}
+	}
+}
+
+func checkClose(t *testing.T, what string, got, want []float32, tol float64) {
+	t.Helper()
+	for i := range want {
+		d := math.Abs(float64(got[i]) - float64(want[i]))
+		if !(d <= tol*(1+math.Abs(float64(want[i])))) {
+			t.Fatalf("%s: element %d is %g, want %g", what, i, got[i], want[i])
+		}
+	}
+}
+
+func TestGemm(t *testing.T) {
+	type dims struct{ m, n, k int }
+	var cases []dims
+	for m := 1; m <= 30; m++ {
+		cases = append(cases, dims{m, 1 + (m*7)%67, 1 + (m*5)%23})
+	}
+	for n := 1; n <= 66; n++ {
+		cases = append(cases, dims{1 + (n*3)%17, n, 1 + (n*11)%37})
+	}
+	cases = append(cases, dims{400, 300, 270}, dims{5, 513, 9}, dims{3, 4, 600}, dims{64, 128, 32})
+	levels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(1, 2))
+		work := make([]float32, WorkLen)
+		for _, d := range cases {
+			for _, op := range []Op{NN, NT, TN} {
+				for _, acc := range []bool{false, true} {
+					ra, ca, rb, cb := d.m, d.k, d.k, d.n
+					if op == TN {
+						ra, ca = ca, ra
+					}
+					if op == NT {
+						rb, cb = cb, rb
+					}
+					lda, ldb, ldc := ca+d.m%3, cb+d.n%4, d.n+d.k%3
+					a, b := random(r, (ra-1)*lda+ca), random(r, (rb-1)*ldb+cb)
+					c := random(r, (d.m-1)*ldc+d.n)
+					want := append([]float32(nil), c...)
+					packedC := append([]float32(nil), c...)
+					product(op, d.m, d.n, d.k, a, lda, b, ldb, want, ldc, acc)
+					Gemm(op, d.m, d.n, d.k, a, lda, b, ldb, c, ldc, acc, work)
+					// Gaps between rows must be as they were: want has them too.
+					name := fmt.Sprintf("op %d %v acc %v", op, d, acc)
+					checkClose(t, name, c, want, 1e-4)
+					packed := make([]float32, PackedLen(d.n, d.k))
+					Pack(packed, op, d.n, d.k, b, ldb)
+					GemmPacked(op == TN, d.m, d.n, d.k, a, lda, packed, d.k, packedC, ldc, acc)
+					checkClose(t, name+" packed", packedC, want, 1e-4)
+				}
+			}
+		}
+	})
+}
+
+func TestGemmPackedPrefix(t *testing.T) {
+	levels(t, func(t *testing.T) {
+		const m, n, k = 20, 70, 40
+		r := rand.New(rand.NewPCG(3, 4))
+		a, b := random(r, m*k), random(r, k*n)
+		packed := make([]float32, PackedLen(n, k))
+		Pack(packed, NN, n, k, b, n)
+		for _, kn := range []int{1, 7, 33, 40} {
+			for _, nn := range []int{1, 31, 32, 50, 70} {
+				got, want := make([]float32, m*n), make([]float32, m*n)
+				GemmPacked(false, m, nn, kn, a, k, packed, k, got, n, false)
+				product(NN, m, nn, kn, a, k, b, n, want, n, false)
+				checkClose(t, fmt.Sprintf("k %d n %d", kn, nn), got, want, 1e-4)
+			}
+		}
+	})
+}
+
+func TestGemmNoInner(t *testing.T) {
+	c := []float32{1, 2, 3, 4}
+	Gemm(NN, 2, 1, 0, nil, 1, nil, 1, c, 2, false, nil)
+	checkClose(t, "cleared", c, []float32{0, 2, 0, 4}, 0)
+}
+
+func BenchmarkGEMM(b *testing.B) {
+	for _, d := range []struct{ m, n, k int }{{512, 512, 512}, {2048, 256, 256}, {512, 128, 128}, {512, 352, 128}, {2048, 1024, 256}, {64, 128, 64}, {128, 128, 512}} {
+		for op, name := range []string{"NN", "NT", "TN"} {
+			b.Run(fmt.Sprintf("%s/%dx%dx%d", name, d.m, d.n, d.k), func(b *testing.B) {
+				r := rand.New(rand.NewPCG(1, 2))
+				x, y, c := random(r, d.m*d.k), random(r, d.k*d.n), make([]float32, d.m*d.n)
+				work := make([]float32, WorkLen)
+				lda, ldb := d.k, d.n
+				if Op(op) == TN {
+					lda = d.m
+				}
+				if Op(op) == NT {
+					ldb = d.k
+				}
+				for b.Loop() {
+					Gemm(Op(op), d.m, d.n, d.k, x, lda, y, ldb, c, d.n, false, work)
+				}
+				b.ReportMetric(2*float64(d.m)*float64(d.n)*float64(d.k)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
+	}
+}

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+)
+
+var tileArgs = []arg{
+	{"c", "*float32"}, {"a", "*float32"}, {"b", "*float32"},
+	{"rsa", "int"}, {"csa", "int"}, {"ldc", "int"}, {"k", "int"}, {"n", "int"}, {"acc", "int"},
+}
+
+// gemmKernels emits one tile kernel for each number of rows and for one and two
+// registers of columns: c[r][j] (+)= Σ_k a[r·rsa + k·csa] · b[k·2·lanes + j],
+// strides in bytes, n columns stored, accumulated when acc is not zero.
+//
+// Rows 0–6 are addressed from one pointer and rows 7–13 from a second with the
+// multiples 1, 2, 3, 4, 5, 6 of rsa, so that A is read where it lies: row-major
+// or transposed are only two choices of (rsa, csa).
+func gemmKernels(e *emitter) []signature {
+	var sigs []signature
+	for nv := 1; nv <= 2; nv++ {
+		for mr := 1; mr <= e.rows; mr++ {
+			s := signature{name: tileName(mr, nv), args: tileArgs}
+			tile(e, s, mr, nv)
+			sigs = append(sigs, s)
+		}
+	}
+	sigs = append(sigs, packTranspose(e), packCopy(e))
+	return sigs
+}
+
+func tileName(mr, nv int) string { return fmt.Sprintf("tile%dx%d", mr, nv) }
+
+func tile(e *emitter, s signature, mr, nv int) {
+	e.begin(s)
+	bytes := e.lanes * 4
+	acc := func(i, j int) string { return e.v(i*nv + j) }
+	b := []string{e.v(2 * e.rows), e.v(2*e.rows + 1)}
+	bc := []string{e.v(2*e.rows + 2), e.v(2*e.rows + 3)}
+	row := func(i int) string {
+		base := "SI"
+		if i >= 7 {
+			base, i = "R8", i-7
+		}
+		return []string{"(" + base + ")", "(" + base + ")(R9*1)", "(" + base + ")(R9*2)", "(" + base + ")(R10*1)", "(" + base + ")(R9*4)", "(" + base + ")(R11*1)", "(" + base + ")(R10*2)"}[i]
+	}
+	e.f("MOVQ %s, DI", e.arg("c"))
+	e.f("MOVQ %s, SI", e.arg("a"))
+	e.f("MOVQ %s, DX", e.arg("b"))
+	e.f("MOVQ %s, R9", e.arg("rsa"))
+	e.f("MOVQ %s, R12", e.arg("csa"))
+	e.f("MOVQ %s, R13", e.arg("ldc"))
+	e.f("MOVQ %s, CX", e.arg("k"))
+	if mr > 3 {
+		e.f("LEAQ (R9)(R9*2), R10")
+	}
+	if mr > 5 {
+		e.f("LEAQ (R9)(R9*4), R11")
+	}
+	if mr > 7 {
+		e.f("LEAQ (SI)(R10*2), R8")
+		e.f("ADDQ R9, R8")
+	}
+	if mr > 3 {
+		e.f("MOVQ DI, AX")
+		for i := range mr {
+			e.f("PREFETCHT0 (AX)")
+			if nv == 2 && e.lanes == 16 {
+				e.f("PREFETCHT0 64(AX)")
+			}
+			if i+1 < mr {
+				e.f("ADDQ R13, AX")
+			}
+		}
+	}
+	for i := range mr {
+		for j := range nv {
+			// The XMM form zeroes the whole register; it exists for 0–15 only in VEX.
+			e.zero(acc(i, j))
+		}
+	}
+	id := e.fresh()
+	loop := fmt.Sprintf("loop%d", id)
+	tail := fmt.Sprintf("tail%d", id)
+	loop1 := fmt.Sprintf("single%d", id)
+	store := fmt.Sprintf("store%d", id)
+	step := func(u int) {
+		for j := range nv {
+			e.f("VMOVUPS %d(DX), %s", u*2*bytes+j*bytes, b[j])
+		}
+		for i := range mr {
+			x := bc[i%2]
+			e.f("VBROADCASTSS %s, %s", row(i), x)
+			for j := range nv {
+				e.f("VFMADD231PS %s, %s, %s", b[j], x, acc(i, j))
+			}
+		}
+		e.f("ADDQ R12, SI")
+		if mr > 7 {
+			e.f("ADDQ R12, R8")
+		}
+	}
+	e.f("SUBQ $4, CX")
+	e.f("JLT %s", tail)
+	e.f("PCALIGN $32")
+	e.label(loop)
+	for u := range 4 {
+		step(u)
+	}
+	e.f("ADDQ $%d, DX", 8*bytes)
+	e.f("SUBQ $4, CX")
+	e.f("JGE %s", loop)
+	e.label(tail)
+	e.f("ADDQ $4, CX")
+	e.f("JEQ %s", store)
+	e.label(loop1)
+	step(0)
+	e.f("ADDQ $%d, DX", 2*bytes)
+	e.f("DECQ CX")
+	e.f("JNE %s", loop1)
+	e.label(store)
+
+	masked, accum, accumMasked := fmt.Sprintf("masked%d", id), fmt.Sprintf("accum%d", id), fmt.Sprintf("accumMasked%d", id)
+	e.f("MOVQ %s, BX", e.arg("n"))
+	e.f("MOVQ %s, AX", e.arg("acc"))
+	e.f("CMPQ BX, $%d", nv*e.lanes)
+	e.f("JNE %s", masked)
+	e.f("TESTQ AX, AX")
+	e.f("JNE %s", accum)
+	write := func(add, mask bool) {
+		for i := range mr {
+			for j := range nv {
+				at := fmt.Sprintf("%d(DI)", j*bytes)
+				if add && !mask {
+					e.f("VADDPS %s, %s, %s", at, acc(i, j), acc(i, j))
+				}
+				switch {
+				case !mask:
+					e.f("VMOVUPS %s, %s", acc(i, j), at)
+				case e.lanes == 16:
+					if add {
+						e.f("VADDPS.Z %s, %s, K%d, %s", at, acc(i, j), j+1, acc(i, j))
+					}
+					e.f("VMOVUPS %s, K%d, %s", acc(i, j), j+1, at)
+				default:
+					if add {
+						e.f("VMASKMOVPS %s, %s, %s", at, b[j], bc[0])
+						e.f("VADDPS %s, %s, %s", bc[0], acc(i, j), acc(i, j))
+					}
+					e.f("VMASKMOVPS %s, %s, %s", acc(i, j), b[j], at)
+				}
+			}
+			if i+1 < mr {
+				e.f("ADDQ R13, DI")
+			}
+		}
+		e.end()
+	}
+	write(false, false)
+	e.label(accum)
+	write(true, false)
+	e.label(masked)
+	if e.lanes == 16 {
+		e.f("MOVQ BX, CX")
+		e.f("MOVQ $1, DX")
+		e.f("SHLQ CX, DX")
+		e.f("DECQ DX")
+		e.f("KMOVW DX, K1")
+		e.f("SHRQ $16, DX")
+		e.f("KMOVW DX, K2")
+	} else {
+		e.f("LEAQ tileMask<>+64(SB), DX")
+		e.f("SHLQ $2, BX")
+		e.f("SUBQ BX, DX")
+		for j := range nv {
+			e.f("VMOVUPS %d(DX), %s", j*bytes, b[j])
+		}
+	}
+	e.f("TESTQ AX, AX")
+	e.f("JNE %s", accumMasked)
+	write(false, true)
+	e.label(accumMasked)
+	write(true, true)
+}
+
+// packTranspose emits packT: dst[k·width + j] = b[j·ldb + k] for 8 rows j and
+// k columns (a multiple of 8), ldb and width in bytes.
+func packTranspose(e *emitter) signature {
+	s := signature{name: "packT", args: []arg{{"dst", "*float32"}, {"b", "*float32"}, {"ldb", "int"}, {"k", "int"}}, doc: "packT writes 8 rows of b, transposed, into 8 columns of a panel; k is a multiple of 8, ldb in bytes."}
+	e.begin(s)
+	width := 2 * e.lanes * 4
+	e.f("MOVQ %s, DI", e.arg("dst"))
+	e.f("MOVQ %s, SI", e.arg("b"))
+	e.f("MOVQ %s, R9", e.arg("ldb"))
+	e.f("MOVQ %s, CX", e.arg("k"))
+	e.f("LEAQ (R9)(R9*2), R10")
+	e.f("LEAQ (SI)(R9*4), R8")
+	id := e.fresh()
+	e.label(fmt.Sprintf("loop%d", id))
+	for half, base := range []string{"SI", "R8"} {
+		for i, at := range []string{"(%s)", "(%s)(R9*1)", "(%s)(R9*2)", "(%s)(R10*1)"} {
+			e.f("VMOVUPS "+at+", Y%d", base, half*4+i)
+		}
+	}
+	for i := 0; i < 8; i += 2 {
+		e.f("VUNPCKLPS Y%d, Y%d, Y%d", i+1, i, 8+i)
+		e.f("VUNPCKHPS Y%d, Y%d, Y%d", i+1, i, 9+i)
+	}
+	for q := 0; q < 8; q += 4 { // rows q..q+3 of 4-wide columns
+		e.f("VSHUFPS $0x44, Y%d, Y%d, Y%d", 10+q, 8+q, q)
+		e.f("VSHUFPS $0xEE, Y%d, Y%d, Y%d", 10+q, 8+q, q+1)
+		e.f("VSHUFPS $0x44, Y%d, Y%d, Y%d", 11+q, 9+q, q+2)
+		e.f("VSHUFPS $0xEE, Y%d, Y%d, Y%d", 11+q, 9+q, q+3)
+	}
+	for i := range 4 {
+		e.f("VPERM2F128 $0x20, Y%d, Y%d, Y8", 4+i, i)
+		e.f("VMOVUPS Y8, %d(DI)", i*width)
+		e.f("VPERM2F128 $0x31, Y%d, Y%d, Y9", 4+i, i)
+		e.f("VMOVUPS Y9, %d(DI)", (4+i)*width)
+	}
+	e.f("ADDQ $32, SI")
+	e.f("ADDQ $32, R8")
+	e.f("ADDQ $%d, DI", 8*width)
+	e.f("SUBQ $8, CX")
+	e.f("JGT loop%d", id)
+	e.end()
+	return s
+}
+
+// packCopy emits packN: dst[k·width + j] = b[k·ldb + j] for a full panel.
+func packCopy(e *emitter) signature {
+	s := signature{name: "packN", args: []arg{{"dst", "*float32"}, {"b", "*float32"}, {"ldb", "int"}, {"k", "int"}}, doc: "packN copies k rows of one panel's width; ldb in bytes."}
+	e.begin(s)
+	bytes := e.lanes * 4
+	e.f("MOVQ %s, DI", e.arg("dst"))
+	e.f("MOVQ %s, SI", e.arg("b"))
+	e.f("MOVQ %s, R9", e.arg("ldb"))
+	e.f("MOVQ %s, CX", e.arg("k"))
+	id := e.fresh()
+	e.label(fmt.Sprintf("loop%d", id))
+	e.f("VMOVUPS (SI), %s", e.v(0))
+	e.f("VMOVUPS %d(SI), %s", bytes, e.v(1))
+	e.f("VMOVUPS %s, (DI)", e.v(0))
+	e.f("VMOVUPS %s, %d(DI)", e.v(1), bytes)
+	e.f("ADDQ R9, SI")
+	e.f("ADDQ $%d, DI", 2*bytes)
+	e.f("DECQ CX")
+	e.f("JNE loop%d", id)
+	e.end()
+	return s
+}
+
+// tileSwitch writes the Go function that picks the tile kernel.
+func tileSwitch(w *bytes.Buffer, set isa) {
+	fmt.Fprintf(w, "\nfunc tile%s(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {\n", set.name)
+	for nv := 2; nv >= 1; nv-- {
+		if nv == 2 {
+			fmt.Fprintf(w, "if n > %d {\n", set.lanes)
+		}
+		fmt.Fprintf(w, "switch mr {\n")
+		for mr := set.rows; mr >= 1; mr-- {
+			fmt.Fprintf(w, "case %d:\n%s%s(c, a, b, rsa, csa, ldc, k, n, acc)\n", mr, tileName(mr, nv), set.name)
+		}
+		fmt.Fprintf(w, "}\n")
+		if nv == 2 {
+			fmt.Fprintf(w, "return\n}\n")
+		}
+	}
+	fmt.Fprintf(w, "}\n")
+}

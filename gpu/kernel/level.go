@@ -1,0 +1,31 @@
+package kernel
+
+import "os"
+
+// simd is a level of vector instructions, in rising order.
+type simd int
+
+const (
+	generic simd = iota
+	avx2
+	avx512
+)
+
+var levelNames = [...]string{generic: "generic", avx2: "avx2", avx512: "avx512"}
+
+// level is the one that runs. It is set once, before main; only tests change it.
+var level = chooseLevel(os.Getenv("AUTOGLM_SIMD"), detect())
+
+// Level names the instructions in use: "generic", "avx2" or "avx512".
+func Level() string { return levelNames[level] }
+
+// chooseLevel is the forced level where it is known and not above what the CPU
+// has, and otherwise the best one.
+func chooseLevel(forced string, best simd) simd {
+	for l, name := range levelNames {
+		if name == forced && simd(l) <= best {
+			return simd(l)
+		}
+	}
+	return best
+}

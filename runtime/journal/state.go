@@ -1,0 +1,206 @@
+package journal
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// State is what a job's events add up to. Apply is its only writer.
+type State struct {
+	Spec         job.Spec
+	Active       float64
+	Done         map[string]bool    // stages
+	StageSeconds map[string]float64 // active time that each took
+	Plan         *search.Plan
+	Decisions    []search.Decision
+	Outcomes     map[int]TrialReport // by decision
+	Retries      map[int]int         // failed attempts, by decision
+	SearchClosed bool
+	Winner       string // trial that the final training continues
+	Final        *TrialReport
+	Score        *train.Score
+	Finished     bool
+	Failed       string
+	Events       int
+
+	stageSince map[string]float64
+}
+
+// NewState is the state before the first event.
+func NewState() *State {
+	return &State{
+		Done: map[string]bool{}, StageSeconds: map[string]float64{}, Outcomes: map[int]TrialReport{}, Retries: map[int]int{},
+		stageSince: map[string]float64{},
+	}
+}
+
+// Apply adds one event.
+func (s *State) Apply(e Event) {
+	s.Events++
+	s.Active = max(s.Active, e.Active)
+	switch e.Kind {
+	case Created:
+		if e.Spec != nil {
+			s.Spec = *e.Spec
+		}
+	case Resumed:
+		s.Failed = ""
+	case StageStarted:
+		s.stageSince[e.Stage] = e.Active
+	case StageDone:
+		s.Done[e.Stage] = true
+		s.StageSeconds[e.Stage] += e.Active - s.stageSince[e.Stage]
+	case StageFailed:
+		s.StageSeconds[e.Stage] += e.Active - s.stageSince[e.Stage]
+	case Planned:
+		s.Plan = e.Plan
+	case Decided:
+		if e.Decision != nil && e.Decision.Seq == len(s.Decisions) {
+			s.Decisions = append(s.Decisions, *e.Decision)
+		}
+	case TrialRetried:
+		if e.Trial != nil {
+			s.Retries[e.Trial.Seq]++
+		}
+	case TrialEnded:
+		if e.Trial != nil {
+			if _, twice := s.Outcomes[e.Trial.Seq]; !twice {
+				s.Outcomes[e.Trial.Seq] = *e.Trial
+			}
+		}
+	case SearchClosed:
+		s.SearchClosed = true
+	case FinalStarted:
+		if e.Trial != nil {
+			s.Winner = e.Trial.Trial
+		}
+	case FinalEnded:
+		s.Final = e.Trial
+	case Evaluated:
+		s.Score = e.Score
+	case Finished:
+		s.Finished = true
+	case Failed:
+		s.Failed = e.Err
+	}
+}
+
+// Entry is a trial of the leaderboard.
+type Entry struct {
+	ID        string       `json:"id"`
+	Status    string       `json:"status"` // finished, stopped, failed, paused, running
+	Score     *float64     `json:"score"`  // the objective; null before the first report
+	Bits      *float64     `json:"bits_per_byte"`
+	Config    space.Config `json:"config"`
+	Params    int64        `json:"params"`
+	Rung      int          `json:"rung"`
+	Steps     int          `json:"steps"`
+	Tokens    int64        `json:"tokens"`
+	Seconds   float64      `json:"seconds"`
+	PerSecond float64      `json:"tokens_per_s"`
+	Parent    string       `json:"parent"`
+	Reason    string       `json:"reason"`
+}
+
+// Leaderboard is leaderboard.json.
+type Leaderboard struct {
+	Job       string  `json:"job"`
+	Objective string  `json:"objective"`
+	Direction string  `json:"direction"`
+	Trials    []Entry `json:"trials"`
+	Final     *Entry  `json:"final,omitempty"` // the winner, trained to the end
+}
+
+// Leaderboard ranks the trials: higher rungs first, then the lower score, ties
+// by trial; those without a score come last.
+func (s *State) Leaderboard(name string) Leaderboard {
+	lb := Leaderboard{Job: name, Objective: s.Spec.Objective, Direction: "minimize", Trials: []Entry{}}
+	byID := map[string]*Entry{}
+	var order []string
+	for _, d := range s.Decisions {
+		e := byID[d.Trial]
+		if e == nil {
+			e = &Entry{ID: d.Trial, Config: d.Config, Rung: -1, Params: space.Arch(d.Config).Params()}
+			byID[d.Trial] = e
+			order = append(order, d.Trial)
+		}
+		r, ended := s.Outcomes[d.Seq]
+		e.Reason = d.Reason
+		switch {
+		case !ended:
+			e.Status = "running"
+		case r.Failed:
+			e.Status, e.Reason = "failed", r.Err
+		default:
+			e.Status = "stopped"
+			if s.top(d) {
+				e.Status = "finished"
+			}
+			bits := r.Bits
+			e.Score, e.Bits, e.Rung = &bits, &bits, d.Rung
+		}
+		if ended && r.State.Step > 0 {
+			e.Steps, e.Tokens, e.Seconds, e.PerSecond = r.State.Step, r.State.Tokens, r.State.Seconds, r.PerSecond
+		}
+	}
+	for _, id := range order {
+		e := byID[id]
+		if e.Status == "stopped" && s.mayGoOn(id) {
+			e.Status = "paused"
+		}
+		lb.Trials = append(lb.Trials, *e)
+	}
+	slices.SortStableFunc(lb.Trials, func(a, b Entry) int {
+		return cmp.Or(-cmp.Compare(a.Rung, b.Rung), cmp.Compare(score(a), score(b)), cmp.Compare(a.ID, b.ID))
+	})
+	if s.Winner != "" {
+		f := Entry{ID: "final", Status: "running", Parent: s.Winner, Reason: "the best of the search, trained to the end"}
+		if w := byID[s.Winner]; w != nil {
+			f.Config, f.Params = w.Config, w.Params
+		}
+		if s.Final != nil {
+			bits := s.Final.Bits
+			f.Status, f.Score, f.Bits = "finished", &bits, &bits
+			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
+		}
+		lb.Final = &f
+	}
+	return lb
+}
+
+func score(e Entry) float64 {
+	if e.Score == nil {
+		return math.Inf(1)
+	}
+	return *e.Score
+}
+
+// top tells whether a decision reached its bracket's last rung.
+func (s *State) top(d search.Decision) bool {
+	return s.Plan != nil && d.Bracket < len(s.Plan.Brackets) && d.Rung == len(s.Plan.Brackets[d.Bracket].Resources)-1
+}
+
+// mayGoOn tells whether the trial waits for its rung to fill.
+func (s *State) mayGoOn(id string) bool {
+	if s.SearchClosed || s.Done[job.StageSearch] || s.Plan == nil {
+		return false
+	}
+	last := search.Decision{Seq: -1}
+	for _, d := range s.Decisions {
+		if d.Trial == id {
+			last = d
+		}
+	}
+	for _, d := range s.Decisions {
+		if d.Bracket > last.Bracket || d.Bracket == last.Bracket && d.Rung > last.Rung+0 && d.Seq > last.Seq && d.Action == search.Promote && d.Rung == last.Rung+1 {
+			return false // the rung was closed without this trial
+		}
+	}
+	return true
+}

@@ -1,0 +1,171 @@
+package search
+
+import (
+	"fmt"
+	"math"
+)
+
+// Unit is what a plan's resources count.
+type Unit string
+
+// Units.
+const (
+	Seconds Unit = "seconds" // of training time on one device
+	Tokens  Unit = "tokens"
+	GFLOP   Unit = "gflop" // 10⁹ operations by Arch.FLOPsPerToken
+)
+
+// Needs is what a plan is made from.
+type Needs struct {
+	WallClock float64 // seconds of the whole job; 0 when another budget is given
+	Trials    int     // or this many trials
+	MaxTokens int64   // or this many training tokens
+	Spent     float64 // seconds already gone
+	Slots     int     // trials that run side by side
+	Rate      float64 // measured, FLOP/s of one device in whole training steps
+	Corpus    int64   // training text, bytes
+	HeldOut   int64   // held-out text, bytes
+}
+
+// Plan says how a budget is spent. It is made once and kept in the journal.
+type Plan struct {
+	Unit          Unit      `json:"unit"`
+	Slots         int       `json:"slots"`
+	Brackets      []Bracket `json:"brackets"`
+	Cool          float64   `json:"cool"`           // share of a rung in which the rate falls to zero before the score
+	SearchSeconds float64   `json:"search_seconds"` // wall clock, 0 when the unit is another
+	FinalSeconds  float64   `json:"final_seconds"`
+	Reserve       float64   `json:"reserve_seconds"` // for evaluation and bundle
+	FinalResource float64   `json:"final_resource"`  // in units other than seconds
+	FinalDecay    float64   `json:"final_decay"`     // share of the final training in which the rate falls
+	MaxParams     int64     `json:"max_params"`      // largest model that the final training can feed
+	Params        int64     `json:"params"`          // where the search starts
+	Epochs        float64   `json:"epochs"`          // passes of the final training over the data, for that size
+	Rate          float64   `json:"flops_per_second"`
+	SearchTrials  int       `json:"trials"`
+}
+
+// eta is Hyperband's reduction factor.
+const eta = 3
+
+// minRung is the shortest useful rung, seconds.
+const minRung = 0.4
+
+// MakePlan turns a budget into brackets and a final training. It returns an
+// error when the budget leaves nothing to train with.
+func MakePlan(n Needs) (Plan, error) {
+	p := Plan{Slots: max(n.Slots, 1), Cool: 0.25, FinalDecay: 0.6, Rate: n.Rate}
+	switch {
+	case n.Trials > 0:
+		p.Unit = GFLOP
+		// The first rung is a few passes over a small text and a small part of a large one.
+		first := min(max(float64(n.Corpus)*1e-4, 20), 200)
+		p.Brackets = []Bracket{ladder(n.Trials, first, rungs(n.Trials))}
+		p.FinalResource = 40 * first
+		p.size(p.FinalResource * 1e9)
+	case n.MaxTokens > 0:
+		p.Unit = Tokens
+		count := 12
+		b := ladder(count, 1, rungs(count))
+		r := 0.4 * float64(n.MaxTokens) / b.Cost()
+		p.Brackets = []Bracket{ladder(count, math.Floor(r), rungs(count))}
+		p.FinalResource = 0.6 * float64(n.MaxTokens)
+		// A model of N parameters takes 6·N operations a token; 20 tokens feed one parameter.
+		p.size(6 * p.FinalResource * p.FinalResource / 4)
+	default:
+		p.Unit = Seconds
+		left := n.WallClock - n.Spent
+		p.Reserve = 1 + 0.01*n.WallClock + float64(n.HeldOut)*60e6/(max(n.Rate, 1e9)*float64(p.Slots))
+		left -= p.Reserve
+		if left < 3 {
+			return p, fmt.Errorf("a budget of %.0f s leaves %.1f s for training after reading the data and writing the model; give at least %.0f s",
+				n.WallClock, max(left, 0), math.Ceil(n.Spent+p.Reserve+5))
+		}
+		p.SearchSeconds = 0.42 * left
+		p.bracketsFor(p.SearchSeconds)
+		p.FinalSeconds = left - p.SearchSeconds
+		p.size(n.Rate * float64(p.Slots) * p.FinalSeconds)
+	}
+	if p.Params > 0 && n.Corpus > 0 {
+		flops := p.FinalResource * 1e9
+		switch p.Unit {
+		case Seconds:
+			flops = n.Rate * float64(p.Slots) * p.FinalSeconds
+		case Tokens:
+			flops = 6 * float64(p.Params) * p.FinalResource
+		}
+		// About two and a half bytes a token.
+		p.Epochs = flops / (6 * float64(p.Params)) * 2.5 / float64(n.Corpus)
+	}
+	for _, b := range p.Brackets {
+		p.SearchTrials += b.Trials
+	}
+	return p, nil
+}
+
+// size sets where the search starts and the largest model: Hoffmann et al.
+// (2022) put the best model at N ≈ √(C/120) for C operations; on small budgets
+// (where a step costs more than its products) larger ones do not pay.
+func (p *Plan) size(flops float64) {
+	best := math.Sqrt(flops / 120)
+	p.Params = int64(min(max(1.5*best, 100e3), 2e9))
+	p.MaxParams = int64(min(max(5*best, 300e3), 20e9))
+}
+
+// bracketsFor fills a search of so many seconds on all slots.
+func (p *Plan) bracketsFor(seconds float64) {
+	total := seconds * float64(p.Slots)
+	count := 12
+	switch {
+	case seconds < 15:
+		count = 4
+	case seconds < 40:
+		count = 8
+	case seconds > 1200:
+		count = 36
+	case seconds > 400:
+		count = 24
+	case seconds > 150:
+		count = 18
+	}
+	count = max(p.Slots, (count+p.Slots-1)/p.Slots*p.Slots)
+	r := total / ladder(count, 1, rungs(count)).Cost()
+	if r < minRung && count > p.Slots {
+		count = p.Slots
+		r = total / ladder(count, 1, rungs(count)).Cost()
+	}
+	if seconds > 3600 {
+		// Long searches run Hyperband's brackets, each with its own trade of width for depth.
+		third := total / 3
+		for _, k := range []int{count * 3, count, count / 3} {
+			rs := rungs(k)
+			p.Brackets = append(p.Brackets, ladder(k, third/ladder(k, 1, rs).Cost(), rs))
+		}
+		return
+	}
+	p.Brackets = []Bracket{ladder(count, r, rungs(count))}
+}
+
+// rungs of a bracket of n trials: at least two survivors reach the top.
+func rungs(n int) int {
+	r := 1
+	for n/eta >= 2 {
+		n /= eta
+		r++
+	}
+	return r
+}
+
+// ladder is one bracket: n trials at resource first, a third of them at three
+// times that, and so on.
+func ladder(n int, first float64, levels int) Bracket {
+	b := Bracket{Trials: n}
+	keep, r := n, first
+	for range levels {
+		b.Keep = append(b.Keep, max(1, keep))
+		b.Resources = append(b.Resources, r)
+		keep /= eta
+		r *= eta
+	}
+	return b
+}

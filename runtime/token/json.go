@@ -165,6 +165,7 @@ func (t *Tokenizer) MarshalJSON() ([]byte, error) {
 		}}}
 	}
 	dec := byteLevel(true)
+	dec.AddPrefix = &yes // as tokenizers writes it; decoding doesn't look at it
 	f.Decoder = &dec
 
 	m := &modelJSON{Type: "BPE", IgnoreMerges: t.ignoreMerges}

@@ -1,0 +1,344 @@
+package token
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"unicode/utf8"
+)
+
+// A corpus small enough to check by hand.
+func TestTrainGolden(t *testing.T) {
+	tok := trainOn(t, MinVocab+8, 1, 1, "ab ab abc", "abc\nzz")
+	var got []string
+	for i := range tok.Merges() {
+		l, r := tok.Merge(i)
+		got = append(got, l+"+"+r)
+	}
+	// Words: "ab", " ab", " abc", "abc" and "zz", once each. a+b stands 4 times
+	// and goes first, then " "+ab with 2. The rest stand once: the smaller ids
+	// go first, and later symbols have larger ones.
+	want := []string{"a+b", " +ab", "z+z", "ab+c", " ab+c"}
+	if !slices.Equal(got, want) {
+		t.Fatalf("merges %q, want %q", got, want)
+	}
+	if tok.VocabSize() != MinVocab+len(want) {
+		t.Errorf("vocabulary %d, want %d: the data has no more pairs", tok.VocabSize(), MinVocab+len(want))
+	}
+	ids := tok.Encode(nil, "abc zzab")
+	want2 := []string{"abc", " ", "zz", "ab"}
+	var syms []string
+	for _, id := range ids {
+		syms = append(syms, tok.Symbol(id))
+	}
+	if !slices.Equal(syms, want2) {
+		t.Errorf("symbols %q, want %q", syms, want2)
+	}
+}
+
+func TestSpecials(t *testing.T) {
+	tok := trainOn(t, 300, 1, 1, "some text to learn from")
+	for id, s := range Specials() {
+		if got, ok := tok.SpecialID(s); !ok || int(got) != id || !tok.IsSpecial(got) {
+			t.Errorf("%s has id %d", s, got)
+		}
+	}
+	text := "a<|user|>b"
+	if ids := tok.Encode(nil, text); slices.Contains(ids, UserID) || tok.Decode(ids) != text {
+		t.Errorf("Encode parsed a special token: %v", ids)
+	}
+	ids := tok.EncodeSpecial(nil, text)
+	if len(ids) != 3 || ids[1] != UserID || tok.Decode(ids) != "ab" || tok.DecodeSpecial(ids) != text {
+		t.Errorf("EncodeSpecial gives %v", ids)
+	}
+	if ids := tok.EncodePrompt(nil, text); ids[0] != BOSID || len(ids) != 4 {
+		t.Errorf("EncodePrompt gives %v", ids)
+	}
+}
+
+func TestTrainConfigValidate(t *testing.T) {
+	for _, c := range []TrainConfig{{VocabSize: 100, Threads: 1}, {VocabSize: 400, Threads: 0}, {VocabSize: 400, Threads: 1, MinFrequency: -1}, {VocabSize: MaxVocab + 1, Threads: 1}} {
+		if _, err := NewTrainer(c); err == nil {
+			t.Errorf("%+v is accepted", c)
+		}
+	}
+}
+
+func TestTrainCancelled(t *testing.T) {
+	tr, err := NewTrainer(DefaultTrainConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.Add([]byte("hello hello hello"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := tr.Train(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// Threads, chunking and the way in don't change the tokenizer.
+func TestTrainIsDeterministic(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	text := proseText(r, 300000, "etaoinshrdlu", " ") + randomText(r, 200000)
+	want, err := trainOn(t, 1500, 2, 1, text).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for threads := 1; threads <= 3; threads++ {
+		tr, err := NewTrainer(TrainConfig{VocabSize: 1500, MinFrequency: 2, Threads: threads})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Feed(t.Context(), iotest.HalfReader(strings.NewReader(text))); err != nil {
+			t.Fatal(err)
+		}
+		tok, err := tr.Train(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tok.MarshalJSON(); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d threads from a reader: another tokenizer (%v)", threads, err)
+		}
+	}
+}
+
+// Feed must cut its buffer where a piece ends.
+func TestFeedAcrossBuffers(t *testing.T) {
+	r := rand.New(rand.NewPCG(15, 6))
+	text := strings.Repeat("0123456789 ", 50000) + proseText(r, flushBytes+100000, "abcdefg", " ") + strings.Repeat("你好。", 300000)
+	tr, err := NewTrainer(TrainConfig{VocabSize: 400, Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Feed(t.Context(), strings.NewReader(text)); err != nil {
+		t.Fatal(err)
+	}
+	whole := newCounter()
+	whole.text(text)
+	for _, w := range tr.words() {
+		i, ok := whole.index[w.text]
+		if !ok || whole.counts[i] != w.count {
+			t.Fatalf("%q is counted %d times, not %v", w.text, w.count, ok)
+		}
+		delete(whole.index, w.text)
+	}
+	if len(whole.index) != 0 {
+		t.Errorf("%d words are missing", len(whole.index))
+	}
+}
+
+func TestTruncate(t *testing.T) {
+	text := proseText(rand.New(rand.NewPCG(7, 8)), 100000, "etaoinshrdlucmfw", " ")
+	large := trainOn(t, 1200, 2, 1, text)
+	for _, v := range []int{1200, 1199, 704, 320, MinVocab} {
+		small, err := large.Truncate(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := small.MarshalJSON()
+		want, _ := trainOn(t, v, 2, 1, text).MarshalJSON()
+		if !bytes.Equal(got, want) {
+			t.Errorf("truncated to %d is not the one trained to %d", v, v)
+		}
+	}
+	for _, v := range []int{1201, MinVocab - 1, 0} {
+		if _, err := large.Truncate(v); err == nil {
+			t.Errorf("truncated to %d", v)
+		}
+	}
+}
+
+func TestRoundTripAnyBytes(t *testing.T) {
+	tok := trainOn(t, 600, 1, 1, tricky...)
+	r := rand.New(rand.NewPCG(9, 10))
+	for range 500 {
+		b := make([]byte, r.IntN(300))
+		for i := range b {
+			b[i] = byte(r.IntN(256))
+			if r.IntN(2) == 0 {
+				b[i] = "ab \n'0\xe4\xbd\xa0"[r.IntN(9)]
+			}
+		}
+		if got := tok.Decode(tok.Encode(nil, string(b))); got != string(b) {
+			t.Fatalf("%q comes back as %q", b, got)
+		}
+	}
+}
+
+func TestStreamsLikeWhole(t *testing.T) {
+	tok := trainOn(t, 900, 1, 1, tricky...)
+	r := rand.New(rand.NewPCG(11, 12))
+	for i := range 300 {
+		text := randomText(r, r.IntN(600))
+		if i%3 == 0 { // bytes that are not UTF-8
+			b := []byte(text)
+			for range len(b) / 10 {
+				b[r.IntN(len(b))] = byte(r.IntN(256))
+			}
+			text = string(b)
+		}
+		want := tok.Encode(nil, text)
+		enc := tok.NewEncoder()
+		var got []int32
+		for rest := text; rest != ""; {
+			n := min(1+r.IntN(7), len(rest))
+			if r.IntN(10) == 0 {
+				n = r.IntN(len(rest) + 1)
+			}
+			got = enc.Append(got, []byte(rest[:n]))
+			rest = rest[n:]
+		}
+		if got = enc.Flush(got); !slices.Equal(got, want) {
+			t.Fatalf("%q in chunks:\n got %v\nwant %v", text, got, want)
+		}
+		got = got[:0]
+		if err := tok.EncodeReader(iotest.OneByteReader(strings.NewReader(text)), func(ids []int32) error { got = append(got, ids...); return nil }); err != nil || !slices.Equal(got, want) {
+			t.Fatalf("%q from a reader (%v):\n got %v\nwant %v", text, err, got, want)
+		}
+		for q := 0; q < len(text); q += 1 + r.IntN(20) { // every safe cut is safe
+			if c := safeCut(text, 0, q); c > 0 {
+				if got := tok.Encode(tok.Encode(nil, text[:c]), text[c:]); !slices.Equal(got, want) {
+					t.Fatalf("%q cut at %d encodes otherwise", text, c)
+				}
+			}
+		}
+		var text2 strings.Builder
+		dec := tok.NewDecoder(false)
+		for _, id := range want {
+			part := dec.Push(id)
+			if !utf8.ValidString(part) {
+				t.Fatalf("decoder gives %q", part)
+			}
+			text2.WriteString(part)
+		}
+		text2.WriteString(dec.Flush())
+		if text2.String() != ValidUTF8(text) {
+			t.Fatalf("%q decodes in a stream to %q", text, text2.String())
+		}
+	}
+}
+
+func TestEncodeAll(t *testing.T) {
+	tok := trainOn(t, 900, 1, 1, tricky...)
+	r := rand.New(rand.NewPCG(13, 14))
+	for _, text := range []string{"", "x", proseText(r, 500000, "abcdefgh", " "), randomText(r, 400000), strings.Repeat("9", 300000), strings.Repeat("你好，", 50000)} {
+		want := tok.Encode(nil, text)
+		for threads := 1; threads <= 5; threads++ {
+			if got := tok.EncodeAll(text, threads); !slices.Equal(got, want) {
+				t.Fatalf("%d threads encode otherwise", threads)
+			}
+		}
+	}
+}
+
+// The heap for long pieces and the scan for short ones agree.
+func TestHeapLikeScan(t *testing.T) {
+	tok := trainOn(t, 700, 1, 1, strings.Repeat("abab aab baa abba ", 3), "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", strings.Repeat("ab", 50))
+	tok.ignoreMerges = false
+	r := rand.New(rand.NewPCG(17, 14))
+	sc := newScratch()
+	for range 500 {
+		b := make([]byte, 2+r.IntN(scanLimit-2))
+		for i := range b {
+			b[i] = "aaab"[r.IntN(4)]
+		}
+		scan, heap := tok.merge(nil, string(b), sc), tok.mergeHeap(nil, string(b), sc)
+		if !slices.Equal(scan, heap) {
+			t.Fatalf("%q: scan %v, heap %v", b, scan, heap)
+		}
+	}
+}
+
+func TestMarshalRoundTrip(t *testing.T) {
+	tok := trainOn(t, 700, 1, 1, tricky...)
+	data, err := tok.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data2, err := again.MarshalJSON()
+	if err != nil || !bytes.Equal(data, data2) {
+		t.Fatalf("a parsed tokenizer is written otherwise (%v)", err)
+	}
+	if again.BOS() != BOSID || !reflect.DeepEqual(again.symbols, tok.symbols) {
+		t.Error("a parsed tokenizer is another one")
+	}
+}
+
+// The older forms: merges as "a b", GPT-2's own pre-tokenizer, ids after the vocabulary.
+func TestParseGPT2(t *testing.T) {
+	var vocab strings.Builder
+	for i, b := range byteOrder {
+		fmt.Fprintf(&vocab, "%s:%d,", quote(string(byteToRune[b])), i)
+	}
+	file := `{"version":"1.0","added_tokens":[{"id":260,"content":"<|endoftext|>","normalized":true,"special":true}],"normalizer":null,
+	"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true},"post_processor":{"type":"ByteLevel"},
+	"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","vocab":{` + vocab.String() + `"he":256,"ll":257,"hell":258,"Ġhell":259},"merges":["h e","l l","he ll","Ġ hell"]}}`
+	tok, err := Parse([]byte(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tok.BOS() != -1 || tok.VocabSize() != 261 || tok.Split() != SplitGPT2 {
+		t.Errorf("BOS %d, vocabulary %d", tok.BOS(), tok.VocabSize())
+	}
+	if ids := tok.EncodeSpecial(nil, "hell hell<|endoftext|>"); !slices.Equal(ids, []int32{258, 259, 260}) {
+		t.Errorf("ids are %v", ids)
+	}
+	if data, err := tok.MarshalJSON(); err != nil {
+		t.Error(err)
+	} else if _, err := Parse(data); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	data, err := trainOn(t, 300, 1, 1, "hello hello").MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(data)
+	for _, c := range []struct{ from, to, want string }{
+		{`"version": "1.0"`, `"version": "2.0"`, "version"},
+		{`"type": "BPE"`, `"type": "Unigram"`, "Unigram"},
+		{`"normalizer": null`, `"normalizer": {"type": "NFC"}`, "NFC"},
+		{`"dropout": null`, `"dropout": 0.1`, "dropout"},
+		{`"byte_fallback": false`, `"byte_fallback": true`, "byte_fallback"},
+		{`"end_of_word_suffix": null`, `"end_of_word_suffix": "</w>"`, "end_of_word_suffix"},
+		{`"lstrip": false`, `"lstrip": true`, "lstrip"},
+		{`\\p{N}{1,3}`, `\\p{N}`, "split expression"},
+		{`"behavior": "Isolated"`, `"behavior": "Removed"`, "behavior"},
+		{`"!": 7`, `"!": 8`, "id 8"},
+		{`"!": 7`, `"!": -1`, "-1"},
+		{`"!": 7`, `"!": 999999999`, "999999999"},
+		{`"!": 7`, `"!!": 7`, "0x21"},
+		{`"!": 7`, `"€": 7`, "byte alphabet"},
+		{`"id": 3`, `"id": 4`, "id 4"},
+		{`"content": "<|pad|>"`, `"content": ""`, "empty"},
+		{`"ids": [`, `"ids": [9999,`, "no single id"},
+	} {
+		bad := strings.Replace(good, c.from, c.to, 1)
+		if bad == good {
+			t.Errorf("%s is not in the file", c.from)
+			continue
+		}
+		if _, err := Parse([]byte(bad)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error is %v", c.to, err)
+		}
+	}
+	for _, bad := range []string{"", "{}", "[]", `{"model":{"type":"BPE"}}`, good[:len(good)/2]} {
+		if _, err := Parse([]byte(bad)); err == nil {
+			t.Errorf("%.40q is accepted", bad)
+		}
+	}
+}

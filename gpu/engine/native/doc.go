@@ -1,0 +1,31 @@
+// Package native is the engine that is always there: training and generation on
+// the CPU, in Go and the assembly of gpu/kernel.
+//
+//	m, err := native.New(arch, native.Options{Threads: 2, MaxBatch: 16, MaxSeq: 128, Seed: 1})
+//	loss, err := m.Backward(batch, nil)
+//	norm, err := m.Update(engine.DefaultHyper())
+//	d, err := native.NewDecoder(arch, m.State(), native.DecoderOptions{MaxSeqs: 8})
+//	logits, err := d.Prefill(0, prompt)
+//
+// It computes what Hugging Face's LlamaForCausalLM computes: RMSNorm, half-split
+// rotary embedding, grouped-query attention, SwiGLU, no biases. Forward and
+// backward are written out by hand and read top-down in worker.go and
+// attention.go.
+//
+// The caller's duties: one goroutine owns a Model or a Decoder and its calls never
+// overlap; batches stay unchanged during a call; Close ends its goroutines.
+//
+// Invariants:
+//   - Threads shard a batch by sequences. Each has its own activations and its own
+//     gradient, so that they meet once a Backward; gradients are then summed in
+//     the threads' order. The same seed, batches and number of threads give the
+//     same bits, however the threads were scheduled.
+//   - A step allocates nothing. Parameters, gradients, moments and each thread's
+//     activations are one arena each.
+//   - Threads park between tasks; they do not spin.
+//   - A panic in a thread becomes the call's error, the others finish.
+//
+// Vocabulary: a chunk is the sequences whose activations a thread holds at once; a
+// branch is attention or the feed-forward block, which adds to the residual
+// stream; a site is a place of dropout.
+package native

@@ -1,0 +1,265 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
+)
+
+// Options says how a model is held and trained.
+type Options struct {
+	Threads   int              // goroutines that compute; 0 is 1
+	MaxBatch  int              // B: most sequences of one batch; 0 is 1
+	MaxSeq    int              // T: most tokens of a sequence; 0 is the shape's context
+	Dropout   float64          // probability, on the embedding's output and each branch's; 0 ≤ p < 1
+	ZLoss     float64          // weight of mean log²Z in the gradient (PaLM's); 0 is none
+	Optimizer engine.Optimizer // "" is AdamW
+	Seed      uint64           // of the initial parameters
+	Inference bool             // no gradients and no moments: Logits, Eval, State and Load only
+}
+
+// DefaultOptions is one thread, sixteen sequences, AdamW.
+func DefaultOptions() Options {
+	return Options{Threads: 1, MaxBatch: 16, Optimizer: engine.AdamW}
+}
+
+func (o Options) withDefaults(a glm.Arch) Options {
+	if o.Threads == 0 {
+		o.Threads = 1
+	}
+	if o.MaxBatch == 0 {
+		o.MaxBatch = 1
+	}
+	if o.MaxSeq == 0 {
+		o.MaxSeq = a.Context
+	}
+	if o.Optimizer == "" {
+		o.Optimizer = engine.AdamW
+	}
+	return o
+}
+
+// Validate reports the first option that cannot be used.
+func (o Options) Validate() error {
+	switch {
+	case o.Threads < 1:
+		return fmt.Errorf("native: threads is %d, must be positive", o.Threads)
+	case o.MaxBatch < 1:
+		return fmt.Errorf("native: max batch is %d, must be positive", o.MaxBatch)
+	case o.MaxSeq < 1:
+		return fmt.Errorf("native: max sequence is %d, must be positive", o.MaxSeq)
+	case !(o.Dropout >= 0 && o.Dropout < 1):
+		return fmt.Errorf("native: dropout is %g, must be in [0, 1)", o.Dropout)
+	case !(o.ZLoss >= 0) || math.IsInf(o.ZLoss, 0):
+		return fmt.Errorf("native: z-loss weight is %g, must be finite and not negative", o.ZLoss)
+	case o.Optimizer != engine.AdamW && o.Optimizer != engine.Muon:
+		return fmt.Errorf("native: optimizer %q is unknown, use %q or %q", o.Optimizer, engine.AdamW, engine.Muon)
+	}
+	return nil
+}
+
+// Model is one replica on the CPU. It implements engine.Model. It is owned by one
+// goroutine; its own goroutines run only inside its calls and end with Close.
+type Model struct {
+	arch   glm.Arch
+	opt    Options
+	layout []glm.Param
+	size   int // of the arenas
+
+	params []float32    // [size]
+	grads  []float32    // [size], nil for inference
+	m, v   []float32    // [size], AdamW's moments; Muon's momentum is in m
+	step   [1]float32   // updates taken
+	rope   rotary       // of positions 0 … MaxSeq-1
+	w      *tensors     // views of params
+	team   *team        // threads
+	worker []*worker    // one a thread
+	ranges []paramRange // of the update, one a thread
+
+	// What the task that runs now works on. Invariant: set before team.run,
+	// constant until it returns.
+	job struct {
+		batch  engine.Batch
+		mode   mode
+		hyper  engine.Hyper
+		clip   float64
+		logits []float32
+		active int // workers that have sequences
+	}
+}
+
+var _ engine.Model = (*Model)(nil)
+
+// mode is what a pass over a batch is for.
+type mode int
+
+const (
+	training mode = iota // loss and gradients
+	scoring              // loss
+	logits               // the logits themselves
+)
+
+// New makes a model with initial parameters drawn from o.Seed.
+func New(a glm.Arch, o Options) (*Model, error) {
+	if err := a.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults(a)
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	m := &Model{arch: a, opt: o}
+	m.layout, m.size = a.Layout()
+	m.params = make([]float32, m.size)
+	a.Init(m.params, o.Seed)
+	m.w = view(a, m.layout, m.params)
+	m.rope = newRotary(a, o.MaxSeq)
+	if !o.Inference {
+		m.grads = make([]float32, m.size)
+		m.m = make([]float32, m.size)
+		m.v = make([]float32, m.size)
+	}
+	for i := range o.Threads {
+		m.worker = append(m.worker, newWorker(m, i))
+		m.ranges = append(m.ranges, paramRange{m.size * i / o.Threads &^ 15, m.size * (i + 1) / o.Threads &^ 15})
+	}
+	m.team = newTeam(o.Threads, m.run)
+	return m, nil
+}
+
+// Arch is the model's shape.
+func (m *Model) Arch() glm.Arch { return m.arch }
+
+// Params is the arena of parameters, laid out as glm.Arch.Layout says. It aliases
+// the model's memory.
+func (m *Model) Params() []float32 { return m.params }
+
+// Grads is the arena of gradients, laid out like Params; nil for inference.
+func (m *Model) Grads() []float32 { return m.grads }
+
+// Close ends the model's goroutines. No other call may follow.
+func (m *Model) Close() error {
+	m.team.close()
+	return nil
+}
+
+// Tasks of the team.
+const (
+	taskPass   task = iota // forward, and backward when training, of a worker's sequences
+	taskReduce             // sum of the workers' gradients
+	taskNorm               // squares of the gradient
+	taskUpdate             // AdamW
+	taskMuon               // Muon's matrices
+	taskZero               // clears the gradient
+)
+
+// run is worker i's part of a task.
+func (m *Model) run(t task, i int) {
+	w := m.worker[i]
+	switch t {
+	case taskPass:
+		if i < m.job.active {
+			w.pass()
+		}
+	case taskReduce:
+		m.reduce(m.ranges[i])
+	case taskNorm:
+		w.squares = kernel.SumSquares(m.grads[m.ranges[i].from:m.ranges[i].to])
+	case taskUpdate:
+		m.adamw(m.ranges[i])
+	case taskMuon:
+		m.muon(i)
+	case taskZero:
+		clear(m.grads[m.ranges[i].from:m.ranges[i].to])
+	}
+}
+
+var errInference = errors.New("native: model was made for inference and holds no gradients; make it without Options.Inference to train")
+
+// Backward implements engine.Model. The loss is the negative log-likelihood alone;
+// a z-loss acts on the gradient only. With a sync, buckets are handed over once
+// the threads' gradients are summed.
+func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, error) {
+	if m.opt.Inference {
+		return 0, errInference
+	}
+	if !(b.Norm > 0) || math.IsInf(b.Norm, 0) {
+		return 0, fmt.Errorf("native: batch norm is %g, must be the positive number of scored targets", b.Norm)
+	}
+	nll, _, err := m.passes(b, training)
+	if err != nil {
+		return 0, err
+	}
+	if m.job.active > 1 {
+		if err := m.team.run(taskReduce); err != nil {
+			return 0, err
+		}
+	}
+	if sync != nil {
+		m.handOver(sync)
+	}
+	return nll / b.Norm, nil
+}
+
+// Eval implements engine.Model.
+func (m *Model) Eval(b engine.Batch) (float64, int, error) { return m.passes(b, scoring) }
+
+// Logits is the forward pass alone, without dropout: [B, T, V] in new memory.
+func (m *Model) Logits(b engine.Batch) ([]float32, error) {
+	m.job.logits = make([]float32, b.B*b.T*m.arch.Vocab)
+	defer func() { m.job.logits = nil }()
+	_, _, err := m.passes(b, logits)
+	return m.job.logits, err
+}
+
+// passes shards a batch over the workers by sequences and sums their losses in
+// the workers' order.
+func (m *Model) passes(b engine.Batch, mode mode) (nll float64, tokens int, err error) {
+	if err := m.check(b, mode); err != nil {
+		return 0, 0, err
+	}
+	m.job.batch, m.job.mode = b, mode
+	m.job.active = min(m.opt.Threads, b.B)
+	if err := m.team.run(taskPass); err != nil {
+		return 0, 0, err
+	}
+	for _, w := range m.worker[:m.job.active] {
+		nll += w.nll
+		tokens += w.tokens
+	}
+	return nll, tokens, nil
+}
+
+// check refuses a batch that would read outside its tables.
+func (m *Model) check(b engine.Batch, mode mode) error {
+	n := b.B * b.T
+	switch {
+	case b.B < 1 || b.B > m.opt.MaxBatch:
+		return fmt.Errorf("native: batch has %d sequences, model was made for 1 to %d (Options.MaxBatch)", b.B, m.opt.MaxBatch)
+	case b.T < 1 || b.T > m.opt.MaxSeq:
+		return fmt.Errorf("native: sequences have %d tokens, model was made for 1 to %d (Options.MaxSeq)", b.T, m.opt.MaxSeq)
+	case len(b.Inputs) != n:
+		return fmt.Errorf("native: batch has %d inputs, %d×%d has %d", len(b.Inputs), b.B, b.T, n)
+	case mode != logits && len(b.Targets) != n:
+		return fmt.Errorf("native: batch has %d targets, %d×%d has %d", len(b.Targets), b.B, b.T, n)
+	}
+	v := int32(m.arch.Vocab)
+	for i, id := range b.Inputs {
+		if id < 0 || id >= v {
+			return fmt.Errorf("native: input %d is token %d, vocabulary has %d", i, id, v)
+		}
+	}
+	if mode == logits {
+		return nil
+	}
+	for i, id := range b.Targets {
+		if id != engine.Ignore && (id < 0 || id >= v) {
+			return fmt.Errorf("native: target %d is token %d, vocabulary has %d", i, id, v)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package glm
+
+import (
+	"math"
+	"testing"
+)
+
+var small = Arch{Vocab: 97, Dim: 48, Layers: 3, Heads: 4, KVHeads: 2, FFN: 100, Context: 32}.WithDefaults()
+
+func TestInit(t *testing.T) {
+	params, size := small.Layout()
+	x, y := make([]float32, size), make([]float32, size)
+	for i := range x {
+		x[i] = 7 // everything must be overwritten, padding too
+	}
+	small.Init(x, 5)
+	small.Init(y, 5)
+	var used int
+	for _, p := range params {
+		used += p.Elems
+		var sum, squares float64
+		for i, v := range x[p.Offset : p.Offset+p.Elems] {
+			if v != y[p.Offset+i] {
+				t.Fatalf("%s[%d]: same seed, different value", p.Name, i)
+			}
+			sum += float64(v)
+			squares += float64(v) * float64(v)
+		}
+		n := float64(p.Elems)
+		if p.Role == Norm {
+			if sum != n {
+				t.Errorf("%s is not all ones", p.Name)
+			}
+			continue
+		}
+		want := initGain / math.Sqrt(float64(p.Shape[1]))
+		if p.Role == Residual {
+			want /= math.Sqrt(6)
+		}
+		if std := math.Sqrt(squares / n); math.Abs(std/want-1) > 0.1 || math.Abs(sum/n) > 4*want/math.Sqrt(n) {
+			t.Errorf("%s: mean %g, deviation %g; want 0, %g", p.Name, sum/n, std, want)
+		}
+	}
+	if int64(used) != small.Params() {
+		t.Errorf("layout holds %d parameters, Params says %d", used, small.Params())
+	}
+	small.Init(y, 6)
+	if x[0] == y[0] {
+		t.Error("another seed gave the same value")
+	}
+}
+
+func TestEstimates(t *testing.T) {
+	one, two := small.TrainingBytes(8, 32, 1), small.TrainingBytes(8, 32, 2)
+	if floor := 16 * small.Params(); one < floor {
+		t.Errorf("training takes %d bytes, less than parameters, gradients and moments, %d", one, floor)
+	}
+	if two <= one {
+		t.Errorf("two threads %d bytes, one %d", two, one)
+	}
+	if big := small.TrainingBytes(8, 2048, 1); big <= one {
+		t.Errorf("long sequences %d bytes, short %d", big, one)
+	}
+	if d := small.DecodingBytes(3) - small.DecodingBytes(2); d != 4*3*32*2*24 {
+		t.Errorf("a sequence's cache is %d bytes", d)
+	}
+	if got, want := small.StepFLOPs(10, 32), 10*small.FLOPsPerToken(32); got != want {
+		t.Errorf("step %g, want %g", got, want)
+	}
+}

@@ -1,0 +1,236 @@
+package bundle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/runtime/token"
+)
+
+// Open reads a bundle, ours or a Llama that transformers saved, whole into
+// memory. Its Card is empty. Params come in the order of Arch.Layout.
+func Open(dir string) (*Bundle, error) {
+	b, err := open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open bundle %s: %w", dir, err)
+	}
+	return b, nil
+}
+
+func open(dir string) (*Bundle, error) {
+	data, err := os.ReadFile(filepath.Join(dir, ConfigFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no %s: not a bundle (a build writes it to OUT/bundle)", ConfigFile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := &Bundle{}
+	var c configIn
+	if b.Arch, c, err = parseConfig(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", ConfigFile, err)
+	}
+	if data, err = optional(dir, GenerationFile); err != nil {
+		return nil, err
+	}
+	if b.Generation, err = parseGeneration(data, c); err != nil {
+		return nil, fmt.Errorf("%s: %w", GenerationFile, err)
+	}
+	if data, err = os.ReadFile(filepath.Join(dir, TokenizerFile)); err != nil {
+		return nil, err
+	}
+	if b.Tokenizer, err = token.Parse(data); err != nil {
+		return nil, err
+	}
+	if b.ChatTemplate, err = chatTemplate(dir); err != nil {
+		return nil, err
+	}
+	if data, err = optional(dir, EvalFile); err != nil {
+		return nil, err
+	}
+	b.Eval = data
+	if err := b.Validate(); err != nil {
+		return nil, err
+	}
+	tensors, err := readWeights(dir)
+	if err != nil {
+		return nil, err
+	}
+	if b.Params, err = arrange(b.Arch, tensors); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// optional is a file's content, nil when there is none.
+func optional(dir, name string) ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// chatTemplate looks for the template's own file, then in tokenizer_config.json.
+func chatTemplate(dir string) (string, error) {
+	data, err := optional(dir, ChatTemplateFile)
+	if err != nil || data != nil {
+		return string(data), err
+	}
+	if data, err = optional(dir, TokenizerConfigFile); err != nil || data == nil {
+		return "", err
+	}
+	var c struct {
+		ChatTemplate json.RawMessage `json:"chat_template"`
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return "", fmt.Errorf("%s: %w", TokenizerConfigFile, err)
+	}
+	if len(c.ChatTemplate) == 0 || string(c.ChatTemplate) == "null" {
+		return "", nil
+	}
+	var one string
+	if json.Unmarshal(c.ChatTemplate, &one) == nil {
+		return one, nil
+	}
+	var several []struct{ Name, Template string }
+	if err := json.Unmarshal(c.ChatTemplate, &several); err != nil {
+		return "", fmt.Errorf("%s: chat_template is neither a string nor a list of named ones", TokenizerConfigFile)
+	}
+	for _, t := range several {
+		if t.Name == "default" {
+			return t.Template, nil
+		}
+	}
+	return "", nil
+}
+
+// readWeights reads model.safetensors, or the shards that its index names.
+func readWeights(dir string) (engine.StateDict, error) {
+	index, err := optional(dir, WeightsIndexFile)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, WeightsFile)); err == nil || index == nil {
+		return readWeightsFile(dir, WeightsFile)
+	}
+	var f struct {
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	if err := json.Unmarshal(index, &f); err != nil {
+		return nil, fmt.Errorf("%s: %w", WeightsIndexFile, err)
+	}
+	names := slices.Compact(slices.Sorted(maps.Values(f.WeightMap)))
+	var all engine.StateDict
+	for _, name := range names {
+		if name != filepath.Base(name) || !strings.HasSuffix(name, ".safetensors") {
+			return nil, fmt.Errorf("%s: %q is not the name of a shard in this folder", WeightsIndexFile, name)
+		}
+		part, err := readWeightsFile(dir, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range part {
+			if f.WeightMap[t.Name] != name {
+				return nil, fmt.Errorf("%s holds tensor %q, which the index puts into %q", name, t.Name, f.WeightMap[t.Name])
+			}
+		}
+		all = append(all, part...)
+	}
+	return all, nil
+}
+
+func readWeightsFile(dir, name string) (engine.StateDict, error) {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	tensors, err := ReadSafetensors(f, info.Size())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return tensors, nil
+}
+
+const headName = "lm_head.weight"
+
+// arrange puts the parameters into the layout's order, and refuses a missing,
+// unexpected, misshapen or non-finite one. Optimiser state is left out; so are
+// the rotary frequencies that old checkpoints hold, and a tied model's copy of
+// its embedding.
+func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
+	byName := make(map[string]engine.Tensor, len(tensors))
+	for _, t := range tensors {
+		if strings.HasPrefix(t.Name, "optimizer.") || strings.HasSuffix(t.Name, ".rotary_emb.inv_freq") {
+			continue
+		}
+		if _, ok := byName[t.Name]; ok {
+			return nil, fmt.Errorf("tensor %q stands twice", t.Name)
+		}
+		byName[t.Name] = t
+	}
+	layout, _ := a.Layout()
+	out := make(engine.StateDict, 0, len(layout))
+	for _, p := range layout {
+		t, ok := byName[p.Name]
+		if !ok {
+			return nil, fmt.Errorf("tensor %q %v is missing", p.Name, p.Shape)
+		}
+		if !slices.Equal(t.Shape, p.Shape) || len(t.Data) != p.Elems {
+			return nil, fmt.Errorf("tensor %q has shape %v (%d values), the config needs %v", p.Name, t.Shape, len(t.Data), p.Shape)
+		}
+		for i, v := range t.Data {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return nil, fmt.Errorf("tensor %q is %g at %d: the weights are damaged or training diverged", p.Name, v, i)
+			}
+		}
+		delete(byName, p.Name)
+		out = append(out, t)
+	}
+	if t, ok := byName[headName]; ok && a.Tied {
+		if !slices.Equal(t.Data, out[0].Data) {
+			return nil, fmt.Errorf("tie_word_embeddings is true, but %q differs from the embedding", headName)
+		}
+		delete(byName, headName)
+	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		return nil, fmt.Errorf("tensor %q %v is not part of the model that the config describes", name, byName[name].Shape)
+	}
+	return out, nil
+}
+
+// Equal reports whether two bundles hold the same model: shape, parameters bit
+// for bit, tokenizer.
+func Equal(a, b *Bundle) bool {
+	if a.Arch != b.Arch || len(a.Params) != len(b.Params) {
+		return false
+	}
+	for i, t := range a.Params {
+		u := b.Params[i]
+		if t.Name != u.Name || !slices.Equal(t.Shape, u.Shape) || !slices.Equal(t.Data, u.Data) {
+			return false
+		}
+	}
+	x, err := a.Tokenizer.MarshalJSON()
+	if err != nil {
+		return false
+	}
+	y, err := b.Tokenizer.MarshalJSON()
+	return err == nil && bytes.Equal(x, y)
+}

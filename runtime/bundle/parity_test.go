@@ -47,10 +47,10 @@ type loadJob struct {
 }
 
 type loadResult struct {
-	IDs     [][]int32   `json:"ids"`
-	Missing []string    `json:"missing"`
-	Special []string    `json:"special"`
-	Chat    string      `json:"chat"`
+	IDs     [][]int32 `json:"ids"`
+	Missing []string  `json:"missing"`
+	Special []string  `json:"special"`
+	Chat    string    `json:"chat"`
 }
 
 // transformers loads what we write: every tensor, the same ids, the chat template.

@@ -1,0 +1,142 @@
+package data
+
+import (
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// lowerASCII maps ASCII for folding: letters to lower case, white space to ' '.
+var lowerASCII = func() (t [128]byte) {
+	for i := range 128 {
+		t[i] = byte(i)
+		if 'A' <= i && i <= 'Z' {
+			t[i] |= 0x20
+		}
+		if i <= ' ' || i == 0x7f {
+			t[i] = ' '
+		}
+	}
+	return t
+}()
+
+// appendFolded appends the text as duplicates compare it: NFKC, lower case, runs
+// of white space as one space, none at the ends. NFKC goes before lower case.
+func appendFolded(dst, b []byte) []byte {
+	start := len(dst)
+	space := true
+	for i := 0; i < len(b); {
+		c := b[i]
+		if c < 0x80 {
+			if c = lowerASCII[c]; c == ' ' {
+				if !space {
+					dst = append(dst, ' ')
+				}
+				space = true
+			} else {
+				dst = append(dst, c)
+				space = false
+			}
+			i++
+			continue
+		}
+		// a stretch beyond ASCII; its base letter before it may compose with it
+		j := i
+		for j < len(b) && b[j] >= 0x80 {
+			j++
+		}
+		s := b[i:j]
+		if !space && len(dst) > start && i > 0 && b[i-1] < 0x80 && !norm.NFKC.Properties(s).BoundaryBefore() {
+			s = append([]byte{b[i-1]}, s...)
+			dst = dst[:len(dst)-1]
+		}
+		if !norm.NFKC.IsNormal(s) {
+			s = norm.NFKC.Bytes(s)
+		}
+		for len(s) > 0 {
+			r, n := utf8.DecodeRune(s)
+			s = s[n:]
+			if r >= 0x3000 && r < 0xA000 && r != 0x3000 { // CJK has neither case nor spaces
+				dst = utf8.AppendRune(dst, r)
+				space = false
+				continue
+			}
+			if unicode.IsSpace(r) {
+				if !space {
+					dst = append(dst, ' ')
+				}
+				space = true
+				continue
+			}
+			dst = utf8.AppendRune(dst, unicode.ToLower(r))
+			space = false
+		}
+		i = j
+	}
+	if space && len(dst) > start {
+		dst = dst[:len(dst)-1]
+	}
+	return dst
+}
+
+// isWide tells characters that count as a word each: Han, kana, Hangul syllables.
+func isWide(r rune) bool {
+	return 0x3041 <= r && r <= 0x30FF || 0x3400 <= r && r <= 0x9FFF || 0xAC00 <= r && r <= 0xD7A3 || 0xF900 <= r && r <= 0xFAFF || 0x20000 <= r && r <= 0x3FFFF
+}
+
+const prime = 0x9E3779B97F4A7C15
+
+// words calls visit with the hash of each word of a folded text: a run of letters
+// and digits, or one wide character. It stops when visit returns false.
+func words(b []byte, visit func(h uint64) bool) {
+	h, in := uint64(prime), false
+	for i := 0; i < len(b); {
+		c := b[i]
+		if c < 0x80 {
+			i++
+			if isAlnum(c) || c == '_' {
+				h = (h ^ uint64(c)) * 0x100000001b3
+				in = true
+			} else if in {
+				if !visit(h) {
+					return
+				}
+				h, in = prime, false
+			}
+			continue
+		}
+		r, n := utf8.DecodeRune(b[i:])
+		i += n
+		switch {
+		case isWide(r):
+			if in && !visit(h) {
+				return
+			}
+			h, in = prime, false
+			if !visit(uint64(r) * prime) {
+				return
+			}
+		case unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r):
+			h = (h ^ uint64(r)) * 0x100000001b3
+			in = true
+		case in:
+			if !visit(h) {
+				return
+			}
+			h, in = prime, false
+		}
+	}
+	if in {
+		visit(h)
+	}
+}
+
+// mix spreads a hash's bits (the finaliser of MurmurHash3).
+func mix(h uint64) uint64 {
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}

@@ -1,0 +1,3 @@
+package data
+
+func pluginMain(string) int { return 0 }

@@ -1,0 +1,267 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/token"
+)
+
+// Request is one text to generate.
+type Request struct {
+	Prompt  string
+	Special bool    // parse special tokens in Prompt: for text the program made, such as a chat template's
+	IDs     []int32 // the prompt as ids, used instead of Prompt when not nil
+
+	Context   int // tokens that the model can see; required
+	MaxTokens int // most tokens to generate; 0 is until the end of the text or of the context
+	EOS       []int32
+	Stop      []string // strings that end the text; they are left out of it
+	Sampling  Sampling
+	Seq       int // sequence of the decoder to use
+}
+
+// Defaults is a request as a bundle's generation_config.json asks for it.
+func Defaults(b *bundle.Bundle) Request {
+	g := b.Generation
+	s := Sampling{RepetitionPenalty: g.RepetitionPenalty}
+	if g.Sample {
+		s.Temperature, s.TopK, s.TopP, s.MinP = g.Temperature, g.TopK, g.TopP, g.MinP
+	}
+	return Request{Context: b.Arch.Context, MaxTokens: g.MaxNewTokens, EOS: g.EOS, Sampling: s}
+}
+
+// Reason is why a text ended.
+type Reason string
+
+// Reasons.
+const (
+	ReasonEOS    Reason = "eos"    // the model ended it
+	ReasonStop   Reason = "stop"   // a stop string came
+	ReasonLength Reason = "length" // MaxTokens, or the context without MaxTokens
+)
+
+// Result is what was generated; after an error, what came before it.
+type Result struct {
+	Text         string
+	IDs          []int32 // generated tokens, with the one that ended the text
+	PromptTokens int
+	Reason       Reason // "" after an error
+	Slides       int    // how often the context was full and its older half forgotten
+}
+
+// ContextError is a prompt that the model can't see whole.
+type ContextError struct{ Prompt, Context int } // tokens
+
+func (e *ContextError) Error() string {
+	return fmt.Sprintf("the prompt has %d tokens, the model's context is %d: shorten the prompt", e.Prompt, e.Context)
+}
+
+// Generate continues the prompt. It calls emit (which may be nil) with each
+// piece of text as soon as that is final.
+func Generate(ctx context.Context, dec engine.Decoder, tok *token.Tokenizer, req Request, emit func(string) error) (Result, error) {
+	g, err := newGeneration(tok, req, emit)
+	if err != nil {
+		return Result{}, fmt.Errorf("generate: %w", err)
+	}
+	dec.Drop(req.Seq)
+	defer dec.Drop(req.Seq)
+	if err := g.run(ctx, dec); err != nil {
+		return g.res, fmt.Errorf("generate: %w", err)
+	}
+	return g.res, nil
+}
+
+// generation is one Generate under way.
+type generation struct {
+	req     Request
+	sampler *Sampler
+	vocab   int     // ids the tokenizer knows; the model may have more
+	bos     bool    // the sequence starts with a BOS, which stays when the context slides
+	seq     []int32 // what the model has seen, and the token it is to see next
+	decoder *token.Decoder
+	stops   stopper
+	emit    func(string) error
+	logits  []float32
+	res     Result
+}
+
+func newGeneration(tok *token.Tokenizer, req Request, emit func(string) error) (*generation, error) {
+	sampler, err := NewSampler(req.Sampling)
+	if err != nil {
+		return nil, err
+	}
+	ids := req.IDs
+	if ids == nil {
+		if b := tok.BOS(); b >= 0 {
+			ids = append(ids, b)
+		}
+		if req.Special {
+			ids = tok.EncodeSpecial(ids, req.Prompt)
+		} else {
+			ids = tok.Encode(ids, req.Prompt)
+		}
+	}
+	switch {
+	case req.Context < 2:
+		return nil, fmt.Errorf("context is %d, must be at least 2", req.Context)
+	case req.MaxTokens < 0:
+		return nil, fmt.Errorf("max tokens is %d, must not be negative", req.MaxTokens)
+	case len(ids) == 0:
+		return nil, errors.New("the prompt is empty and the tokenizer has no beginning-of-text token to start from")
+	case len(ids) > req.Context:
+		return nil, &ContextError{Prompt: len(ids), Context: req.Context}
+	}
+	for _, s := range req.Stop {
+		if s == "" {
+			return nil, errors.New("a stop string is empty")
+		}
+	}
+	g := &generation{
+		req: req, sampler: sampler, vocab: tok.VocabSize(), bos: tok.BOS() >= 0 && ids[0] == tok.BOS(),
+		seq: append([]int32(nil), ids...), decoder: tok.NewDecoder(false), stops: stopper{stops: req.Stop}, emit: emit,
+	}
+	if g.emit == nil {
+		g.emit = func(string) error { return nil }
+	}
+	g.res.PromptTokens = len(ids)
+	g.sampler.Saw(ids...)
+	return g, nil
+}
+
+func (g *generation) run(ctx context.Context, dec engine.Decoder) error {
+	logits, err := dec.Prefill(g.req.Seq, g.seq)
+	for {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		id, err2 := g.sampler.Next(g.known(logits))
+		if err2 != nil {
+			return err2
+		}
+		done, err2 := g.take(id)
+		if done || err2 != nil {
+			return err2
+		}
+		if dec.Len(g.req.Seq) >= g.req.Context {
+			if g.req.MaxTokens == 0 {
+				return g.end(ReasonLength)
+			}
+			g.slide()
+			dec.Drop(g.req.Seq)
+			logits, err = dec.Prefill(g.req.Seq, g.seq)
+			continue
+		}
+		logits, err = dec.Decode([]int{g.req.Seq}, []int32{id})
+	}
+}
+
+// known hides the ids that only pad the model's vocabulary.
+func (g *generation) known(logits []float32) []float32 {
+	if len(logits) <= g.vocab {
+		return logits
+	}
+	g.logits = append(g.logits[:0], logits...)
+	for i := g.vocab; i < len(g.logits); i++ {
+		g.logits[i] = float32(math.Inf(-1))
+	}
+	return g.logits
+}
+
+// slide forgets all but the last half of a full context.
+func (g *generation) slide() {
+	keep := max(1, g.req.Context/2)
+	if g.bos && keep > 1 {
+		g.seq = append(g.seq[:1], g.seq[len(g.seq)-keep+1:]...)
+	} else {
+		g.seq = append(g.seq[:0], g.seq[len(g.seq)-keep:]...)
+	}
+	g.res.Slides++
+}
+
+// take adds a chosen token and says whether the text has ended.
+func (g *generation) take(id int32) (done bool, err error) {
+	g.seq = append(g.seq, id)
+	g.res.IDs = append(g.res.IDs, id)
+	for _, eos := range g.req.EOS {
+		if id == eos {
+			return true, g.end(ReasonEOS)
+		}
+	}
+	text, stopped := g.stops.push(g.decoder.Push(id))
+	if err := g.send(text); err != nil {
+		return true, err
+	}
+	if stopped {
+		g.res.Reason = ReasonStop
+		return true, nil
+	}
+	if len(g.res.IDs) == g.req.MaxTokens {
+		return true, g.end(ReasonLength)
+	}
+	return false, nil
+}
+
+// end emits what was held back.
+func (g *generation) end(why Reason) error {
+	text, stopped := g.stops.push(g.decoder.Flush())
+	if stopped {
+		why = ReasonStop
+	} else {
+		text += g.stops.held
+	}
+	if err := g.send(text); err != nil {
+		return err
+	}
+	g.res.Reason = why
+	return nil
+}
+
+func (g *generation) send(text string) error {
+	if text == "" {
+		return nil
+	}
+	g.res.Text += text
+	return g.emit(text)
+}
+
+// stopper looks for stop strings in a text that comes in pieces.
+type stopper struct {
+	stops []string
+	held  string // the end of the text, with which a stop string may have begun
+}
+
+// push adds text and returns what is final. After stopped it returns what stood
+// before the stop string that starts first.
+func (s *stopper) push(text string) (final string, stopped bool) {
+	s.held += text
+	at := -1
+	for _, stop := range s.stops {
+		if i := strings.Index(s.held, stop); i >= 0 && (at < 0 || i < at) {
+			at = i
+		}
+	}
+	if at >= 0 {
+		final, s.held = s.held[:at], ""
+		return final, true
+	}
+	hold := 0
+	for _, stop := range s.stops {
+		for n := min(len(stop)-1, len(s.held)); n > hold; n-- {
+			if strings.HasSuffix(s.held, stop[:n]) {
+				hold = n
+			}
+		}
+	}
+	cut := len(s.held) - hold
+	final, s.held = s.held[:cut], s.held[cut:]
+	return final, false
+}

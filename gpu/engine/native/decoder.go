@@ -1,0 +1,394 @@
+package native
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
+)
+
+// DecoderOptions says how many threads and sequences a decoder has.
+type DecoderOptions struct {
+	Threads int // goroutines that compute; sequences are shared out to them; 0 is 1
+	MaxSeqs int // most sequences held at once; 0 is 1
+}
+
+// prefillRows is the most tokens of one sequence computed at once.
+const prefillRows = 64
+
+// Decoder generates with a cache of keys and values. Its weights are packed once,
+// as the products read them. It implements engine.Decoder and is owned by one
+// goroutine.
+type Decoder struct {
+	arch   glm.Arch
+	opt    DecoderOptions
+	layers []packedLayer
+	embed  []float32 // [V, C]
+	norm   []float32 // [C]
+	head   []float32 // packed [C, V]
+	rope   rotary    // of positions 0 … Context-1
+	team   *team
+	worker []*decodeWorker
+	caches map[int]*cache
+	free   []*cache  // of dropped sequences
+	logits []float32 // of the last call
+	rows   []row     // of the call: one a token
+}
+
+var _ engine.Decoder = (*Decoder)(nil)
+
+// packedLayer is a layer's weights, the products' packed.
+type packedLayer struct {
+	norm1, norm2      []float32
+	qkv, o, glu, down []float32
+}
+
+// cache is one sequence's keys and values, packed as attention reads them: for
+// each layer and key/value head the keys as [D, Context] and the values as
+// [Context, D] panels.
+type cache struct {
+	k, v []float32
+	n    int // tokens held
+}
+
+// row is one token of a call.
+type row struct {
+	cache *cache
+	id    int32
+	pos   int
+	out   int // row of the logits, or -1
+}
+
+// decodeWorker is one thread's scratch, for up to prefillRows rows. Sizes as in
+// worker.
+type decodeWorker struct {
+	from, to int       // rows of the call
+	x, n     []float32 // [rows, C]
+	qkv      []float32 // [rows, Q]
+	att      []float32 // [rows, C]
+	glu      []float32 // [rows, 2F]
+	act      []float32 // [rows, F]
+	scores   []float32 // [rows, Context]
+	want     []float32 // [rows, C] normed rows whose logits are wanted
+	logits   []float32 // [rows, V]
+	outs     []int
+}
+
+// NewDecoder makes a decoder from the parameters in state, which may hold other
+// tensors beside them. It copies what it needs.
+func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder, error) {
+	if err := a.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Threads == 0 {
+		o.Threads = 1
+	}
+	if o.MaxSeqs == 0 {
+		o.MaxSeqs = 1
+	}
+	if o.Threads < 0 || o.MaxSeqs < 0 {
+		return nil, fmt.Errorf("native: decoder of %d threads and %d sequences; both must be positive", o.Threads, o.MaxSeqs)
+	}
+	layout, size := a.Layout()
+	arena := make([]float32, size)
+	given, optimizer, err := index(state)
+	if err != nil {
+		return nil, err
+	}
+	want := parameters(layout, arena)
+	if err := fits(want, given, len(given)-optimizer-len(want), true); err != nil {
+		return nil, err
+	}
+	for _, t := range want {
+		copy(t.Data, given[t.Name].Data)
+	}
+
+	d := &Decoder{arch: a, opt: o, rope: newRotary(a, a.Context), caches: map[int]*cache{}}
+	w := view(a, layout, arena)
+	C, F, V := a.Dim, a.FFN, a.Vocab
+	Q := C + 2*a.KVDim()
+	pack := func(ms []matrix, rows, in int) []float32 {
+		joined := make([]float32, 0, rows*in)
+		for _, m := range ms {
+			joined = append(joined, m.w...)
+		}
+		p := make([]float32, kernel.PackedLen(rows, in))
+		kernel.Pack(p, kernel.NT, rows, in, joined, in)
+		return p
+	}
+	for i := range w.layers {
+		l := &w.layers[i]
+		d.layers = append(d.layers, packedLayer{
+			norm1: l.norm1, norm2: l.norm2,
+			qkv: pack(l.qkv, Q, C), o: pack(l.o, C, C), glu: pack(l.glu, 2*F, C), down: pack(l.down, C, F),
+		})
+	}
+	d.embed, d.norm = w.embed, w.finalNorm
+	d.head = pack([]matrix{{w: w.head}}, V, C)
+	for range o.Threads {
+		const R = prefillRows
+		f := func(n int) []float32 { return make([]float32, n) }
+		d.worker = append(d.worker, &decodeWorker{
+			x: f(R * C), n: f(R * C), qkv: f(R * Q), att: f(R * C), glu: f(R * 2 * F), act: f(R * F),
+			scores: f(R * a.Context), want: f(R * C), logits: f(R * V), outs: make([]int, 0, R),
+		})
+	}
+	d.team = newTeam(o.Threads, func(_ task, i int) { d.work(d.worker[i]) })
+	return d, nil
+}
+
+// Len implements engine.Decoder.
+func (d *Decoder) Len(seq int) int {
+	if c := d.caches[seq]; c != nil {
+		return c.n
+	}
+	return 0
+}
+
+// Drop implements engine.Decoder.
+func (d *Decoder) Drop(seq int) {
+	if c := d.caches[seq]; c != nil {
+		c.n = 0
+		d.free = append(d.free, c)
+		delete(d.caches, seq)
+	}
+}
+
+// Close ends the decoder's goroutines. No other call may follow.
+func (d *Decoder) Close() error {
+	d.team.close()
+	return nil
+}
+
+// reach returns the cache of a sequence that is to grow by n tokens.
+func (d *Decoder) reach(seq, n int) (*cache, error) {
+	c := d.caches[seq]
+	held := 0
+	if c != nil {
+		held = c.n
+	}
+	if held+n > d.arch.Context {
+		return nil, fmt.Errorf("native: sequence %d would hold %d tokens, the model's context is %d", seq, held+n, d.arch.Context)
+	}
+	if c != nil {
+		return c, nil
+	}
+	if len(d.caches) >= d.opt.MaxSeqs {
+		return nil, fmt.Errorf("native: sequence %d would be number %d, the decoder was made for %d (DecoderOptions.MaxSeqs); Drop one", seq, len(d.caches)+1, d.opt.MaxSeqs)
+	}
+	if i := len(d.free) - 1; i >= 0 {
+		c, d.free = d.free[i], d.free[:i]
+	} else {
+		heads := d.arch.Layers * d.arch.KVHeads
+		c = &cache{
+			k: make([]float32, heads*kernel.PackedLen(d.arch.Context, d.arch.HeadDim())),
+			v: make([]float32, heads*kernel.PackedLen(d.arch.HeadDim(), d.arch.Context)),
+		}
+	}
+	d.caches[seq] = c
+	return c, nil
+}
+
+func (d *Decoder) checkIDs(ids []int32) error {
+	for i, id := range ids {
+		if id < 0 || int(id) >= d.arch.Vocab {
+			return fmt.Errorf("native: token %d is %d, vocabulary has %d", i, id, d.arch.Vocab)
+		}
+	}
+	return nil
+}
+
+// Prefill implements engine.Decoder. On an error the sequence is as it was.
+func (d *Decoder) Prefill(seq int, ids []int32) ([]float32, error) {
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("native: prefill of sequence %d with no tokens", seq)
+	}
+	if err := d.checkIDs(ids); err != nil {
+		return nil, err
+	}
+	known := d.caches[seq] != nil
+	c, err := d.reach(seq, len(ids))
+	if err != nil {
+		return nil, err
+	}
+	before := c.n
+	d.grow(1)
+	for i := 0; i < len(ids); i += prefillRows {
+		part := ids[i:min(i+prefillRows, len(ids))]
+		d.rows = d.rows[:0]
+		for j, id := range part {
+			out := -1
+			if i+j+1 == len(ids) {
+				out = 0
+			}
+			d.rows = append(d.rows, row{c, id, before + i + j, out})
+		}
+		// One sequence's rows depend on each other: one worker computes them.
+		for _, w := range d.worker {
+			w.from, w.to = 0, 0
+		}
+		d.worker[0].to = len(part)
+		if err := d.team.run(0); err != nil {
+			c.n = before
+			if !known {
+				d.Drop(seq)
+			}
+			return nil, err
+		}
+		c.n += len(part)
+	}
+	return d.logits, nil
+}
+
+// Decode implements engine.Decoder. seqs are distinct. On an error all sequences
+// are as they were.
+func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
+	if len(seqs) != len(ids) || len(seqs) == 0 {
+		return nil, fmt.Errorf("native: decode of %d sequences with %d tokens; give each sequence one", len(seqs), len(ids))
+	}
+	if err := d.checkIDs(ids); err != nil {
+		return nil, err
+	}
+	for i, s := range seqs {
+		if d.caches[s] == nil {
+			return nil, fmt.Errorf("native: decode of sequence %d, which holds nothing; Prefill it first", s)
+		}
+		for _, other := range seqs[:i] {
+			if other == s {
+				return nil, fmt.Errorf("native: decode names sequence %d twice", s)
+			}
+		}
+	}
+	d.rows = d.rows[:0]
+	for i, s := range seqs {
+		c, err := d.reach(s, 1)
+		if err != nil {
+			return nil, err
+		}
+		d.rows = append(d.rows, row{c, ids[i], c.n, i})
+	}
+	d.grow(len(seqs))
+	for i, w := range d.worker {
+		w.from, w.to = len(seqs)*i/len(d.worker), len(seqs)*(i+1)/len(d.worker)
+	}
+	if err := d.team.run(0); err != nil {
+		return nil, err
+	}
+	for _, r := range d.rows {
+		r.cache.n++
+	}
+	return d.logits, nil
+}
+
+// grow makes room for n rows of logits.
+func (d *Decoder) grow(n int) {
+	n *= d.arch.Vocab
+	if cap(d.logits) < n {
+		d.logits = make([]float32, n)
+	}
+	d.logits = d.logits[:n]
+}
+
+// work computes a worker's rows, prefillRows at a time.
+func (d *Decoder) work(w *decodeWorker) {
+	for i := w.from; i < w.to; i += prefillRows {
+		d.forward(w, d.rows[i:min(i+prefillRows, w.to)])
+	}
+}
+
+func (d *Decoder) forward(w *decodeWorker, rows []row) {
+	a := &d.arch
+	C, F, H, K, D, V := a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim(), a.Vocab
+	Q := C + 2*K*D
+	N := len(rows)
+	for i, r := range rows {
+		copy(w.x[i*C:(i+1)*C], d.embed[int(r.id)*C:(int(r.id)+1)*C])
+	}
+	for l := range d.layers {
+		p := &d.layers[l]
+		for i := range N {
+			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm1, a.NormEps)
+		}
+		kernel.GemmPacked(false, N, Q, C, w.n, C, p.qkv, C, w.qkv, Q, false)
+		for i, r := range rows {
+			cos, sin := d.rope.at(r.pos)
+			kernel.Rope(w.qkv[i*Q:], cos, sin, H+K, 1)
+			d.remember(l, r, w.qkv[i*Q+C:(i+1)*Q])
+		}
+		for i := 0; i < N; { // runs of rows of one sequence
+			j := i + 1
+			for j < N && rows[j].cache == rows[i].cache {
+				j++
+			}
+			d.attend(w, l, rows[i:j], w.qkv[i*Q:], w.att[i*C:])
+			i = j
+		}
+		kernel.GemmPacked(false, N, C, C, w.att, C, p.o, C, w.x, C, true)
+		for i := range N {
+			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm2, a.NormEps)
+		}
+		kernel.GemmPacked(false, N, 2*F, C, w.n, C, p.glu, C, w.glu, 2*F, false)
+		for i := range N {
+			g := w.glu[i*2*F : (i+1)*2*F]
+			kernel.SwiGLU(w.act[i*F:(i+1)*F], g[:F], g[F:])
+		}
+		kernel.GemmPacked(false, N, C, F, w.act, F, p.down, F, w.x, C, true)
+	}
+	w.outs = w.outs[:0]
+	for i, r := range rows {
+		if r.out >= 0 {
+			o := len(w.outs)
+			kernel.RMSNorm(w.want[o*C:(o+1)*C], w.x[i*C:(i+1)*C], d.norm, a.NormEps)
+			w.outs = append(w.outs, r.out)
+		}
+	}
+	if len(w.outs) > 0 {
+		kernel.GemmPacked(false, len(w.outs), V, C, w.want, C, d.head, C, w.logits, V, false)
+		for i, o := range w.outs {
+			copy(d.logits[o*V:(o+1)*V], w.logits[i*V:(i+1)*V])
+		}
+	}
+}
+
+// remember stores a token's keys and values, kv = [2·K·D].
+func (d *Decoder) remember(layer int, r row, kv []float32) {
+	a := &d.arch
+	K, D := a.KVHeads, a.HeadDim()
+	width := kernel.PackedLen(1, 1)
+	ks, vs := kernel.PackedLen(a.Context, D), kernel.PackedLen(D, a.Context)
+	for h := range K {
+		keys := r.cache.k[(layer*K+h)*ks:][r.pos/width*width*D+r.pos%width:]
+		for i, v := range kv[h*D : (h+1)*D] {
+			keys[i*width] = v
+		}
+		values := r.cache.v[(layer*K+h)*vs:]
+		for i := 0; i < D; i += width {
+			copy(values[i*a.Context+r.pos*width:], kv[(K+h)*D+i:(K+h)*D+min(i+width, D)])
+		}
+	}
+}
+
+// attend computes the heads of consecutive rows of one sequence.
+func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []float32) {
+	a := &d.arch
+	C, H, K, D, T := a.Dim, a.Heads, a.KVHeads, a.HeadDim(), a.Context
+	Q := C + 2*K*D
+	ks, vs := kernel.PackedLen(T, D), kernel.PackedLen(D, T)
+	scale := float32(1 / math.Sqrt(float64(D)))
+	n := rows[len(rows)-1].pos + 1
+	c := rows[0].cache
+	for h := range H {
+		kv := layer*K + h/(H/K)
+		kernel.GemmPacked(false, len(rows), n, D, qkv[h*D:], Q, c.k[kv*ks:], D, w.scores, n, false)
+		for i, r := range rows {
+			p := w.scores[i*n : (i+1)*n]
+			own := p[:r.pos+1]
+			sum := kernel.ExpSum(own, own, scale, kernel.Max(own)*scale)
+			kernel.Scale(own, 1/sum)
+			clear(p[r.pos+1:])
+		}
+		kernel.GemmPacked(false, len(rows), D, n, w.scores, n, c.v[kv*vs:], T, out[h*D:], C, false)
+	}
+}

@@ -360,7 +360,7 @@ func isNumber(s string) bool {
 		switch c := s[i]; {
 		case '0' <= c && c <= '9':
 			digits++
-		case c == '.' || c == ',' || c == '%' || c == 'e' || c == 'E' || c == '-' || c == ':' || c == '/':
+		case c == '.' || c == ',' || c == '%' || c == 'e' || c == 'E' || c == '-' || c == ':' || c == '/' || c == ' ':
 		default:
 			return false
 		}

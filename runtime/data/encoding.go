@@ -365,6 +365,9 @@ func repairLine(b []byte) ([]byte, string) {
 		return nil, ""
 	}
 	for i, c := range b {
+		if c >= 0xE0 && c < 0xF0 && i+2 < len(b) && b[i+1]&0xC0 == 0x80 && b[i+2]&0xC0 == 0x80 {
+			return nil, "" // half of a surrogate pair, or another damaged character of UTF-8
+		}
 		if c >= 0x80 && !plausible1252(b, i) {
 			return nil, ""
 		}

@@ -170,8 +170,12 @@ func (r *parquetReader) row() (parquet.Row, error) {
 			if r.group >= len(groups) {
 				return nil, io.EOF
 			}
-			r.rows = groups[r.group].Rows()
+			g := groups[r.group]
 			r.group++
+			if g.NumRows() == 0 {
+				continue
+			}
+			r.rows = g.Rows()
 		}
 		n, err := r.rows.ReadRows(r.buf)
 		r.n, r.at = n, 0

@@ -40,6 +40,7 @@ type peerJob struct {
 	MinFrequency int      `json:"min_frequency"`
 	Ours         string   `json:"ours"`
 	Lines        []string `json:"lines"`
+	GPT2         bool     `json:"gpt2"`
 }
 
 type peerResult struct {
@@ -291,6 +292,28 @@ func TestEncodesLikeHuggingFace(t *testing.T) {
 		}
 		if got := tok.Decode(theirs.IDs[i]); got != theirs.Texts[i] {
 			t.Fatalf("line %d decodes to %q, want %q", i, got, theirs.Texts[i])
+		}
+	}
+}
+
+// A tokenizer made elsewhere, with GPT-2's split, works the same here.
+func TestParsesGPT2LikeHuggingFace(t *testing.T) {
+	r := rand.New(rand.NewPCG(31, 32))
+	lines := slices.Clone(tricky)
+	for range 3000 {
+		lines = append(lines, randomText(r, 1+r.IntN(150)))
+	}
+	theirs := runPeer(t, peerJob{Docs: append(slices.Clone(tricky), proseText(r, 50000, "etaoinshrdlu", " ")), Vocab: 1500, Lines: lines, GPT2: true})
+	tok, err := Parse(theirs.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, line := range lines {
+		if got := tok.EncodePrompt(nil, line); !slices.Equal(got, theirs.IDs[i]) && len(line) > 0 {
+			t.Fatalf("%q:\n got %v\nwant %v", line, got, theirs.IDs[i])
+		}
+		if got := tok.Encode(nil, line); !slices.Equal(got, theirs.Plain[i]) && len(line) > 0 {
+			t.Fatalf("%q without special tokens:\n got %v\nwant %v", line, got, theirs.Plain[i])
 		}
 	}
 }

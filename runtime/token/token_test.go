@@ -92,6 +92,9 @@ func TestTrainIsDeterministic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	old := wordsPerThread
+	wordsPerThread = 5 // so that this small corpus is shared out
+	defer func() { wordsPerThread = old }()
 	for threads := 1; threads <= 3; threads++ {
 		tr, err := NewTrainer(TrainConfig{VocabSize: 1500, MinFrequency: 2, Threads: threads})
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-autoglm/autoglm/gpu/glm"
@@ -14,14 +15,14 @@ import (
 type configOut struct {
 	Architectures     []string       `json:"architectures"`
 	AttentionBias     bool           `json:"attention_bias"`
-	AttentionDropout  float64        `json:"attention_dropout"`
+	AttentionDropout  decimal        `json:"attention_dropout"`
 	BOS               *int32         `json:"bos_token_id"`
 	DType             string         `json:"dtype"`
 	EOS               idList         `json:"eos_token_id"`
 	HeadDim           int            `json:"head_dim"`
 	HiddenAct         string         `json:"hidden_act"`
 	HiddenSize        int            `json:"hidden_size"`
-	InitializerRange  float64        `json:"initializer_range"`
+	InitializerRange  decimal        `json:"initializer_range"`
 	IntermediateSize  int            `json:"intermediate_size"`
 	MaxPosition       int            `json:"max_position_embeddings"`
 	MLPBias           bool           `json:"mlp_bias"`
@@ -30,9 +31,9 @@ type configOut struct {
 	NumLayers         int            `json:"num_hidden_layers"`
 	NumKVHeads        int            `json:"num_key_value_heads"`
 	Pad               *int32         `json:"pad_token_id"`
-	RMSNormEps        float64        `json:"rms_norm_eps"`
+	RMSNormEps        decimal        `json:"rms_norm_eps"`
 	RopeParameters    ropeParameters `json:"rope_parameters"` // transformers 5
-	RopeTheta         float64        `json:"rope_theta"`      // transformers 4
+	RopeTheta         decimal        `json:"rope_theta"`      // transformers 4
 	TieWordEmbeddings bool           `json:"tie_word_embeddings"`
 	TorchDType        string         `json:"torch_dtype"` // transformers 4's name of dtype
 	UseCache          bool           `json:"use_cache"`
@@ -40,8 +41,20 @@ type configOut struct {
 }
 
 type ropeParameters struct {
-	RopeTheta float64 `json:"rope_theta"`
+	RopeTheta decimal `json:"rope_theta"`
 	RopeType  string  `json:"rope_type"`
+}
+
+// decimal is written with a decimal point or an exponent, so that readers which
+// tell integers from floats see a float.
+type decimal float64
+
+func (d decimal) MarshalJSON() ([]byte, error) {
+	s := strconv.FormatFloat(float64(d), 'g', -1, 64)
+	if !strings.ContainsAny(s, ".e") {
+		s += ".0"
+	}
+	return []byte(s), nil
 }
 
 func makeConfig(a glm.Arch, g Generation) configOut {
@@ -49,8 +62,8 @@ func makeConfig(a glm.Arch, g Generation) configOut {
 		Architectures: []string{"LlamaForCausalLM"}, ModelType: "llama",
 		BOS: optionalID(g.BOS), EOS: g.EOS, Pad: optionalID(g.Pad), DType: "float32", TorchDType: "float32",
 		HeadDim: a.HeadDim(), HiddenAct: "silu", HiddenSize: a.Dim, InitializerRange: 0.02, IntermediateSize: a.FFN,
-		MaxPosition: a.Context, NumHeads: a.Heads, NumLayers: a.Layers, NumKVHeads: a.KVHeads, RMSNormEps: a.NormEps,
-		RopeParameters: ropeParameters{RopeTheta: a.RopeTheta, RopeType: "default"}, RopeTheta: a.RopeTheta,
+		MaxPosition: a.Context, NumHeads: a.Heads, NumLayers: a.Layers, NumKVHeads: a.KVHeads, RMSNormEps: decimal(a.NormEps),
+		RopeParameters: ropeParameters{RopeTheta: decimal(a.RopeTheta), RopeType: "default"}, RopeTheta: decimal(a.RopeTheta),
 		TieWordEmbeddings: a.Tied, UseCache: true, VocabSize: a.Vocab,
 	}
 }

@@ -397,6 +397,9 @@ func (t *Tokenizer) setMerges(m *modelJSON) error {
 			if !ok {
 				return fmt.Errorf("model.merges[%d]: %q is not in model.vocab", i, part)
 			}
+			if slices.ContainsFunc(t.added, func(a added) bool { return a.id == id }) {
+				return fmt.Errorf("model.merges[%d]: %q is an added token, which no merge can use", i, part)
+			}
 			m[j] = id
 		}
 		t.merges = append(t.merges, m)

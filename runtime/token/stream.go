@@ -10,22 +10,31 @@ import (
 // Encoder encodes a text that comes in chunks, to the ids that Encode gives the
 // whole. It belongs to one goroutine.
 type Encoder struct {
-	t   *Tokenizer
-	sc  *scratch
-	buf []byte // what is not settled yet; starts at a piece
+	t     *Tokenizer
+	buf   []byte // what is not settled yet; starts at a piece
+	retry int    // length of buf from which settling is worth trying again: keeps long pieces linear
 }
 
 // NewEncoder is an Encoder at the start of a text.
-func (t *Tokenizer) NewEncoder() *Encoder { return &Encoder{t: t, sc: newScratch()} }
+func (t *Tokenizer) NewEncoder() *Encoder { return &Encoder{t: t} }
 
 // Append appends the ids that are settled once chunk is known. The Encoder keeps
 // no reference to chunk.
 func (e *Encoder) Append(dst []int32, chunk []byte) []int32 {
 	e.buf = append(e.buf, chunk...)
+	if len(e.buf) < e.retry {
+		return dst
+	}
 	text := unsafe.String(unsafe.SliceData(e.buf), len(e.buf)) // not kept beyond this call
+	sc := e.t.scratch.Get().(*scratch)
 	p := e.t.split.settled(text, 0, func(from, to int) {
-		dst = e.t.encodePiece(dst, text, from, to, e.sc)
+		dst = e.t.encodePiece(dst, text, from, to, sc)
 	})
+	e.t.scratch.Put(sc)
+	e.retry = 0
+	if p == 0 {
+		e.retry = 2 * len(e.buf)
+	}
 	e.buf = append(e.buf[:0], e.buf[p:]...)
 	return dst
 }
@@ -33,8 +42,8 @@ func (e *Encoder) Append(dst []int32, chunk []byte) []int32 {
 // Flush appends the ids of what is left; the text ends here. The Encoder may
 // then start another text.
 func (e *Encoder) Flush(dst []int32) []int32 {
-	dst = e.t.encodePieces(dst, string(e.buf), e.sc)
-	e.buf = e.buf[:0]
+	dst = e.t.Encode(dst, string(e.buf))
+	e.buf, e.retry = e.buf[:0], 0
 	return dst
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -40,6 +42,50 @@ func TestTrainGolden(t *testing.T) {
 	}
 	if !slices.Equal(syms, want2) {
 		t.Errorf("symbols %q, want %q", syms, want2)
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// Files that were written once must stay readable, and are written the same.
+func TestGoldenFile(t *testing.T) {
+	const path = "testdata/tokenizer.golden.json"
+	data, err := trainOn(t, 300, 2, 1, "the cat and the hat and the bat, 你好 你好 and 1234 1234").MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(data, want) {
+		t.Errorf("%s differs; go test -update writes it anew", path)
+	}
+	tok, err := Parse(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tok.Encode(nil, "the bat 你好"); tok.Decode(got) != "the bat 你好" || len(got) > 6 {
+		t.Errorf("ids %v", got)
+	}
+}
+
+// A piece that never ends is buffered in linear time.
+func TestStreamLongPiece(t *testing.T) {
+	tok := trainOn(t, 300, 1, 1, "a b")
+	text := strings.Repeat(" ", 1<<20) + "x"
+	enc := tok.NewEncoder()
+	var got []int32
+	for i := 0; i < len(text); i += 64 {
+		got = enc.Append(got, []byte(text[i:min(i+64, len(text))]))
+	}
+	if got = enc.Flush(got); !slices.Equal(got, tok.Encode(nil, text)) {
+		t.Error("the stream encodes otherwise")
 	}
 }
 

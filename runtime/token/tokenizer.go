@@ -52,9 +52,17 @@ func (t *Tokenizer) finish() error {
 	}
 	t.whole = make(map[string]int32, len(t.symbols))
 	for id, s := range t.symbols {
-		if t.inModel[id] {
-			t.whole[s] = int32(id)
+		if !t.inModel[id] {
+			continue
 		}
+		if t.IsAdded(int32(id)) { // the model reads its text in the alphabet
+			raw, ok := fromAlphabet(s)
+			if !ok {
+				continue
+			}
+			s = raw
+		}
+		t.whole[s] = int32(id)
 	}
 	for b := range 256 {
 		id, ok := t.whole[string([]byte{byte(b)})]
@@ -110,7 +118,7 @@ func (t *Tokenizer) SpecialID(content string) (int32, bool) {
 	return id, ok
 }
 
-// Symbol is what an id stands for: raw bytes, or the text of an added token;
+// Symbol is what an id decodes to: raw bytes, or the text of an added token;
 // empty for an id that is not in use.
 func (t *Tokenizer) Symbol(id int32) string {
 	if id < 0 || int(id) >= len(t.symbols) {

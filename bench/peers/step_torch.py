@@ -95,7 +95,7 @@ def main():
         return loss.item()
 
     first = last = step()
-    steps, start = 0, time.perf_counter()
+    steps, start, cpu = 0, time.perf_counter(), time.process_time()
     while True:
         last = step()
         steps += 1
@@ -104,6 +104,7 @@ def main():
             break
     print(json.dumps({
         "tokens_per_s": a.B * a.T * steps / elapsed,
+        "tokens_per_cpu_s": a.B * a.T * steps / (time.process_time() - cpu),
         "loss_first": first,
         "loss_last": last,
         "threads": a.threads,

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"sort"
+	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
@@ -50,6 +52,9 @@ type report struct {
 	RankGain    float64   `json:"rank_gain,omitempty"`    // all ranks over one
 	LoopGain    float64   `json:"loop_gain,omitempty"`    // the same for a loop that touches no memory
 	GainOfLoop  float64   `json:"gain_of_loop,omitempty"` // rank_gain / loop_gain
+	PerCPU      float64   `json:"tokens_per_cpu_s"`       // by processor time used: what neighbours take does not count
+	PeerPerCPU  float64   `json:"peer_tokens_per_cpu_s,omitempty"`
+	CPURatio    float64   `json:"peer_cpu_ratio,omitempty"`
 	PeerTokens  float64   `json:"peer_tokens_per_s,omitempty"`
 	PeerLoss    float64   `json:"peer_loss_last,omitempty"`
 	PeerRatio   float64   `json:"peer_ratio,omitempty"` // ours over the peer's, median of rounds
@@ -108,7 +113,7 @@ func (c *config) measure() (report, error) {
 		rounds = 1
 	}
 	var last timing
-	var own, one, peer, gains, loops, ratios []float64
+	var own, one, peer, gains, loops, ratios, cpu, peerCPU, cpuRatios []float64
 	r := report{Threads: c.threads, Params: c.arch.Params(), Level: kernel.Level(), Optimizer: string(c.optimizer), Arch: c.arch.String(), Ranks: c.ranks}
 	for range rounds {
 		t, err := c.train(c.ranks)
@@ -116,7 +121,7 @@ func (c *config) measure() (report, error) {
 			return r, err
 		}
 		last = t
-		own = append(own, t.rate)
+		own, cpu = append(own, t.rate), append(cpu, t.perCPU)
 		if c.ranks > 1 {
 			single, err := c.train(1)
 			if err != nil {
@@ -133,10 +138,11 @@ func (c *config) measure() (report, error) {
 			}
 			peer = append(peer, p.TokensPerS)
 			ratios = append(ratios, t.rate/p.TokensPerS)
+			peerCPU, cpuRatios = append(peerCPU, p.PerCPU), append(cpuRatios, t.perCPU/p.PerCPU)
 			r.PeerLoss = p.LossLast
 		}
 	}
-	r.TokensPerS = median(own)
+	r.TokensPerS, r.PerCPU = median(own), median(cpu)
 	r.GFLOPs = r.TokensPerS * c.arch.FLOPsPerToken(c.arch.Context) / 1e9
 	r.LossFirst, r.LossLast, r.Steps = last.first, last.last, last.steps
 	if c.ranks > 1 {
@@ -144,6 +150,7 @@ func (c *config) measure() (report, error) {
 		r.GainOfLoop = r.RankGain / r.LoopGain
 	}
 	if c.peer != "" {
+		r.PeerPerCPU, r.CPURatio = median(peerCPU), median(cpuRatios)
 		r.PeerTokens, r.PeerRatio, r.RoundRatios = median(peer), median(ratios), ratios
 	}
 	return r, nil
@@ -161,6 +168,7 @@ func median(x []float64) float64 {
 // timing is what one run of steps gave.
 type timing struct {
 	rate        float64 // tokens/s over all ranks
+	perCPU      float64 // tokens per second of processor time
 	first, last float64 // loss
 	steps       int
 }
@@ -184,6 +192,7 @@ func (c *config) train(ranks int) (timing, error) {
 	}
 	var total timing
 	var failed error
+	before := cpuSeconds()
 	for range ranks {
 		r := <-results
 		failed = errors.Join(failed, r.err)
@@ -192,6 +201,8 @@ func (c *config) train(ranks int) (timing, error) {
 		total.first += r.first
 		total.last += r.last
 	}
+	tokens := float64(total.steps+1) * float64(ranks*c.batch*c.arch.Context)
+	total.perCPU = tokens / (cpuSeconds() - before)
 	return total, failed
 }
 
@@ -240,6 +251,15 @@ func (c *config) rank(ring *summer, rank int) (t timing, err error) {
 			return t, nil
 		}
 	}
+}
+
+// cpuSeconds is the processor time that this process has used.
+func cpuSeconds() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return math.NaN()
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
 
 // sequence makes learnable batches: sequences that count up from a random start

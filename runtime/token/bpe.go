@@ -5,48 +5,48 @@ import (
 	"math/bits"
 )
 
-// merge is what a pair of symbols becomes, and how early.
-type merge struct {
-	rank uint32
-	id   uint32
-}
-
 const noRank = ^uint32(0)
 
-// pairTable finds the merge of a pair: open addressing, at most half full.
+// pairTable finds the rank of a pair's merge: open addressing, at most half full.
 type pairTable struct {
-	keys  []uint64 // left<<32|right + 1; 0 is empty
-	vals  []merge
+	slots []pairSlot
 	shift uint
+}
+
+type pairSlot struct {
+	key  uint64 // pairKey + 1; 0 is empty
+	rank uint32
 }
 
 func newPairTable(n int) *pairTable {
 	size := 1 << bits.Len(uint(2*n+1))
-	return &pairTable{keys: make([]uint64, size), vals: make([]merge, size), shift: uint(64 - bits.TrailingZeros(uint(size)))}
+	return &pairTable{slots: make([]pairSlot, size), shift: uint(64 - bits.TrailingZeros(uint(size)))}
 }
 
 func pairKey(a, b uint32) uint64 { return uint64(a)<<32 | uint64(b) }
 
-func (t *pairTable) put(a, b uint32, m merge) {
+func (t *pairTable) put(a, b, rank uint32) {
 	key := pairKey(a, b) + 1
 	i := key * 0x9e3779b97f4a7c15 >> t.shift
-	for t.keys[i] != 0 && t.keys[i] != key {
-		i = (i + 1) & uint64(len(t.keys)-1)
+	for t.slots[i].key != 0 && t.slots[i].key != key {
+		i = (i + 1) & uint64(len(t.slots)-1)
 	}
-	t.keys[i], t.vals[i] = key, m
+	t.slots[i] = pairSlot{key, rank}
 }
 
-func (t *pairTable) get(a, b uint32) merge {
+// get is the rank, or noRank.
+func (t *pairTable) get(a, b uint32) uint32 {
 	key := pairKey(a, b) + 1
 	i := key * 0x9e3779b97f4a7c15 >> t.shift
 	for {
-		switch t.keys[i] {
-		case key:
-			return t.vals[i]
-		case 0:
-			return merge{rank: noRank}
+		s := &t.slots[i&uint64(len(t.slots)-1)]
+		if s.key == key {
+			return s.rank
 		}
-		i = (i + 1) & uint64(len(t.keys)-1)
+		if s.key == 0 {
+			return noRank
+		}
+		i++
 	}
 }
 
@@ -68,7 +68,7 @@ type cached struct {
 type scratch struct {
 	cache []cached
 	ids   []uint32
-	merge []merge
+	ranks []uint32
 	prev  []int32
 	next  []int32
 	heap  []uint64
@@ -146,37 +146,37 @@ func (t *Tokenizer) merge(dst []int32, piece string, sc *scratch) []int32 {
 	if len(piece) > scanLimit {
 		return t.mergeHeap(dst, piece, sc)
 	}
-	ids, ms := sc.ids[:0], sc.merge[:0]
+	ids, ranks := sc.ids[:0], sc.ranks[:0]
 	for i := range len(piece) {
 		ids = append(ids, uint32(t.byteIDs[piece[i]]))
 	}
 	for i := range len(ids) - 1 {
-		ms = append(ms, t.pairs.get(ids[i], ids[i+1]))
+		ranks = append(ranks, t.pairs.get(ids[i], ids[i+1]))
 	}
 	for {
 		best, at := noRank, -1
-		for i := range ms {
-			if ms[i].rank < best {
-				best, at = ms[i].rank, i
+		for i, r := range ranks {
+			if r < best {
+				best, at = r, i
 			}
 		}
 		if at < 0 {
 			break
 		}
-		ids[at] = ms[at].id
+		ids[at] = t.made[best]
 		ids = append(ids[:at+1], ids[at+2:]...)
-		ms = append(ms[:at], ms[at+1:]...)
+		ranks = append(ranks[:at], ranks[at+1:]...)
 		if at > 0 {
-			ms[at-1] = t.pairs.get(ids[at-1], ids[at])
+			ranks[at-1] = t.pairs.get(ids[at-1], ids[at])
 		}
-		if at < len(ms) {
-			ms[at] = t.pairs.get(ids[at], ids[at+1])
+		if at < len(ranks) {
+			ranks[at] = t.pairs.get(ids[at], ids[at+1])
 		}
 	}
 	for _, id := range ids {
 		dst = append(dst, int32(id))
 	}
-	sc.ids, sc.merge = ids, ms
+	sc.ids, sc.ranks = ids, ranks
 	return dst
 }
 
@@ -191,8 +191,8 @@ func (t *Tokenizer) mergeHeap(dst []int32, piece string, sc *scratch) []int32 {
 		next = append(next, int32(i+1))
 	}
 	push := func(pos int32) {
-		if m := t.pairs.get(ids[pos], ids[next[pos]]); m.rank != noRank {
-			heap = append(heap, uint64(m.rank)<<32|uint64(uint32(pos)))
+		if rank := t.pairs.get(ids[pos], ids[next[pos]]); rank != noRank {
+			heap = append(heap, uint64(rank)<<32|uint64(uint32(pos)))
 			siftUp(heap)
 		}
 	}
@@ -210,11 +210,11 @@ func (t *Tokenizer) mergeHeap(dst []int32, piece string, sc *scratch) []int32 {
 		if ids[pos] == gone || int(right) >= n {
 			continue
 		}
-		m := t.pairs.get(ids[pos], ids[right])
-		if m.rank != uint32(top>>32) {
+		rank := t.pairs.get(ids[pos], ids[right])
+		if rank != uint32(top>>32) {
 			continue
 		}
-		ids[pos], ids[right] = m.id, gone
+		ids[pos], ids[right] = t.made[rank], gone
 		next[pos] = next[right]
 		if r := next[pos]; int(r) < n {
 			prev[r] = pos

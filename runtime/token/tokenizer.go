@@ -30,6 +30,7 @@ type Tokenizer struct {
 	byteIDs   [256]int32
 	whole     map[string]int32 // raw bytes to id, of the model's vocabulary
 	pairs     *pairTable
+	made      []uint32      // id of the symbol that each merge makes, by rank
 	addedByID map[int32]int // index into added
 	addedIDs  map[string]int32
 	raw, norm matcher // added tokens looked for first, and after
@@ -78,7 +79,8 @@ func (t *Tokenizer) finish() error {
 		if !ok {
 			return fmt.Errorf("merge %d (%q %q): %q is not in the vocabulary", rank, toAlphabet(t.symbols[m[0]]), toAlphabet(t.symbols[m[1]]), toAlphabet(joined))
 		}
-		t.pairs.put(uint32(m[0]), uint32(m[1]), merge{rank: uint32(rank), id: uint32(id)})
+		t.pairs.put(uint32(m[0]), uint32(m[1]), uint32(rank))
+		t.made = append(t.made, uint32(id))
 	}
 	t.scratch.New = func() any { return newScratch() }
 	return nil
@@ -154,8 +156,8 @@ func (t *Tokenizer) Truncate(vocab int) (*Tokenizer, error) {
 		return nil, fmt.Errorf("truncate tokenizer to %d: bytes and special tokens alone are %d", vocab, base)
 	}
 	for rank, m := range t.merges {
-		if id := t.pairs.get(uint32(m[0]), uint32(m[1])); int(id.id) != base+rank || m[0] >= int32(base+rank) || m[1] >= int32(base+rank) {
-			return nil, fmt.Errorf("truncate tokenizer: merge %d makes id %d, not %d: ids and merges are not in the order of training", rank, id.id, base+rank)
+		if id := int(t.made[rank]); id != base+rank || m[0] >= int32(base+rank) || m[1] >= int32(base+rank) {
+			return nil, fmt.Errorf("truncate tokenizer: merge %d makes id %d, not %d: ids and merges are not in the order of training", rank, id, base+rank)
 		}
 	}
 	out := &Tokenizer{

@@ -117,7 +117,7 @@ func TestDirtyText(t *testing.T) {
 			case isDup && it.Kind[:4] == "enco":
 				kept++ // the same sentence drawn twice
 			default:
-				at("(" + string(d.Rule) + ")").fp++
+				at("("+string(d.Rule)+")").fp++
 				t.Logf("line %d, %s: dropped as %s %s of %s", it.Line, it.Kind, d.Rule, d.Note, d.Of)
 			}
 		}

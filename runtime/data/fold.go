@@ -1,6 +1,7 @@
 package data
 
 import (
+	"slices"
 	"unicode"
 	"unicode/utf8"
 
@@ -27,18 +28,26 @@ func appendFolded(dst, b []byte) []byte {
 	start := len(dst)
 	space := true
 	for i := 0; i < len(b); {
-		c := b[i]
-		if c < 0x80 {
-			if c = lowerASCII[c]; c == ' ' {
-				if !space {
-					dst = append(dst, ' ')
+		if b[i] < 0x80 {
+			// room for the rest, so that the loop need not check
+			dst = slices.Grow(dst, len(b)-i)
+			out := dst[len(dst) : len(dst)+len(b)-i]
+			n := 0
+			for i < len(b) && b[i] < 0x80 {
+				c := lowerASCII[b[i]&0x7f]
+				i++
+				if c == ' ' {
+					if space {
+						continue
+					}
+					space = true
+				} else {
+					space = false
 				}
-				space = true
-			} else {
-				dst = append(dst, c)
-				space = false
+				out[n] = c
+				n++
 			}
-			i++
+			dst = dst[:len(dst)+n]
 			continue
 		}
 		// a stretch beyond ASCII; its base letter before it may compose with it
@@ -47,11 +56,11 @@ func appendFolded(dst, b []byte) []byte {
 			j++
 		}
 		s := b[i:j]
-		if !space && len(dst) > start && i > 0 && b[i-1] < 0x80 && !norm.NFKC.Properties(s).BoundaryBefore() {
+		if !space && len(dst) > start && i > 0 && s[0] >= 0xCC && b[i-1] < 0x80 && !norm.NFKC.Properties(s).BoundaryBefore() {
 			s = append([]byte{b[i-1]}, s...)
 			dst = dst[:len(dst)-1]
 		}
-		if !norm.NFKC.IsNormal(s) {
+		if !latin(s) && !norm.NFKC.IsNormal(s) {
 			s = norm.NFKC.Bytes(s)
 		}
 		for len(s) > 0 {
@@ -78,6 +87,11 @@ func appendFolded(dst, b []byte) []byte {
 		dst = dst[:len(dst)-1]
 	}
 	return dst
+}
+
+// latin tells a short stretch of U+00C0 to U+00FF alone, which NFKC leaves alone.
+func latin(s []byte) bool {
+	return len(s) == 2 && s[0] == 0xC3
 }
 
 // isWide tells characters that count as a word each: Han, kana, Hangul syllables.

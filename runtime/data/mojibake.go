@@ -1,6 +1,7 @@
 package data
 
 import (
+	"bytes"
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/charmap"
@@ -25,7 +26,12 @@ var to1252 = func() map[rune]byte {
 // with another beyond ASCII right after it.
 func maybeMojibake(b []byte) bool {
 	for i := 0; i+2 < len(b); i++ {
-		if b[i] == 0xC3 && b[i+1] >= 0x82 && b[i+1] <= 0xB4 && b[i+2] >= 0xC2 {
+		k := bytes.IndexByte(b[i:len(b)-2], 0xC3)
+		if k < 0 {
+			return false
+		}
+		i += k
+		if b[i+1] >= 0x82 && b[i+1] <= 0xB4 && b[i+2] >= 0xC2 {
 			return true
 		}
 	}

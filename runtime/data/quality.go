@@ -22,6 +22,26 @@ func textLength(b []byte, limit int) int {
 	return n
 }
 
+// qualityKind sorts bytes: 0 space, 1 letter, digit or part of a wide character,
+// 2 other; unbroken is added for those that encoded bytes are written in.
+const unbroken = 4
+
+var qualityKind = func() (t [256]uint8) {
+	for i := range t {
+		switch c := byte(i); {
+		case c >= 0x80:
+			t[i] = 1
+		case isAlnum(c):
+			t[i] = 1 | unbroken
+		case c == '/' || c == '+' || c == '=':
+			t[i] = 2 | unbroken
+		case c > ' ':
+			t[i] = 2
+		}
+	}
+	return t
+}()
+
 // quality judges the head of a document, folded, and gives the rule that drops
 // it or "". It is meant to let all running text and most tables and code pass.
 func (q *qualityCheck) quality(folded []byte) Rule {
@@ -29,50 +49,45 @@ func (q *qualityCheck) quality(folded []byte) Rule {
 	if len(b) < 60 {
 		return ""
 	}
-	if len(b) > 4096 {
-		b = b[:4096]
+	if len(b) > 1024 {
+		b = b[:1024]
 	}
-	var letters, other, longest, run, same, sameMax int
-	var prev byte
+	letters, other := 0, 0
 	for _, c := range b {
-		switch {
-		case c >= 0x80:
-			letters++
-			run = 0
-		case isAlnum(c):
-			letters++
-			run++
-		case c == ' ':
-			run = 0
-		case c == '/' || c == '+' || c == '=':
-			other++
-			run++
-		default:
-			other++
-			run = 0
-		}
-		longest = max(longest, run)
-		if c == prev {
-			same++
-			sameMax = max(sameMax, same)
-		} else {
-			same = 0
-		}
-		prev = c
+		k := int(qualityKind[c])
+		letters += k & 1
+		other += k >> 1 & 1
 	}
-	if sameMax >= 80 && sameMax*2 > len(b) {
+	// a run of more than half of the text holds its middle
+	mid := len(b) / 2
+	if run := runAround(b, mid, func(c byte) bool { return c == b[mid] }); run >= 80 && run*2 > len(b) {
 		return RuleRepetition
 	}
 	if letters*4 < letters+other {
 		return RuleGibberish
 	}
-	if longest > 120 && longest*2 > len(b) {
+	if run := runAround(b, mid, func(c byte) bool { return qualityKind[c]&unbroken != 0 }); run > 120 && run*2 > len(b) {
 		return RuleGibberish
 	}
 	if q.repeats(b) {
 		return RuleRepetition
 	}
 	return ""
+}
+
+// runAround gives the length of the run of matching bytes that b[mid] is in.
+func runAround(b []byte, mid int, match func(byte) bool) int {
+	from, to := mid, mid
+	for from > 0 && match(b[from-1]) {
+		from--
+	}
+	for to < len(b) && match(b[to]) {
+		to++
+	}
+	if from == to || !match(b[mid]) {
+		return 0
+	}
+	return to - from
 }
 
 // qualityCheck holds the tables for counting distinct words.
@@ -102,7 +117,7 @@ func (q *qualityCheck) repeats(b []byte) bool {
 			}
 		}
 		h1, h2 = h2, h
-		return n < 700 && distinct < 110 // 600 triples at one in six
+		return n < 700 && distinct < 110 && (n != 64 || distinct < 56) // 600 triples at one in six
 	})
 	n -= 2
 	return n >= 40 && distinct*6 < n

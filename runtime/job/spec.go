@@ -41,9 +41,8 @@ type Budget struct {
 type Data struct {
 	Files          []string          `json:"files,omitempty"`
 	URLs           []string          `json:"urls,omitempty"`
-	Plugin         string            `json:"plugin,omitempty"`  // an executable that speaks the line protocol as a source
-	Clean          string            `json:"clean,omitempty"`   // the same as a cleaning step
-	Config         map[string]string `json:"config,omitempty"`  // handed to the plugin
+	Plugin         []string          `json:"plugin,omitempty"`  // executables that speak the line protocol: sources and cleaning steps
+	Config         map[string]string `json:"config,omitempty"`  // handed to the plugins
 	Columns        map[string]string `json:"columns,omitempty"` // role (text, question, answer, …) to column
 	Valid          []string          `json:"valid,omitempty"`   // the user's own validation part
 	NearDuplicates *bool             `json:"near_duplicates,omitempty"`

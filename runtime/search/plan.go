@@ -75,7 +75,11 @@ func MakePlan(n Needs) (Plan, error) {
 	default:
 		p.Unit = Seconds
 		left := n.WallClock - n.Spent
-		p.Reserve = 1 + 0.01*n.WallClock + float64(n.HeldOut)*60e6/(max(n.Rate, 1e9)*float64(p.Slots))
+		// Scoring the held-out part slides a window with a stride of half of it: about
+		// 3 operations a parameter and byte.
+		speed := max(n.Rate, 1e9) * float64(p.Slots)
+		params := 1.5 * math.Sqrt(speed*left/2/120)
+		p.Reserve = 1 + 0.01*n.WallClock + 3*params*float64(n.HeldOut)/speed
 		left -= p.Reserve
 		if left < 3 {
 			return p, fmt.Errorf("a budget of %.0f s leaves %.1f s for training after reading the data and writing the model; give at least %.0f s",

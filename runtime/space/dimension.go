@@ -340,3 +340,22 @@ func round6(x float64) float64 {
 	y, _ := strconv.ParseFloat(strconv.FormatFloat(x, 'g', 6, 64), 64)
 	return y
 }
+
+// nearest is the dimension's value closest to v, or its middle when v is no number.
+func (d Dimension) nearest(v Value, number bool) Value {
+	if d.Numeric() {
+		if !number {
+			return d.Value(0.5)
+		}
+		return d.Value(d.Unit(Number(min(max(v.Num, d.Low), d.High))))
+	}
+	best := d.Choices[0]
+	if number {
+		for _, c := range d.Choices {
+			if !c.IsWord() && (best.IsWord() || math.Abs(c.Num-v.Num) < math.Abs(best.Num-v.Num)) {
+				best = c
+			}
+		}
+	}
+	return best
+}

@@ -280,3 +280,22 @@ func (s *Space) Decode(x []float64) (Config, error) {
 	}
 	return c, nil
 }
+
+// Nearest fits c into the space: a value outside its range becomes the nearest
+// one inside, a name that isn't a choice the first choice, and what is missing
+// the range's middle.
+func (s *Space) Nearest(c Config) Config {
+	r := Config{}
+	for _, d := range s.dims {
+		if !s.Active(d, r) {
+			continue
+		}
+		v, ok := c[d.Name]
+		if ok && d.Has(v) {
+			r[d.Name] = v
+			continue
+		}
+		r[d.Name] = d.nearest(v, ok && !v.IsWord())
+	}
+	return r
+}

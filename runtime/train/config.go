@@ -39,9 +39,8 @@ func FromSpace(c space.Config, seed uint64) Config {
 // Sequences is the number of sequences of one optimiser step.
 func (c Config) Sequences() int { return max(1, c.BatchTokens/c.Arch.Context) }
 
-// microTokens bounds the activations that one Backward keeps: more would leave
-// the cache and buy nothing.
-const microTokens = 2048
+// microTokens bounds the tokens of one Backward; larger batches accumulate.
+const microTokens = 1 << 16
 
 // MicroBatch is the number of sequences of one Backward on each rank.
 func (c Config) MicroBatch(world int) int {
@@ -108,4 +107,9 @@ func rate(c Config, step int, pos float64, seg Segment) float64 {
 		return r * (0.5 + 0.5*math.Cos(math.Pi*x))
 	}
 	return r * (1 - x)
+}
+
+// Bytes estimates the memory of one rank.
+func (c Config) Bytes(world, threads int) int64 {
+	return c.Arch.TrainingBytes(c.MicroBatch(world), c.Arch.Context, threads)
 }

@@ -28,7 +28,7 @@ type StepMetrics struct {
 	Tokens    int64   `json:"tokens" msgpack:"tokens"`
 	Seconds   float64 `json:"seconds" msgpack:"seconds"`
 	Loss      float64 `json:"loss,omitempty" msgpack:"loss"` // nats a scored token, mean since the last report; 0 in a validation record
-	LR        float64 `json:"lr" msgpack:"lr"`     // share of the peak rate
+	LR        float64 `json:"lr" msgpack:"lr"`               // share of the peak rate
 	GradNorm  float64 `json:"grad_norm" msgpack:"grad_norm"`
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
 	Bits      float64 `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"` // of a validation sample, where one was taken

@@ -1,0 +1,41 @@
+// Package actors holds the four actors that carry a job out. They are mailboxes:
+// each message becomes one call on a plain value of a room below (the stage
+// machine, the search, the journal, a run), and the answer becomes messages.
+//
+// Node wiring is in actors/node, and what attaches to a node in actors/driver.
+//
+// # Messages
+//
+//	message       from → to              precondition, effect                        if it is lost
+//	Interrupt     driver → Supervisor    stop work, keep state, end interrupted      the driver sends it again
+//	AgentReady    SearchAgent → Supervisor  it was (re)started and needs the history  its restart sends it again
+//	History       Supervisor → SearchAgent  decisions and outcomes so far: replay     AgentReady asks again
+//	Decide        SearchAgent → Supervisor  a decision to commit and carry out        replay sends it again
+//	Outcome       Supervisor → SearchAgent  a committed end of a decision             History carries it
+//	CloseSearch   Supervisor → SearchAgent  no more decisions                         History carries it
+//	SearchEnded   SearchAgent → Supervisor  nothing runs and nothing follows          replay sends it again
+//	Assign        Trial → GPUWorker      run one rank of a task under an epoch        the Trial's restart forms a new ring
+//	Release       Trial → GPUWorker      give up what runs under that epoch           a newer Assign has the same effect
+//	Progress      GPUWorker → Trial → Supervisor  metrics, never journalled           the next one says more
+//	RankEnded     GPUWorker → Trial      a rank's task ended, or its worker restarted sent again by nobody: local mail is not lost while both live
+//	TrialEnded    Trial → Supervisor     all ranks ended; epoch fences old ones       the Supervisor's restart starts the Trial anew
+//
+// Every report of a rank carries the epoch of the ring that it belongs to; a
+// Trial drops those of older epochs in one place.
+//
+// # Supervision
+//
+//	who fails     what happens
+//	GPUWorker     restarted; its running rank is cancelled and waited for, and the Trial is told (Lost): the
+//	              Trial aborts the ring, waits for the other ranks and forms a new one from the last checkpoint
+//	Trial         restarted; releases its workers and forms a new ring from the last checkpoint
+//	SearchAgent   restarted; replays decisions and outcomes and goes on where it was
+//	Supervisor    restarted; its children are stopped, the journal is replayed, what was running resumes from
+//	              its last checkpoint
+//	a task        panic, divergence or memory by estimate end the attempt with a reason; the Supervisor retries
+//	              as the job says, then records the trial as failed
+//	the journal   an append that fails (disk full) ends the job with its state kept
+//
+// A trial that was disturbed in any of these ways ends with the numbers of one
+// that was not, since a run continues exactly from its checkpoint.
+package actors

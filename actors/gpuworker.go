@@ -1,0 +1,155 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// GPUWorker owns one device and runs one rank of a task at a time, off its
+// mailbox, so that it always answers. State belongs to its mailbox.
+type GPUWorker struct {
+	device  device.Device
+	execute Executor
+	hooks   Hooks
+
+	current *assignment
+	pending *Assign // starts when current has ended
+}
+
+// Executor runs one rank of a task on the caller's goroutine.
+type Executor func(ctx context.Context, a *Assign, progress func(train.StepMetrics)) (train.Report, error)
+
+type assignment struct {
+	*Assign
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when the goroutine is through
+}
+
+// taskEnded is a worker's own message: its goroutine is through.
+type taskEnded struct {
+	epoch  uint64
+	report train.Report
+	err    error
+}
+
+var (
+	errReleased  = errors.New("released")
+	errRestarted = errors.New("the worker restarted")
+)
+
+// WorkerProps makes the actor of a device.
+func WorkerProps(d device.Device, execute Executor, hooks Hooks, opts ...actor.PropsOption) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		return &GPUWorker{device: d, execute: execute, hooks: hooks}
+	}, opts...)
+}
+
+// Receive implements actor.Actor.
+func (w *GPUWorker) Receive(ctx actor.Context) {
+	w.hooks.receive("gpuworker", ctx.Message())
+	switch m := ctx.Message().(type) {
+	case *Assign:
+		w.assign(ctx, m)
+	case *Release:
+		w.release(m.Epoch)
+	case *taskEnded:
+		w.ended(ctx, m)
+	case *actor.Restarting, *actor.Stopping:
+		w.abandon(ctx)
+	}
+}
+
+func (w *GPUWorker) assign(ctx actor.Context, a *Assign) {
+	switch {
+	case w.current == nil:
+		w.start(ctx, a)
+	case a.Epoch > w.current.Epoch:
+		w.pending = a
+		w.release(w.current.Epoch)
+	}
+}
+
+func (w *GPUWorker) release(epoch uint64) {
+	if w.pending != nil && w.pending.Epoch == epoch {
+		w.pending = nil
+	}
+	if w.current == nil || w.current.Epoch != epoch {
+		return
+	}
+	if w.current.Ring != nil {
+		w.current.Ring.Abort(errReleased)
+	}
+	w.current.cancel(errReleased)
+}
+
+func (w *GPUWorker) start(ctx actor.Context, a *Assign) {
+	run, cancel := context.WithCancelCause(context.Background())
+	w.current = &assignment{Assign: a, cancel: cancel, done: make(chan struct{})}
+	self, root, done := ctx.Self(), ctx.ActorSystem().Root, w.current.done
+	progress := func(m train.StepMetrics) {
+		root.Send(a.Owner, &Progress{Epoch: a.Epoch, Trial: a.Task.Trial, Metrics: m})
+	}
+	go func() {
+		defer close(done)
+		end := &taskEnded{epoch: a.Epoch}
+		end.report, end.err = w.guarded(run, a, progress)
+		if end.err != nil && a.Ring != nil {
+			a.Ring.Abort(end.err) // nobody waits for a rank that is gone
+		}
+		root.Send(self, end)
+	}()
+}
+
+// guarded turns a panic of the task into its error.
+func (w *GPUWorker) guarded(ctx context.Context, a *Assign, progress func(train.StepMetrics)) (rep train.Report, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic on %s: %v\n%s", w.device.ID, p, debug.Stack())
+		}
+	}()
+	return w.execute(ctx, a, progress)
+}
+
+func (w *GPUWorker) ended(ctx actor.Context, m *taskEnded) {
+	if w.current == nil || w.current.Epoch != m.epoch {
+		return
+	}
+	a := w.current
+	w.current = nil
+	a.cancel(nil)
+	ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Report: m.report, Err: m.err})
+	if p := w.pending; p != nil {
+		w.pending = nil
+		w.start(ctx, p)
+	}
+}
+
+// abandon stops what runs, waits for it, and tells the owners.
+func (w *GPUWorker) abandon(ctx actor.Context) {
+	lost := func(a *Assign) {
+		if a.Ring != nil {
+			a.Ring.Abort(errRestarted)
+		}
+		ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Err: errRestarted, Lost: true})
+	}
+	if a := w.current; a != nil {
+		w.current = nil
+		if a.Ring != nil {
+			a.Ring.Abort(errRestarted)
+		}
+		a.cancel(errRestarted)
+		<-a.done
+		lost(a.Assign)
+	}
+	if w.pending != nil {
+		lost(w.pending)
+		w.pending = nil
+	}
+}

@@ -1,0 +1,123 @@
+package actors
+
+import (
+	"context"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// Interrupt asks the Supervisor to stop and keep the job's state.
+type Interrupt struct{}
+
+// AgentReady says that a SearchAgent (re)started and needs the history.
+type AgentReady struct{}
+
+// History is all that a search has decided and learnt.
+type History struct {
+	Plan      search.Plan
+	Decisions []search.Decision
+	Outcomes  map[int]search.Outcome // by decision
+	Closed    bool
+}
+
+// Decide is a decision to carry out.
+type Decide struct{ Decision search.Decision }
+
+// Outcome is the committed end of a decision.
+type Outcome struct {
+	Seq     int
+	Outcome search.Outcome
+}
+
+// CloseSearch lets no further decision out.
+type CloseSearch struct{}
+
+// SearchEnded says that the search is over.
+type SearchEnded struct{ Err error }
+
+// Assign gives one rank of a task to a worker.
+type Assign struct {
+	Epoch uint64
+	Rank  int
+	World int
+	Ring  *ring.Group // nil when World is 1
+	Task  train.Task
+	Owner *actor.PID
+}
+
+// Release tells a worker to give up what runs under an epoch.
+type Release struct{ Epoch uint64 }
+
+// Progress is what rank 0 of a trial measured.
+type Progress struct {
+	Epoch   uint64
+	Seq     int // of the decision; −1 for the final training
+	Trial   string
+	Metrics train.StepMetrics
+}
+
+// RankEnded is how one rank's part of a task ended.
+type RankEnded struct {
+	Epoch  uint64
+	Rank   int
+	Report train.Report
+	Err    error
+	Lost   bool // the worker restarted: not the task's fault
+}
+
+// TrialEnded is how a task ended: all of its ranks are through.
+type TrialEnded struct {
+	Seq    int
+	Report train.Report
+	Err    error
+}
+
+// Work is what a Supervisor has done for it. Its methods run on goroutines of
+// the Supervisor, never two stages at once; errors that a retry can't mend are
+// wrapped in Final.
+type Work interface {
+	// Stage runs probe, clean, tokenize, or bundle.
+	Stage(ctx context.Context, name string, st journal.State) error
+	// Plan times the machine and divides the budget, active seconds of which are gone.
+	Plan(ctx context.Context, active float64) (search.Plan, error)
+	// Search makes the empty search of a plan: the same each time.
+	Search(p search.Plan, slots int) (*search.Search, error)
+	// Task is the training that a decision asks for, or the final training when
+	// d is nil.
+	Task(st journal.State, d *search.Decision) (train.Task, error)
+	// Evaluate scores the finished model on the held-out part.
+	Evaluate(ctx context.Context, st journal.State) (train.Score, error)
+}
+
+// Final marks an error that a retry can't mend.
+type Final struct{ Err error }
+
+func (f Final) Error() string { return f.Err.Error() }
+
+// Unwrap gives the cause.
+func (f Final) Unwrap() error { return f.Err }
+
+// Events are called from the Supervisor's mailbox; any may be nil, none may
+// block.
+type Events struct {
+	Journal  func(e journal.Event, st *journal.State) // after each commit
+	Progress func(p Progress)
+	End      func(err error, interrupted bool) // once
+}
+
+// Hooks are for tests: Receive sees every message before its actor does, and may
+// panic in its place.
+type Hooks struct {
+	Receive func(who string, message any)
+}
+
+func (h Hooks) receive(who string, message any) {
+	if h.Receive != nil {
+		h.Receive(who, message)
+	}
+}

@@ -1,0 +1,69 @@
+package node
+
+import (
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// sizes are the shapes from which a search starts, smallest first: width, layers.
+var sizes = []struct{ dim, layers int }{
+	{64, 2}, {64, 4}, {128, 3}, {128, 4}, {128, 6}, {192, 4}, {192, 6}, {256, 4}, {256, 6}, {320, 6}, {384, 6}, {384, 8}, {512, 8}, {640, 10}, {768, 12},
+}
+
+// vocabFor is the vocabulary that a text of so many bytes feeds well.
+func vocabFor(bytes int64) int {
+	v := 512
+	for v < 16384 && bytes > int64(v)*4000 {
+		v *= 2
+	}
+	if bytes < 100_000 {
+		v = 320
+	}
+	return v
+}
+
+// maxVocabFor is the largest vocabulary worth training for a text.
+func maxVocabFor(bytes int64) int {
+	v := 512
+	for v < 16384 && bytes > int64(v)*500 {
+		v *= 2
+	}
+	return v
+}
+
+// defaults is the configuration that a search starts from: what is known to
+// train well at the plan's size, fitted into the space.
+func defaults(p search.Plan, sp *space.Space, bytes int64, context int) space.Config {
+	dropout := 0.0
+	switch {
+	case p.Epochs > 20:
+		dropout = 0.2
+	case p.Epochs > 6:
+		dropout = 0.1
+	case p.Epochs > 3:
+		dropout = 0.05
+	}
+	best := space.Config{}
+	for _, s := range sizes {
+		heads := max(2, s.dim/64)
+		if s.dim <= 128 {
+			heads = s.dim / 32
+		}
+		c := sp.Nearest(space.Config{
+			space.Layers: space.Number(float64(s.layers)), space.Dim: space.Number(float64(s.dim)),
+			space.Heads: space.Number(float64(heads)), space.KVHeads: space.Number(float64(heads)),
+			space.FFNRatio: space.Number(3), space.Context: space.Number(float64(context)), space.Vocab: space.Number(float64(vocabFor(bytes))),
+			space.Tied: space.Word("true"), space.Optimizer: space.Word("muon"), space.LR: space.Number(3e-3), space.MuonLR: space.Number(0.02),
+			space.Batch: space.Number(2048), space.Dropout: space.Number(dropout), space.Decay: space.Number(0.05), space.Warmup: space.Number(30),
+			space.Schedule: space.Word("wsd"),
+		})
+		if sp.Check(c) != nil {
+			continue
+		}
+		if len(best) > 0 && space.Arch(c).Params() > p.Params {
+			break
+		}
+		best = c
+	}
+	return best
+}

@@ -1,0 +1,11 @@
+// Package node wires a node: devices, workers, the journal and the Supervisor
+// of a job, in one process and without a socket.
+//
+//	n, err := node.Open(node.Options{Dir: "run1", Spec: spec})   // or a folder that a build left
+//	err = n.Run(ctx)                                              // to the end, or to ctx's
+//
+// Open locks the folder: two builds never share one. Run may be called once.
+//
+// Invariants: a cancelled ctx ends Run with ErrInterrupted and everything kept;
+// what Open finds in a journal is never done again.
+package node

@@ -1,0 +1,172 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// Evaluation is eval.json.
+type Evaluation struct {
+	Part        string  `json:"part"`   // what was scored: "held-out", or a file's name
+	SHA256      string  `json:"sha256"` // of the held-out part
+	Task        string  `json:"task"`
+	Bytes       int64   `json:"bytes"`
+	Tokens      int64   `json:"tokens"`
+	NLL         float64 `json:"nll"` // nats, summed
+	BitsPerByte float64 `json:"bits_per_byte"`
+	Perplexity  float64 `json:"perplexity"` // of a token
+	Metric      string  `json:"metric"`     // the task's own
+	Value       float64 `json:"value"`
+	Examples    int     `json:"examples,omitempty"` // that the task's metric was taken on
+}
+
+// evalSequences is the number of windows of one Eval.
+const evalSequences = 8
+
+// Evaluate implements actors.Work: the finished model on the held-out part.
+func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, error) {
+	var task train.Task
+	if err := s.final(st, *st.Plan, &task); err != nil {
+		return train.Score{}, err
+	}
+	rep, err := s.report()
+	if err != nil {
+		return train.Score{}, err
+	}
+	a := task.Config.Arch
+	if err := s.ensure(ctx, a.Vocab); err != nil {
+		return train.Score{}, err
+	}
+	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
+	if err != nil {
+		return train.Score{}, err
+	}
+	m, err := native.New(a, native.Options{Threads: len(s.devices) * s.threads, MaxBatch: evalSequences, MaxSeq: a.Context, Inference: true})
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer m.Close()
+	if err := m.Load(tensors); err != nil {
+		return train.Score{}, err
+	}
+	c, err := train.OpenCorpus(s.corpus(a.Vocab, "test"))
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer c.Close()
+	score, err := train.Sliding(ctx, m, c, a.Context, evalSequences, train.Share{})
+	if err != nil {
+		return score, err
+	}
+	if bits := score.BitsPerByte(); math.IsNaN(bits) || math.IsInf(bits, 0) {
+		return score, fmt.Errorf("the held-out loss is not a number")
+	}
+	e := Evaluation{
+		Part: "held-out", SHA256: rep.HeldOut.SHA256, Task: string(rep.Task), Bytes: score.Bytes, Tokens: score.Tokens, NLL: score.NLL,
+		BitsPerByte: score.BitsPerByte(), Perplexity: score.Perplexity(),
+	}
+	if e.Metric, e.Value, e.Examples, err = s.metric(ctx, a, tensors, rep.Task); err != nil {
+		return score, err
+	}
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return score, err
+	}
+	return score, journal.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
+}
+
+// EvaluateFile scores a bundle on a user's file: a plain text as one document,
+// divided by the bytes of the file; a file of examples on what the model has to
+// say in each.
+func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string) (Evaluation, error) {
+	cfg := data.DefaultConfig()
+	cfg.Files, cfg.Exact, cfg.Near, cfg.MinLength = []string{path}, false, false, 0
+	p, err := data.Probe(ctx, cfg)
+	if err != nil {
+		return Evaluation{}, err
+	}
+	dir, err := os.MkdirTemp("", "autoglm-eval-")
+	if err != nil {
+		return Evaluation{}, err
+	}
+	defer os.RemoveAll(dir)
+	e := Evaluation{Part: path, Task: string(p.Task)}
+	bin := filepath.Join(dir, "test.bin")
+	if p.Files[0].Format == "text" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return e, err
+		}
+		sum := sha256.Sum256(text)
+		e.SHA256 = hex.EncodeToString(sum[:])
+		src := &document{text: string(text)}
+		if err := train.Tokenize(ctx, src, b.Tokenizer, bin, false); err != nil {
+			return e, err
+		}
+	} else {
+		cfg.Valid = []string{path}
+		if _, err := data.Prepare(ctx, cfg, dir, data.Events{}); err != nil {
+			return e, err
+		}
+		r, err := data.OpenPart(dir, "test")
+		if err != nil {
+			return e, err
+		}
+		err = train.Tokenize(ctx, r, b.Tokenizer, bin, false)
+		if err = errors.Join(err, r.Close()); err != nil {
+			return e, err
+		}
+	}
+	m, err := native.New(b.Arch, native.Options{Threads: min(runtime.NumCPU(), evalSequences), MaxBatch: evalSequences, MaxSeq: b.Arch.Context, Inference: true})
+	if err != nil {
+		return e, err
+	}
+	defer m.Close()
+	if err := m.Load(b.Params); err != nil {
+		return e, err
+	}
+	c, err := train.OpenCorpus(bin)
+	if err != nil {
+		return e, err
+	}
+	defer c.Close()
+	score, err := train.Sliding(ctx, m, c, b.Arch.Context, evalSequences, train.Share{})
+	if err != nil {
+		return e, err
+	}
+	e.Bytes, e.Tokens, e.NLL, e.BitsPerByte, e.Perplexity = score.Bytes, score.Tokens, score.NLL, score.BitsPerByte(), score.Perplexity()
+	if p.Files[0].Format != "text" {
+		e.Metric, e.Value, e.Examples, err = taskMetric(ctx, b.Arch, b.Params, b.Tokenizer, dir, p.Task)
+	}
+	return e, err
+}
+
+// document is one plain text.
+type document struct {
+	text string
+	done bool
+}
+
+// Next implements train.Examples.
+func (d *document) Next() (data.Example, error) {
+	if d.done {
+		return data.Example{}, io.EOF
+	}
+	d.done = true
+	return data.Example{Segments: []data.Segment{{Text: d.text, Scored: true}}}, nil
+}

@@ -1,0 +1,67 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// Outlook is what a build would do.
+type Outlook struct {
+	Devices []device.Device `json:"devices"`
+	Plan    search.Plan     `json:"plan"`
+	First   space.Config    `json:"first_trial"`
+	Space   []Range         `json:"space"`
+}
+
+// Range is a dimension in words.
+type Range struct {
+	Name  string `json:"name"`
+	Range string `json:"range"`
+}
+
+// Preview plans a job on text of so many bytes without starting it: it matches
+// the hardware and times it for three seconds.
+func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Outlook, error) {
+	var o Outlook
+	machine, devices, err := Devices(spec, fallback, nil)
+	if err != nil {
+		return o, err
+	}
+	var threads int
+	o.Devices, threads = group(devices)
+	cfg := DataConfig(spec)
+	n := search.Needs{
+		WallClock: spec.Budget.WallClock.D().Seconds(), Trials: spec.Budget.Trials, MaxTokens: spec.Budget.Tokens,
+		Slots: len(o.Devices), Corpus: int64(float64(bytes) * (1 - cfg.ValidFraction - cfg.TestFraction)), HeldOut: int64(float64(bytes) * cfg.TestFraction),
+	}
+	begin := time.Now()
+	if n.Rate, err = Rate(ctx, len(o.Devices), threads, 3); err != nil {
+		return o, err
+	}
+	n.Spent = min(time.Since(begin).Seconds(), 0.02*n.WallClock) // a build times the machine for less
+	if o.Plan, err = search.MakePlan(n); err != nil {
+		return o, &job.FieldError{Path: "budget.wall_clock", Msg: err.Error()}
+	}
+	l := space.Limits{
+		MaxParams: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
+		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: machine.MemoryBytes / int64(len(o.Devices)),
+	}
+	sp, first, err := Space(l, spec, o.Plan, n.Corpus)
+	if err != nil {
+		return o, &job.FieldError{Path: "space", Msg: err.Error()}
+	}
+	o.First = first
+	for _, d := range sp.Dimensions() {
+		r := d.String()
+		if d.Parent != "" {
+			r += " when " + d.Parent + " is " + d.On[0]
+		}
+		o.Space = append(o.Space, Range{d.Name, r})
+	}
+	return o, nil
+}

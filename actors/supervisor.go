@@ -1,0 +1,382 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
+)
+
+// SupervisorConfig is what a Supervisor stands on. It outlives the actor's
+// restarts.
+type SupervisorConfig struct {
+	Spec    job.Spec    // written to a new journal; an old one has its own
+	Log     journal.Log // appended to by the Supervisor alone
+	Work    Work
+	Workers []*actor.PID         // one a device
+	Epochs  func() uint64        // counts up over the node's life
+	Clock   func() time.Duration // monotonic
+	Now     func() time.Time     // for the journal's dates
+	Tick    time.Duration        // between records of the job's clock
+	Events  Events
+	Hooks   Hooks
+}
+
+// Supervisor owns a job: its journal, its graph of stages, its devices and its
+// leaderboard. State belongs to its mailbox and is rebuilt from the journal after
+// a restart.
+type Supervisor struct {
+	cfg SupervisorConfig
+
+	state   *journal.State
+	machine *job.Machine
+	since   time.Duration // clock at which state.Active was base
+	base    float64
+	over    bool
+
+	agent   *actor.PID
+	trials  map[int]*running // by decision; −1 is the final training
+	waiting []search.Decision
+	free    []int // indices of workers
+
+	stage  context.CancelCauseFunc // of the stage that runs on a goroutine
+	timer  *time.Timer             // of the running stage's timeout
+	ticker *time.Ticker
+	stop   chan struct{}
+	wg     sync.WaitGroup // goroutines of this instance
+}
+
+type running struct {
+	pid     *actor.PID
+	workers []int
+	d       search.Decision
+	attempt int
+}
+
+// The Supervisor's own messages.
+type (
+	tick       struct{}
+	stageEnded struct {
+		stage   string
+		attempt int
+		err     error
+		event   *journal.Event // to commit before the stage is done
+	}
+	planMade struct {
+		plan search.Plan
+		err  error
+	}
+	stageLate struct{ stage string }
+)
+
+var errInterrupted = errors.New("interrupted")
+
+// SupervisorProps makes the actor of a job.
+func SupervisorProps(cfg SupervisorConfig, opts ...actor.PropsOption) *actor.Props {
+	opts = append([]actor.PropsOption{actor.WithSupervisor(actor.NewOneForOneStrategy(10, time.Minute, actor.DefaultDecider))}, opts...)
+	return actor.PropsFromProducer(func() actor.Actor { return &Supervisor{cfg: cfg} }, opts...)
+}
+
+// Receive implements actor.Actor.
+func (s *Supervisor) Receive(ctx actor.Context) {
+	s.cfg.Hooks.receive("supervisor", ctx.Message())
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		s.begin(ctx)
+	case *actor.Restarting, *actor.Stopping:
+		s.halt(errReleased)
+	case *Interrupt:
+		s.interrupt(ctx)
+	case *tick:
+		s.tick(ctx)
+	case *stageEnded:
+		s.stageEnded(ctx, m)
+	case *stageLate:
+		s.step(ctx, job.Event{Kind: job.StageTimeout, Stage: m.stage})
+	case *planMade:
+		s.planned(ctx, m)
+	case *AgentReady:
+		s.history(ctx)
+	case *Decide:
+		s.decide(ctx, m.Decision)
+	case *SearchEnded:
+		s.searchEnded(ctx, m.Err)
+	case *Progress:
+		if r := s.trials[m.Seq]; r != nil && s.cfg.Events.Progress != nil {
+			s.cfg.Events.Progress(*m)
+		}
+	case *TrialEnded:
+		s.trialEnded(ctx, m)
+	case *actor.Terminated:
+		s.terminated(ctx, m.Who)
+	}
+}
+
+func (s *Supervisor) active() float64 { return s.base + (s.cfg.Clock() - s.since).Seconds() }
+
+// commit makes an event durable, applies it and tells the listener. An event
+// that can't be written ends the job.
+func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
+	if s.over {
+		return false
+	}
+	e.At, e.Active = s.cfg.Now().UnixMilli(), s.active()
+	rec, err := e.Encode()
+	if err == nil {
+		err = s.cfg.Log.Append(rec, e.Kind != journal.Tick)
+	}
+	if err != nil {
+		s.end(ctx, fmt.Errorf("%w; free some space and run resume", err), false)
+		return false
+	}
+	s.state.Apply(e)
+	if s.cfg.Events.Journal != nil {
+		s.cfg.Events.Journal(e, s.state)
+	}
+	return true
+}
+
+// begin replays the journal and goes on.
+func (s *Supervisor) begin(ctx actor.Context) {
+	s.state, s.trials, s.stop = journal.NewState(), map[int]*running{}, make(chan struct{})
+	for i := range s.cfg.Workers {
+		s.free = append(s.free, i)
+	}
+	err := s.cfg.Log.Replay(func(rec []byte) error {
+		e, err := journal.Decode(rec)
+		if err == nil {
+			s.state.Apply(e)
+		}
+		return err
+	})
+	s.since, s.base = s.cfg.Clock(), s.state.Active
+	if err != nil {
+		s.end(ctx, err, false)
+		return
+	}
+	if s.state.Events == 0 {
+		spec := s.cfg.Spec
+		if !s.commit(ctx, journal.Event{Kind: journal.Created, Spec: &spec}) {
+			return
+		}
+	} else if !s.commit(ctx, journal.Event{Kind: journal.Resumed}) {
+		return
+	}
+	s.machine = job.NewMachine(job.StagesOf(s.state.Spec))
+	for _, st := range job.Stages() {
+		if s.state.Done[st.Name] {
+			s.machine.Restore(st.Name)
+		}
+	}
+	s.every(ctx, s.cfg.Tick)
+	s.step(ctx, job.Event{Kind: job.Begin})
+}
+
+// every sends a tick to the mailbox until halt.
+func (s *Supervisor) every(ctx actor.Context, d time.Duration) {
+	self, root, stop := ctx.Self(), ctx.ActorSystem().Root, s.stop
+	t := time.NewTicker(d)
+	s.ticker = t
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		for {
+			select {
+			case <-t.C:
+				root.Send(self, &tick{})
+			case <-stop:
+				return
+			}
+		}
+	}()
+}
+
+// halt stops the goroutines of this instance and waits for them.
+func (s *Supervisor) halt(reason error) {
+	if s.ticker != nil {
+		s.ticker.Stop()
+		close(s.stop)
+		s.ticker = nil
+	}
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.stage != nil {
+		s.stage(reason)
+	}
+	s.wg.Wait()
+}
+
+// end is the end of the job for this process.
+func (s *Supervisor) end(ctx actor.Context, err error, interrupted bool) {
+	if s.over {
+		return
+	}
+	s.over = true
+	for _, r := range s.trials {
+		ctx.Stop(r.pid)
+	}
+	if s.agent != nil {
+		ctx.Stop(s.agent)
+	}
+	s.halt(errInterrupted)
+	if s.cfg.Events.End != nil {
+		s.cfg.Events.End(err, interrupted)
+	}
+}
+
+func (s *Supervisor) interrupt(ctx actor.Context) {
+	if s.over {
+		return
+	}
+	s.commit(ctx, journal.Event{Kind: journal.Tick})
+	s.end(ctx, errInterrupted, true)
+}
+
+func (s *Supervisor) tick(ctx actor.Context) {
+	if s.over || !s.commit(ctx, journal.Event{Kind: journal.Tick}) {
+		return
+	}
+	// A search that overruns its share by a quarter decides nothing more.
+	if p := s.state.Plan; p != nil && p.Unit == search.Seconds && s.agent != nil && !s.state.SearchClosed {
+		if late := s.active() - s.searchBegan(); late > 1.25*p.SearchSeconds {
+			if s.commit(ctx, journal.Event{Kind: journal.SearchClosed}) {
+				ctx.Send(s.agent, &CloseSearch{})
+			}
+		}
+	}
+}
+
+// searchBegan is the active time before the search: what the other stages took.
+func (s *Supervisor) searchBegan() float64 {
+	t := 0.0
+	for _, name := range []string{job.StageProbe, job.StageClean, job.StageTokenize} {
+		t += s.state.StageSeconds[name]
+	}
+	return t
+}
+
+// step feeds the stage machine and carries out what it asks for.
+func (s *Supervisor) step(ctx actor.Context, e job.Event) {
+	if s.over {
+		return
+	}
+	if e.Kind == job.StageFailed || e.Kind == job.StageTimeout {
+		if s.machine.Status(e.Stage) != job.Running || !s.commit(ctx, journal.Event{Kind: journal.StageFailed, Stage: e.Stage, Err: e.Err}) {
+			return
+		}
+	}
+	for _, a := range s.machine.Step(e) {
+		switch a.Kind {
+		case job.StartStage:
+			if !s.commit(ctx, journal.Event{Kind: journal.StageStarted, Stage: a.Stage, Attempt: a.Attempt}) {
+				return
+			}
+			s.startStage(ctx, a)
+		case job.StopStage:
+			s.stopStage(ctx, a.Stage)
+		case job.Finish:
+			if !s.state.Finished && !s.commit(ctx, journal.Event{Kind: journal.Finished}) {
+				return
+			}
+			s.end(ctx, nil, false)
+		case job.Fail:
+			if s.commit(ctx, journal.Event{Kind: journal.Failed, Err: a.Err}) {
+				s.end(ctx, fmt.Errorf("%s: %s", a.Stage, a.Err), false)
+			}
+		}
+	}
+}
+
+func (s *Supervisor) startStage(ctx actor.Context, a job.Action) {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if a.Timeout > 0 {
+		self, root := ctx.Self(), ctx.ActorSystem().Root
+		s.timer = time.AfterFunc(a.Timeout, func() { root.Send(self, &stageLate{stage: a.Stage}) })
+	}
+	switch a.Stage {
+	case job.StageSearch:
+		s.startSearch(ctx)
+	case job.StageTrain:
+		s.startFinal(ctx)
+	case job.StageEvaluate:
+		st := *s.state
+		s.background(ctx, a, func(run context.Context) (*journal.Event, error) {
+			score, err := s.cfg.Work.Evaluate(run, st)
+			return &journal.Event{Kind: journal.Evaluated, Score: &score}, err
+		})
+	default:
+		st := *s.state
+		s.background(ctx, a, func(run context.Context) (*journal.Event, error) {
+			return nil, s.cfg.Work.Stage(run, a.Stage, st)
+		})
+	}
+}
+
+// background runs a stage on a goroutine, which mails its end.
+func (s *Supervisor) background(ctx actor.Context, a job.Action, f func(context.Context) (*journal.Event, error)) {
+	run, cancel := context.WithCancelCause(context.Background())
+	s.stage = cancel
+	self, root := ctx.Self(), ctx.ActorSystem().Root
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		m := &stageEnded{stage: a.Stage, attempt: a.Attempt}
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					m.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				}
+			}()
+			m.event, m.err = f(run)
+		}()
+		if context.Cause(run) == nil {
+			root.Send(self, m)
+		}
+	}()
+}
+
+func (s *Supervisor) stopStage(ctx actor.Context, name string) {
+	if s.stage != nil {
+		s.stage(errReleased)
+	}
+	if name == job.StageSearch || name == job.StageTrain {
+		for seq, r := range s.trials {
+			ctx.Stop(r.pid)
+			s.free = append(s.free, r.workers...)
+			delete(s.trials, seq)
+		}
+		if s.agent != nil {
+			ctx.Stop(s.agent)
+			s.agent = nil
+		}
+	}
+}
+
+func (s *Supervisor) stageEnded(ctx actor.Context, m *stageEnded) {
+	if m.err != nil {
+		var final Final
+		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: m.stage, Err: m.err.Error(), Final: errors.As(m.err, &final)})
+		return
+	}
+	if m.event != nil && !s.commit(ctx, *m.event) {
+		return
+	}
+	s.stageDone(ctx, m.stage)
+}
+
+func (s *Supervisor) stageDone(ctx actor.Context, stage string) {
+	if s.machine.Status(stage) == job.Running && s.commit(ctx, journal.Event{Kind: journal.StageDone, Stage: stage}) {
+		s.step(ctx, job.Event{Kind: job.StageDone, Stage: stage})
+	}
+}

@@ -1,0 +1,243 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime/debug"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
+)
+
+// The Supervisor's part in the search and in the final training.
+
+// finalSeq stands for the final training among decisions.
+const finalSeq = -1
+
+// startSearch plans, unless the journal has a plan, and starts the agent.
+func (s *Supervisor) startSearch(ctx actor.Context) {
+	if s.state.Plan != nil {
+		s.startAgent(ctx)
+		return
+	}
+	run, cancel := context.WithCancelCause(context.Background())
+	s.stage = cancel
+	self, root, active := ctx.Self(), ctx.ActorSystem().Root, s.active()
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		m := &planMade{}
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					m.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				}
+			}()
+			m.plan, m.err = s.cfg.Work.Plan(run, active)
+		}()
+		if context.Cause(run) == nil {
+			root.Send(self, m)
+		}
+	}()
+}
+
+func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
+	if m.err != nil {
+		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageSearch, Err: m.err.Error(), Final: true})
+		return
+	}
+	if s.commit(ctx, journal.Event{Kind: journal.Planned, Plan: &m.plan}) {
+		s.startAgent(ctx)
+	}
+}
+
+func (s *Supervisor) startAgent(ctx actor.Context) {
+	s.agent = ctx.Spawn(SearchAgentProps(s.cfg.Work, s.state.Plan.Slots, s.cfg.Hooks))
+	ctx.Watch(s.agent)
+}
+
+// history answers an agent that (re)started.
+func (s *Supervisor) history(ctx actor.Context) {
+	if s.over || s.agent == nil {
+		return
+	}
+	h := &History{Plan: *s.state.Plan, Outcomes: map[int]search.Outcome{}, Closed: s.state.SearchClosed}
+	h.Decisions = append(h.Decisions, s.state.Decisions...)
+	for seq, r := range s.state.Outcomes {
+		h.Outcomes[seq] = search.Outcome{Score: r.Bits, Failed: r.Failed}
+	}
+	ctx.Send(s.agent, h)
+}
+
+// decide commits a decision and starts it. One that is committed, running or
+// over already is not started again.
+func (s *Supervisor) decide(ctx actor.Context, d search.Decision) {
+	if s.over || s.machine.Status(job.StageSearch) != job.Running || d.Seq > len(s.state.Decisions) {
+		return
+	}
+	if d.Seq == len(s.state.Decisions) && !s.commit(ctx, journal.Event{Kind: journal.Decided, Decision: &d}) {
+		return
+	}
+	if _, over := s.state.Outcomes[d.Seq]; over || s.trials[d.Seq] != nil {
+		return
+	}
+	for _, w := range s.waiting {
+		if w.Seq == d.Seq {
+			return
+		}
+	}
+	s.waiting = append(s.waiting, d)
+	s.dispatch(ctx)
+}
+
+// dispatch starts waiting decisions on free workers.
+func (s *Supervisor) dispatch(ctx actor.Context) {
+	for len(s.waiting) > 0 && len(s.free) > 0 {
+		d := s.waiting[0]
+		s.waiting = s.waiting[1:]
+		w := s.free[0]
+		s.free = s.free[1:]
+		s.startTrial(ctx, d.Seq, &running{d: d, workers: []int{w}, attempt: s.state.Retries[d.Seq] + 1})
+	}
+}
+
+func (s *Supervisor) startTrial(ctx actor.Context, seq int, r *running) {
+	var d *search.Decision
+	if seq != finalSeq {
+		d = &r.d
+	}
+	task, err := s.cfg.Work.Task(*s.state, d)
+	s.trials[seq] = r
+	if err != nil {
+		s.trialEnded(ctx, &TrialEnded{Seq: seq, Err: Final{err}})
+		return
+	}
+	pids := make([]*actor.PID, len(r.workers))
+	for i, w := range r.workers {
+		pids[i] = s.cfg.Workers[w]
+	}
+	r.pid = ctx.Spawn(TrialProps(seq, task, pids, s.cfg.Epochs, s.cfg.Hooks))
+	ctx.Watch(r.pid)
+}
+
+// trialEnded commits how a task ended, or starts another attempt.
+func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
+	r := s.trials[m.Seq]
+	if r == nil || s.over {
+		return
+	}
+	delete(s.trials, m.Seq)
+	if r.pid != nil {
+		ctx.Unwatch(r.pid)
+		ctx.Stop(r.pid)
+	}
+	rep := &journal.TrialReport{
+		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
+	}
+	if m.Err != nil {
+		rep.Failed, rep.Err = true, m.Err.Error()
+		var final Final
+		if retryable(m.Err) && !errors.As(m.Err, &final) && r.attempt <= s.state.Spec.Retries {
+			if s.commit(ctx, journal.Event{Kind: journal.TrialRetried, Trial: rep}) {
+				s.startTrial(ctx, m.Seq, &running{d: r.d, workers: r.workers, attempt: r.attempt + 1})
+			}
+			return
+		}
+	}
+	s.free = append(s.free, r.workers...)
+	if m.Seq == finalSeq {
+		s.finalEnded(ctx, rep)
+		return
+	}
+	if rep.Failed {
+		rep.Bits = 0
+	} else if math.IsNaN(rep.Bits) {
+		rep.Failed, rep.Err, rep.Bits = true, "the score is not a number", 0
+	}
+	if !s.commit(ctx, journal.Event{Kind: journal.TrialEnded, Trial: rep}) {
+		return
+	}
+	if s.agent != nil {
+		ctx.Send(s.agent, &Outcome{Seq: m.Seq, Outcome: search.Outcome{Score: rep.Bits, Failed: rep.Failed}})
+	}
+	s.dispatch(ctx)
+}
+
+// terminated hears of children that died for good.
+func (s *Supervisor) terminated(ctx actor.Context, who *actor.PID) {
+	if s.over {
+		return
+	}
+	if s.agent != nil && who.Equal(s.agent) {
+		s.agent = nil
+		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageSearch, Err: "the search failed again and again"})
+		return
+	}
+	for seq, r := range s.trials {
+		if r.pid != nil && who.Equal(r.pid) {
+			r.pid = nil
+			s.trialEnded(ctx, &TrialEnded{Seq: seq, Err: errors.New("the trial's actor failed again and again")})
+			return
+		}
+	}
+}
+
+func (s *Supervisor) searchEnded(ctx actor.Context, err error) {
+	if s.machine.Status(job.StageSearch) != job.Running {
+		return
+	}
+	if s.agent != nil {
+		ctx.Unwatch(s.agent)
+		ctx.Stop(s.agent)
+		s.agent = nil
+	}
+	if err == nil {
+		if lb := s.state.Leaderboard(""); len(lb.Trials) == 0 || lb.Trials[0].Score == nil {
+			err = Final{fmt.Errorf("none of the %d trials succeeded%s", len(lb.Trials), lastReason(lb))}
+		}
+	}
+	if err != nil {
+		var final Final
+		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageSearch, Err: err.Error(), Final: errors.As(err, &final)})
+		return
+	}
+	s.stageDone(ctx, job.StageSearch)
+}
+
+func lastReason(lb journal.Leaderboard) string {
+	for _, e := range lb.Trials {
+		if e.Reason != "" {
+			return "; one of them: " + e.Reason
+		}
+	}
+	return ""
+}
+
+// startFinal trains the winner to the end, on all workers.
+func (s *Supervisor) startFinal(ctx actor.Context) {
+	if s.state.Winner == "" {
+		lb := s.state.Leaderboard("")
+		best := lb.Trials[0]
+		if !s.commit(ctx, journal.Event{Kind: journal.FinalStarted, Trial: &journal.TrialReport{Trial: best.ID, Seq: finalSeq, Bits: *best.Bits}}) {
+			return
+		}
+	}
+	all := s.free
+	s.free = nil
+	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: all, attempt: s.state.Retries[finalSeq] + 1})
+}
+
+func (s *Supervisor) finalEnded(ctx actor.Context, rep *journal.TrialReport) {
+	if rep.Failed {
+		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageTrain, Err: rep.Err, Final: true})
+		return
+	}
+	if s.commit(ctx, journal.Event{Kind: journal.FinalEnded, Trial: rep}) {
+		s.stageDone(ctx, job.StageTrain)
+	}
+}

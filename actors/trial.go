@@ -1,0 +1,111 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// maxLost is how often a trial forms a new ring after it lost a worker.
+const maxLost = 5
+
+// Trial drives one task on a group of workers: it forms the ring, gathers the
+// ranks' ends, and forms a new ring when a worker was lost. State belongs to its
+// mailbox.
+type Trial struct {
+	seq     int
+	task    train.Task
+	workers []*actor.PID
+	epochs  func() uint64
+	hooks   Hooks
+
+	epoch  uint64
+	group  *ring.Group
+	left   int // ranks of this epoch that have not ended
+	report train.Report
+	err    error // the first reason of this epoch
+	isLost bool  // … which was a lost worker
+	lost   int
+}
+
+// TrialProps makes the actor of a task. Epochs counts up over the whole node.
+func TrialProps(seq int, task train.Task, workers []*actor.PID, epochs func() uint64, hooks Hooks) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		return &Trial{seq: seq, task: task, workers: workers, epochs: epochs, hooks: hooks}
+	})
+}
+
+// Receive implements actor.Actor.
+func (t *Trial) Receive(ctx actor.Context) {
+	t.hooks.receive("trial", ctx.Message())
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		t.form(ctx)
+	case *Progress:
+		if m.Epoch == t.epoch {
+			ctx.Send(ctx.Parent(), &Progress{Epoch: m.Epoch, Seq: t.seq, Trial: m.Trial, Metrics: m.Metrics})
+		}
+	case *RankEnded:
+		if m.Epoch == t.epoch {
+			t.ended(ctx, m)
+		}
+	case *actor.Restarting, *actor.Stopping:
+		t.release(ctx, errReleased)
+	}
+}
+
+// form starts a new epoch on all workers.
+func (t *Trial) form(ctx actor.Context) {
+	t.epoch = t.epochs()
+	t.group, t.left, t.err, t.isLost, t.report = nil, len(t.workers), nil, false, train.Report{}
+	if len(t.workers) > 1 {
+		t.group = ring.NewGroup(len(t.workers), t.epoch)
+	}
+	for r, w := range t.workers {
+		ctx.Send(w, &Assign{Epoch: t.epoch, Rank: r, World: len(t.workers), Ring: t.group, Task: t.task, Owner: ctx.Self()})
+	}
+}
+
+func (t *Trial) release(ctx actor.Context, reason error) {
+	if t.group != nil {
+		t.group.Abort(reason)
+	}
+	for _, w := range t.workers {
+		ctx.Send(w, &Release{Epoch: t.epoch})
+	}
+}
+
+// ended takes one rank's end; the first failure stops the others, and when all
+// are through the task has ended or starts anew.
+func (t *Trial) ended(ctx actor.Context, m *RankEnded) {
+	t.left--
+	if m.Rank == 0 {
+		t.report = m.Report
+	}
+	if m.Err != nil && (t.err == nil || m.Lost) {
+		if t.err == nil {
+			t.release(ctx, m.Err)
+		}
+		t.err, t.isLost = m.Err, t.isLost || m.Lost
+	}
+	if t.left > 0 {
+		return
+	}
+	if t.isLost {
+		if t.lost++; t.lost <= maxLost {
+			t.form(ctx)
+			return
+		}
+		t.err = fmt.Errorf("lost a worker %d times: %w", t.lost, t.err)
+	}
+	ctx.Send(ctx.Parent(), &TrialEnded{Seq: t.seq, Report: t.report, Err: t.err})
+}
+
+// retryable tells whether another attempt may end differently.
+func retryable(err error) bool {
+	return !errors.Is(err, train.ErrDiverged) && !errors.Is(err, train.ErrMemory)
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/serve"
+)
+
+// done tells what a finished build left: the leaderboard, three completions,
+// where everything is, and what to type next.
+func (v *view) done(ctx context.Context) error {
+	dir := filepath.Join(v.dir, "bundle")
+	b, err := bundle.Open(dir)
+	if err != nil {
+		return err
+	}
+	var e node.Evaluation
+	if b.Eval != nil {
+		if err := json.Unmarshal(b.Eval, &e); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(dir, bundle.EvalFile), err)
+		}
+	}
+	prompts := samplePrompts(v.dir)
+	samples := make([]string, len(prompts))
+	for i, p := range prompts {
+		if samples[i], err = complete(ctx, b, p, uint64(i+1)); err != nil {
+			return err
+		}
+	}
+	if v.json {
+		v.line(struct {
+			Event       string   `json:"event"`
+			Dir         string   `json:"dir"`
+			Bundle      string   `json:"bundle"`
+			BitsPerByte float64  `json:"bits_per_byte"`
+			Bytes       int64    `json:"bytes"`
+			Samples     []string `json:"samples"`
+		}{"done", v.dir, dir, e.BitsPerByte, e.Bytes, samples})
+		return nil
+	}
+	board, err := readBoard(v.dir)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(v.out)
+	printBoard(v.out, board, 8)
+	fmt.Fprintf(v.out, "\nHeld-out text: %.4f bits per byte", e.BitsPerByte)
+	if e.Metric != "" {
+		fmt.Fprintf(v.out, ", %s %.3f on %d examples", e.Metric, e.Value, e.Examples)
+	}
+	fmt.Fprintf(v.out, ", %s parameters\n", size(b.Arch.Params()))
+	for i, s := range samples {
+		fmt.Fprintf(v.out, "\n  ▸ %s%s\n", prompts[i].shown, indent(s))
+	}
+	fmt.Fprintf(v.out, `
+Model     %s (load it with transformers, vLLM or autoglm)
+Report    %s
+Trials    %s
+
+Next: autoglm generate %s --prompt %q
+`, dir, filepath.Join(v.dir, "report.html"), filepath.Join(v.dir, "leaderboard.json"), dir, prompts[0].shown)
+	return nil
+}
+
+func indent(s string) string { return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n    ") }
+
+type prompt struct {
+	shown string // what a person reads
+	text  string
+	chat  bool
+}
+
+// samplePrompts are the beginnings of three held-out texts.
+func samplePrompts(dir string) []prompt {
+	var out []prompt
+	r, err := data.OpenPart(filepath.Join(dir, "data"), "test")
+	if err != nil {
+		return []prompt{{shown: "The", text: "The"}}
+	}
+	defer r.Close()
+	for len(out) < 3 {
+		ex, err := r.Next()
+		if err != nil {
+			break
+		}
+		if ex.Segments[0].Role == "" {
+			// Places spread over a long text; its first words at least.
+			words := strings.Fields(clip(ex.Segments[0].Text, 4000))
+			for i := 0; i < len(words)-6 && len(out) < 3; i += max(40, len(words)/3) {
+				t := strings.Join(words[i:i+4], " ")
+				out = append(out, prompt{shown: t, text: t})
+			}
+			continue
+		}
+		var b strings.Builder
+		b.WriteString(data.BOS)
+		shown := ""
+		for _, s := range ex.Segments {
+			if s.Role == data.Assistant {
+				break
+			}
+			b.WriteString(s.Role + s.Text)
+			shown = s.Text
+		}
+		out = append(out, prompt{shown: clip(strings.ReplaceAll(shown, "\n", " "), 200) + " → ", text: b.String() + data.Assistant, chat: true})
+	}
+	if len(out) == 0 {
+		out = []prompt{{shown: "The", text: "The"}}
+	}
+	return out
+}
+
+func complete(ctx context.Context, b *bundle.Bundle, p prompt, seed uint64) (string, error) {
+	dec, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: 1, MaxSeqs: 1})
+	if err != nil {
+		return "", err
+	}
+	defer dec.Close()
+	req := serve.Defaults(b)
+	req.Prompt, req.Special, req.MaxTokens = p.text, p.chat, 48
+	req.Sampling.Seed = seed
+	if p.chat {
+		ids := b.Tokenizer.EncodeSpecial(nil, p.text)
+		if room := b.Arch.Context - 8; len(ids) > room {
+			ids = ids[len(ids)-room:] // the end of a long dialogue
+		}
+		req.IDs = ids
+	}
+	res, err := serve.Generate(ctx, dec, b.Tokenizer, req, nil)
+	return res.Text, err
+}
+
+func readBoard(dir string) (journal.Leaderboard, error) {
+	var b journal.Leaderboard
+	path := filepath.Join(dir, "leaderboard.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return b, err
+	}
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return b, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
+	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+)
+
+func printJSON(v any) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		_, err = fmt.Printf("%s\n", b)
+	}
+	return err
+}
+
+func probeCommand() *cobra.Command {
+	var asJSON bool
+	var task string
+	c := &cobra.Command{
+		Use:   "probe FILE…",
+		Short: "Say what build would understand of this data, and why",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cfg := data.DefaultConfig()
+			cfg.Files, cfg.Task = args, data.Task(task)
+			p, err := data.Probe(c.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(p)
+			}
+			for _, f := range p.Files {
+				about := ""
+				if !f.RowsExact {
+					about = "about "
+				}
+				fmt.Printf("%s: %s", f.File, f.Format)
+				for _, s := range []string{f.Encoding, f.Compression} {
+					if s != "" {
+						fmt.Printf(", %s", s)
+					}
+				}
+				if f.Delimiter != "" {
+					fmt.Printf(", delimiter %q", f.Delimiter)
+				}
+				fmt.Printf(", %d bytes, %s%d rows\n", f.Bytes, about, f.Rows)
+				if f.BadRows > 0 {
+					fmt.Printf("  %d rows of the sample cannot be read\n", f.BadRows)
+				}
+				printGuess("  ", f.Guess)
+				keys := make([]string, 0, len(f.Sample))
+				for k := range f.Sample {
+					keys = append(keys, k)
+				}
+				sort.Strings(keys)
+				for _, k := range keys {
+					fmt.Printf("    %s: %s\n", k, clip(strings.ReplaceAll(f.Sample[k], "\n", "⏎"), 100))
+				}
+			}
+			if len(p.Files) > 1 {
+				fmt.Println("Together:")
+				printGuess("  ", p.Guess)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
+	c.Flags().StringVar(&task, "task", "auto", "take the task as given: "+strings.Join(job.TaskTypes(), ", "))
+	return c
+}
+
+func printGuess(pad string, g data.Guess) {
+	fmt.Printf("%stask %s, confidence %.2f\n", pad, g.Task, g.Confidence)
+	for _, r := range g.Reasons {
+		fmt.Printf("%s  because %s\n", pad, r)
+	}
+	roles := make([]string, 0, len(g.Roles))
+	for r, col := range g.Roles {
+		roles = append(roles, r+" = "+col)
+	}
+	sort.Strings(roles)
+	if len(roles) > 0 {
+		fmt.Printf("%s  %s\n", pad, strings.Join(roles, ", "))
+	}
+}
+
+func planCommand() *cobra.Command {
+	var f jobFlags
+	c := &cobra.Command{
+		Use:   "plan [FILE…]",
+		Short: "Show what would be tried, on what and for how long; trains nothing",
+		Long: `Plan takes the flags of build, looks at the data, times the machine for about
+three seconds, and shows how the budget would be spent.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			spec, err := f.spec(c, args)
+			if err != nil {
+				return err
+			}
+			return plan(c.Context(), spec, f)
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
+	if !named(spec) {
+		dir, err := os.MkdirTemp("", "autoglm-plan-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		path, err := writeSample(dir)
+		if err != nil {
+			return err
+		}
+		spec.Data.Files = []string{path}
+	}
+	p, err := data.Probe(ctx, node.DataConfig(spec))
+	if err != nil {
+		return err
+	}
+	var bytes int64
+	for _, file := range p.Files {
+		n := file.Bytes
+		if file.Compression != "" {
+			n *= 3
+		}
+		bytes += n
+	}
+	o, err := node.Preview(ctx, spec, bytes, f.fallback)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(struct {
+			Task string `json:"task"`
+			node.Outlook
+		}{string(p.Task), o})
+	}
+	fmt.Printf("Data: %s, about %d bytes of text\n", p.Task, bytes)
+	fmt.Printf("Devices: %d × %s\n", len(o.Devices), o.Devices[0].Model)
+	for _, l := range planLines(o.Plan) {
+		fmt.Println(strings.ToUpper(l[:1]) + l[1:])
+	}
+	fmt.Println("First trial:", summary(o.First))
+	fmt.Println("Space:")
+	for _, d := range o.Space {
+		fmt.Printf("  %-14s %s\n", d.Name, d.Range)
+	}
+	return nil
+}
+
+func trialsCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "trials DIR",
+		Short: "Show the leaderboard of a build",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			b, err := readBoard(args[0])
+			if err != nil {
+				return usageError{fmt.Errorf("%w; is %s a folder that build made?", err, args[0])}
+			}
+			if asJSON {
+				return printJSON(b)
+			}
+			printBoard(os.Stdout, b, 0)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print leaderboard.json")
+	return c
+}
+
+// printBoard prints the best n trials; 0 is all.
+func printBoard(w io.Writer, b journal.Leaderboard, n int) {
+	fmt.Fprintf(w, "%-6s %-8s %4s %8s %7s %9s  %s\n", "trial", "status", "rung", "bits/B", "steps", "tokens/s", "configuration")
+	rows := b.Trials
+	if n > 0 && len(rows) > n {
+		rows = rows[:n]
+	}
+	if b.Final != nil {
+		rows = append([]journal.Entry{*b.Final}, rows...)
+	}
+	for _, t := range rows {
+		bits := "–"
+		if t.Bits != nil {
+			bits = fmt.Sprintf("%.4f", *t.Bits)
+		}
+		line := summary(t.Config)
+		if t.Status == "failed" {
+			line = firstLine(t.Reason)
+		}
+		fmt.Fprintf(w, "%-6s %-8s %4d %8s %7d %9.0f  %s\n", t.ID, t.Status, max(t.Rung, 0), bits, t.Steps, t.PerSecond, line)
+	}
+	if n > 0 && len(b.Trials) > n {
+		fmt.Fprintf(w, "… and %d more: see leaderboard.json\n", len(b.Trials)-n)
+	}
+}
+
+func devicesCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "devices",
+		Short: "List what this machine has to compute with",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			m, err := device.Inventory()
+			if err != nil {
+				return err
+			}
+			m.SIMD = kernel.Level()
+			if asJSON {
+				return printJSON(m)
+			}
+			for _, d := range m.Devices {
+				fmt.Printf("%-7s %-4s %s\n", d.ID, d.Kind, d.Model)
+			}
+			fmt.Printf("kernels %s, %d MB of memory\n", m.SIMD, m.MemoryBytes>>20)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
+	return c
+}
+
+func doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what this machine has and lacks",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := device.Inventory()
+			if err != nil {
+				return err
+			}
+			fmt.Printf("devices   %s\n", m)
+			fmt.Printf("memory    %d MB usable\n", m.MemoryBytes>>20)
+			fmt.Printf("kernels   %s\n", kernel.Level())
+			if kernel.Level() == "generic" {
+				fmt.Println("          no AVX2: training runs on portable code, many times slower")
+			}
+			n := min(m.Count(device.CPU), 8)
+			rate, err := node.Rate(c.Context(), n, 1, 1)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("speed     %.0f GFLOP/s a core in whole training steps, %d core(s) at once\n", rate/1e9, n)
+			f, err := os.CreateTemp(".", ".autoglm-doctor-*")
+			if err != nil {
+				fmt.Printf("disk      this folder is not writable: %v\n", err)
+				return nil
+			}
+			defer os.Remove(f.Name())
+			begin := time.Now()
+			_, werr := f.Write(make([]byte, 4096))
+			serr := f.Sync()
+			f.Close()
+			if werr != nil || serr != nil {
+				fmt.Printf("disk      this folder cannot be written: %v%v\n", werr, serr)
+				return nil
+			}
+			fmt.Printf("disk      writable, fsync takes %.1f ms\n", time.Since(begin).Seconds()*1e3)
+			return nil
+		},
+	}
+}
+
+func configCommand() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Work with job files"}
+	c.AddCommand(&cobra.Command{
+		Use:   "check FILE…",
+		Short: "Check job files and print them with all defaults",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			for _, a := range args {
+				s, err := job.Load(a)
+				if err != nil {
+					if os.IsNotExist(err) {
+						return usageError{err}
+					}
+					return err
+				}
+				s.Resolve()
+				b, err := json.MarshalIndent(s, "", "  ")
+				if err != nil {
+					return err
+				}
+				fmt.Printf("%s\n", b)
+			}
+			return nil
+		},
+	})
+	return c
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			version := "devel"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				if info.Main.Version != "" && info.Main.Version != "(devel)" {
+					version = info.Main.Version
+				}
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						version += " " + s.Value[:min(12, len(s.Value))]
+					}
+				}
+			}
+			fmt.Printf("autoglm %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}

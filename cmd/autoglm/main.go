@@ -1,0 +1,136 @@
+// Command autoglm builds language models by itself: see the README, or
+//
+//	autoglm --help
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/job"
+)
+
+// Exit codes.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// usageError marks what the user can mend on the command line.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := interruptible()
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	code := exitCode(err)
+	if err != nil && code != exitInterrupted {
+		fmt.Fprintln(os.Stderr, "autoglm:", err)
+		var u usageError
+		if errors.As(err, &u) {
+			fmt.Fprintln(os.Stderr, "See 'autoglm --help'.")
+		}
+	}
+	return code
+}
+
+// interruptible is a context that the first Ctrl-C or SIGTERM ends; the second
+// one ends the process.
+func interruptible() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	sig := make(chan os.Signal, 2)
+	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		if _, ok := <-sig; !ok {
+			return
+		}
+		cancel()
+		if _, ok := <-sig; ok {
+			os.Exit(exitInterrupted)
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(sig)
+		close(sig)
+		cancel()
+	}
+}
+
+func exitCode(err error) int {
+	var u usageError
+	var field *job.FieldError
+	var input *data.InputError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, node.ErrInterrupted), errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &u), errors.As(err, &field), errors.As(err, &input), errors.Is(err, device.ErrUnmet),
+		errors.Is(err, node.ErrHasJob), errors.Is(err, node.ErrNoJob), errors.Is(err, node.ErrInUse):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "autoglm",
+		Short: "Build language models from your own text, on your own machines",
+		Long: `autoglm reads your text (JSONL, JSON, CSV, Parquet, plain; compressed or not),
+cleans it, trains a tokenizer, searches for the best small language model that
+your machine can train within a budget, trains it, and leaves a folder that
+Hugging Face transformers, vLLM and autoglm itself load.
+
+Start here:
+  autoglm build                           a model from the embedded sample, 3 minutes
+  autoglm build corpus.jsonl --budget 10m --out run1
+  autoglm generate run1/bundle --prompt "Call me"
+
+Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted (the
+state is kept; resume goes on).`,
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(buildCommand(), resumeCommand(), planCommand(), probeCommand(), generateCommand(), evalCommand(),
+		trialsCommand(), devicesCommand(), doctorCommand(), configCommand(), versionCommand())
+	for _, c := range root.Commands() {
+		wrapArgs(c)
+	}
+	return root
+}
+
+// wrapArgs makes a wrong number of arguments a usage error.
+func wrapArgs(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		wrapArgs(sub)
+	}
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%s: %w", cmd.CommandPath(), err)}
+		}
+		return nil
+	}
+}

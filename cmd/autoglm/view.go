@@ -1,0 +1,362 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/driver"
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// view shows a build: a live table on a terminal, plain lines elsewhere, JSON
+// events when asked. Its methods are safe for concurrent use.
+type view struct {
+	dir  string
+	json bool
+	live bool
+	out  io.Writer
+
+	mu     sync.Mutex
+	start  time.Time
+	base   float64 // active seconds at start
+	last   driver.Update
+	stage  string
+	rates  map[int]train.StepMetrics // newest by decision
+	trial  map[int]string
+	lines  int // that the live block takes
+	ticker *time.Ticker
+	stop   chan struct{}
+	closed bool
+	shown  map[int]time.Time // plain mode: last line of each trial's progress
+}
+
+func newView(dir string, asJSON bool) *view {
+	v := &view{dir: dir, json: asJSON, out: os.Stdout, rates: map[int]train.StepMetrics{}, trial: map[int]string{}, shown: map[int]time.Time{}, start: time.Now()}
+	v.live = !asJSON && term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb"
+	return v
+}
+
+// begin is called once the folder is open.
+func (v *view) begin(n *node.Node) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.start, v.base = time.Now(), n.State().Active
+	if v.json {
+		return
+	}
+	what := "Building in"
+	if n.State().Events > 0 {
+		what = "Going on in"
+	}
+	fmt.Fprintf(v.out, "%s %s on %d device(s): %s\n", what, v.dir, len(n.Devices()), n.Devices()[0].Model)
+	if v.live {
+		v.ticker, v.stop = time.NewTicker(250*time.Millisecond), make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-v.ticker.C:
+					v.mu.Lock()
+					v.draw()
+					v.mu.Unlock()
+				case <-v.stop:
+					return
+				}
+			}
+		}()
+	}
+}
+
+// close ends the live block.
+func (v *view) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		return
+	}
+	v.closed = true
+	if v.ticker != nil {
+		v.ticker.Stop()
+		close(v.stop)
+		v.draw()
+	}
+}
+
+func (v *view) active() float64 { return v.base + time.Since(v.start).Seconds() }
+
+// Update implements driver.View.
+func (v *view) Update(u driver.Update) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.last = u
+	e := u.Event
+	switch e.Kind {
+	case journal.StageStarted:
+		v.stage = e.Stage
+	case journal.Decided:
+		v.trial[e.Decision.Seq] = e.Decision.Trial
+	case journal.TrialEnded:
+		delete(v.rates, e.Trial.Seq)
+	case journal.FinalEnded:
+		delete(v.rates, -1)
+	}
+	switch {
+	case v.json:
+		v.event(e)
+	case !v.live:
+		v.plain(u)
+	}
+}
+
+// Progress implements driver.View.
+func (v *view) Progress(p actors.Progress) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := p.Metrics
+	if old, ok := v.rates[p.Seq]; ok && m.Loss == 0 {
+		old.Bits = m.Bits
+		m = old
+	} else if ok && m.Bits == 0 {
+		m.Bits = old.Bits
+	}
+	v.rates[p.Seq], v.trial[p.Seq] = m, p.Trial
+	switch {
+	case v.json:
+		v.line(struct {
+			Event string `json:"event"`
+			Trial string `json:"trial"`
+			train.StepMetrics
+		}{"progress", p.Trial, p.Metrics})
+	case !v.live && p.Trial == "final" && time.Since(v.shown[p.Seq]) > 5*time.Second:
+		v.shown[p.Seq] = time.Now()
+		fmt.Fprintf(v.out, "%6s  final     step %d, loss %.3f, %.0f tokens/s\n", clock(v.active()), m.Step, m.Loss, m.PerSecond)
+	}
+}
+
+func (v *view) line(x any) {
+	if b, err := json.Marshal(x); err == nil {
+		fmt.Fprintf(v.out, "%s\n", b)
+	}
+}
+
+func (v *view) event(e journal.Event) {
+	v.line(struct {
+		Name string `json:"event"`
+		Dir  string `json:"dir"`
+		journal.Event
+	}{string(e.Kind), v.dir, e})
+}
+
+// plain prints a line for what a person wants to know.
+func (v *view) plain(u driver.Update) {
+	e := u.Event
+	say := func(format string, a ...any) {
+		fmt.Fprintf(v.out, "%6s  %s\n", clock(e.Active), fmt.Sprintf(format, a...))
+	}
+	switch e.Kind {
+	case journal.StageStarted:
+		again := ""
+		if e.Attempt > 1 {
+			again = fmt.Sprintf(" (attempt %d)", e.Attempt)
+		}
+		say("%s%s", e.Stage, again)
+	case journal.StageFailed:
+		say("%s failed: %s", e.Stage, firstLine(e.Err))
+	case journal.Planned:
+		for _, l := range planLines(*e.Plan) {
+			say("%s", l)
+		}
+	case journal.Decided:
+		d := e.Decision
+		say("%-9s %s %s", d.Trial, d.Action, summary(d.Config))
+	case journal.TrialEnded:
+		if e.Trial.Failed {
+			say("%-9s failed: %s", e.Trial.Trial, firstLine(e.Trial.Err))
+			return
+		}
+		say("%-9s %.4f bits per byte after %d steps, %.0f tokens/s; best %s", e.Trial.Trial, e.Trial.Bits, e.Trial.State.Step, e.Trial.PerSecond, bestOf(u.Board))
+	case journal.TrialRetried:
+		say("%-9s attempt %d failed: %s", e.Trial.Trial, e.Trial.Attempt, firstLine(e.Trial.Err))
+	case journal.FinalStarted:
+		say("final     trains %s to the end", e.Trial.Trial)
+	case journal.FinalEnded:
+		say("final     %.4f bits per byte (validation) after %d steps", e.Trial.Bits, e.Trial.State.Step)
+	case journal.Evaluated:
+		say("held-out  %.4f bits per byte on %d bytes", e.Score.BitsPerByte(), e.Score.Bytes)
+	}
+}
+
+func firstLine(s string) string {
+	if i := strings.IndexByte(s, '\n'); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
+func bestOf(b journal.Leaderboard) string {
+	if len(b.Trials) == 0 || b.Trials[0].Bits == nil {
+		return "–"
+	}
+	return fmt.Sprintf("%s %.4f", b.Trials[0].ID, *b.Trials[0].Bits)
+}
+
+// summary is a configuration in a line.
+func summary(c space.Config) string {
+	a := space.Arch(c)
+	rate := fmt.Sprintf("lr %.2g", c.Float(space.LR))
+	if c.Word(space.Optimizer) == "muon" {
+		rate += fmt.Sprintf(" muon %.2g", c.Float(space.MuonLR))
+	}
+	return fmt.Sprintf("%-6s d%d L%d h%d/%d ctx%d V%d %s b%d drop %.2f", size(a.Params()), a.Dim, a.Layers, a.Heads, a.KVHeads, a.Context, a.Vocab, rate, c.Int(space.Batch), c.Float(space.Dropout))
+}
+
+// size prints a number of parameters.
+func size(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1fB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1fM", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0fk", float64(n)/1e3)
+}
+
+func planLines(p search.Plan) []string {
+	var out []string
+	unit := func(x float64) string {
+		switch p.Unit {
+		case search.Seconds:
+			return fmt.Sprintf("%.1fs", x)
+		case search.Tokens:
+			return fmt.Sprintf("%.0f tokens", x)
+		}
+		return fmt.Sprintf("%.0f GFLOP", x)
+	}
+	if p.Rate > 0 {
+		out = append(out, fmt.Sprintf("this machine trains at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
+	}
+	for _, b := range p.Brackets {
+		var rungs []string
+		for i, r := range b.Resources {
+			rungs = append(rungs, fmt.Sprintf("%d × %s", b.Keep[i], unit(r)))
+		}
+		out = append(out, "search: "+strings.Join(rungs, " → ")+" of training each")
+	}
+	if p.Unit == search.Seconds {
+		out = append(out, fmt.Sprintf("time: %s search, %s final training, %s evaluation and bundle", clock(p.SearchSeconds), clock(p.FinalSeconds), clock(p.Reserve)))
+	} else {
+		out = append(out, "final training: "+unit(p.FinalResource))
+	}
+	return append(out, fmt.Sprintf("models: about %s parameters, at most %s; the final training passes %.1f times over the data", size(p.Params), size(p.MaxParams), p.Epochs))
+}
+
+// draw repaints the live block; the caller holds the lock.
+func (v *view) draw() {
+	width, height, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil || width < 20 {
+		width, height = 80, 24
+	}
+	var rows []string
+	budget := v.last.State.Spec.Budget.WallClock.D().Seconds()
+	left := ""
+	if budget > 0 {
+		left = ", " + clock(budget-v.active()) + " left"
+	}
+	var stages []string
+	seen := false
+	for _, s := range job.Stages() {
+		switch {
+		case s.Name == v.stage:
+			stages, seen = append(stages, "▶ "+s.Name), true
+		case !seen && v.stage != "":
+			stages = append(stages, "✓ "+s.Name)
+		default:
+			stages = append(stages, "· "+s.Name)
+		}
+	}
+	rows = append(rows, strings.Join(stages, "  "), fmt.Sprintf("%s%s   best %s", clock(v.active()), left, bestOf(v.last.Board)))
+	if p := v.last.State.Plan; p != nil {
+		rows = append(rows, planLines(*p)...)
+	}
+	if trials := v.last.Board.Trials; len(trials) > 0 {
+		rows = append(rows, fmt.Sprintf("%-6s %-8s %4s %8s %9s %5s  %s", "trial", "status", "rung", "bits/B", "tokens/s", "ETA", "configuration"))
+		room := max(3, height-len(rows)-3)
+		for i, t := range trials {
+			if i >= room {
+				rows = append(rows, fmt.Sprintf("… %d more", len(trials)-i))
+				break
+			}
+			rows = append(rows, v.row(t))
+		}
+	}
+	if f := v.last.Board.Final; f != nil {
+		rows = append(rows, v.row(*f))
+	}
+	var b strings.Builder
+	if v.lines > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", v.lines)
+	}
+	for _, r := range rows {
+		b.WriteString("\x1b[2K" + clip(r, width-1) + "\n")
+	}
+	for range v.lines - len(rows) {
+		b.WriteString("\x1b[2K\n")
+	}
+	v.lines = max(v.lines, len(rows))
+	fmt.Fprint(v.out, b.String())
+}
+
+// row is one trial of the live table.
+func (v *view) row(t journal.Entry) string {
+	bits, eta := "–", ""
+	if t.Bits != nil {
+		bits = fmt.Sprintf("%.4f", *t.Bits)
+	}
+	rate := t.PerSecond
+	for seq, id := range v.trial {
+		m, ok := v.rates[seq]
+		if id != t.ID || !ok {
+			continue
+		}
+		rate = m.PerSecond
+		if t.Bits == nil && m.Bits > 0 {
+			bits = fmt.Sprintf("%.3f?", m.Bits)
+		} else if t.Bits == nil {
+			bits = fmt.Sprintf("loss %.2f", m.Loss)
+		}
+		if p := v.last.State.Plan; p != nil && p.Unit == search.Seconds && seq >= 0 && seq < len(v.last.State.Decisions) {
+			eta = clock(v.last.State.Decisions[seq].Resource - m.Seconds)
+		} else if p != nil && p.Unit == search.Seconds {
+			eta = clock(v.last.State.Spec.Budget.WallClock.D().Seconds() - v.active() - p.Reserve)
+		}
+	}
+	return fmt.Sprintf("%-6s %-8s %4d %8s %9.0f %5s  %s", t.ID, t.Status, max(t.Rung, 0), bits, rate, eta, summary(t.Config))
+}
+
+// clip cuts a line to a number of columns, each rune counted as one.
+func clip(s string, width int) string {
+	r := []rune(s)
+	if len(r) > width {
+		return string(r[:width])
+	}
+	return s
+}
+
+func (v *view) interrupted() {
+	if v.json {
+		v.line(map[string]string{"event": "interrupted", "dir": v.dir, "resume": "autoglm resume " + v.dir})
+	}
+	fmt.Fprintf(os.Stderr, "Interrupted; everything is kept. Go on with:\n  autoglm resume %s\n", v.dir)
+}

@@ -1,0 +1,138 @@
+package train
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
+)
+
+// A checkpoint is a folder of two files: step-N.safetensors, the model's state
+// under Hugging Face's names with the optimiser's beside them, and
+// checkpoint.json, which says how far the run was and which file is the whole
+// one. checkpoint.json is replaced last, so that a crash leaves the older
+// checkpoint or the newer one.
+const checkpointIndex = "checkpoint.json"
+
+type checkpoint struct {
+	Version int    `json:"version"`
+	Tensors string `json:"tensors"`
+	State   State  `json:"state"`
+}
+
+// SaveCheckpoint writes a checkpoint into dir, and then removes the older one.
+func SaveCheckpoint(dir string, tensors engine.StateDict, st State) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	name := fmt.Sprintf("step-%d.safetensors", st.Step)
+	if err := replace(dir, name, func(w *bufio.Writer) error { return bundle.WriteSafetensors(w, tensors) }); err != nil {
+		return err
+	}
+	index, err := json.Marshal(checkpoint{Version: 1, Tensors: name, State: st})
+	if err != nil {
+		return err
+	}
+	if err := replace(dir, checkpointIndex, func(w *bufio.Writer) error { _, err := w.Write(append(index, '\n')); return err }); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if n := e.Name(); n != name && n != checkpointIndex {
+			_ = os.Remove(filepath.Join(dir, n)) // an older checkpoint, or what a crash left
+		}
+	}
+	return nil
+}
+
+// replace writes a file so that it is there whole or not at all.
+func replace(dir, name string, write func(*bufio.Writer) error) (err error) {
+	f, err := os.CreateTemp(dir, "."+name+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err := errors.Join(write(w), w.Flush()); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func readIndex(dir string) (checkpoint, error) {
+	var c checkpoint
+	path := filepath.Join(dir, checkpointIndex)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return c, err
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("checkpoint %s: %w", path, err)
+	}
+	if c.Version != 1 {
+		return c, fmt.Errorf("checkpoint %s has version %d, this autoglm reads 1", path, c.Version)
+	}
+	if c.Tensors != filepath.Base(c.Tensors) || !strings.HasSuffix(c.Tensors, ".safetensors") {
+		return c, fmt.Errorf("checkpoint %s names the file %q", path, c.Tensors)
+	}
+	return c, nil
+}
+
+// CheckpointState reads how far a checkpoint is. The error is fs.ErrNotExist
+// when there is none.
+func CheckpointState(dir string) (State, error) {
+	c, err := readIndex(dir)
+	return c.State, err
+}
+
+// LoadCheckpoint reads a checkpoint. The error is fs.ErrNotExist when there is
+// none.
+func LoadCheckpoint(dir string) (engine.StateDict, State, error) {
+	c, err := readIndex(dir)
+	if err != nil {
+		return nil, State{}, err
+	}
+	path := filepath.Join(dir, c.Tensors)
+	f, err := os.Open(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, State{}, fmt.Errorf("checkpoint %s names %s, which is gone", dir, c.Tensors)
+		}
+		return nil, State{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, State{}, err
+	}
+	tensors, err := bundle.ReadSafetensors(f, info.Size())
+	if err != nil {
+		return nil, State{}, fmt.Errorf("checkpoint %s: %w", path, err)
+	}
+	return tensors, c.State, nil
+}

@@ -1,0 +1,265 @@
+package train
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+)
+
+// Task is one piece of a trial's training, the same for all of its ranks: train
+// up to Segment.DecayFrom, save the checkpoint from which a later task may go
+// on, let the rate fall to zero by Segment.End, and score. It is a message:
+// nothing in it changes after it was sent.
+type Task struct {
+	Trial   string  `msgpack:"trial"`
+	Dir     string  `msgpack:"dir"`  // the trial's folder: metrics.jsonl and checkpoint/ go there
+	From    string  `msgpack:"from"` // another trial's folder whose checkpoint starts this one, if it has none itself
+	Config  Config  `msgpack:"config"`
+	Segment Segment `msgpack:"segment"`
+
+	TrainPath  string `msgpack:"train_path"`
+	ValidPath  string `msgpack:"valid_path"`
+	ByteLens   []int  `msgpack:"byte_lens"` // text length of each token id
+	EvalTokens int64  `msgpack:"eval_tokens"`
+
+	Threads         int           `msgpack:"threads"`          // of each rank
+	CheckpointEvery time.Duration `msgpack:"checkpoint_every"` // 0 is none inside the segment
+	// Final keeps the best of several evaluations and saves checkpoints while
+	// the rate falls: nothing goes on from here.
+	Final     bool    `msgpack:"final"`
+	EvalEvery float64 `msgpack:"eval_every"`
+	MaxBytes  int64   `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
+}
+
+// Env is what a rank brings along.
+type Env struct {
+	Rank, World int
+	Ring        Collective // nil when World is 1
+	NewModel    func(c Config, threads int, world int) (engine.Model, error)
+	Clock       func() time.Duration
+	Metrics     func(StepMetrics) // rank 0; may be nil
+}
+
+// Report is how a task ended.
+type Report struct {
+	State     State   `json:"state" msgpack:"state"`
+	Bits      float64 `json:"bits_per_byte" msgpack:"bits_per_byte"`
+	Params    int64   `json:"params" msgpack:"params"`
+	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
+}
+
+// ErrMemory means that the trial would not fit into the memory it may take.
+var ErrMemory = errors.New("out of memory by estimate")
+
+// Execute runs one rank's part of a task. Only rank 0 writes files. A task that
+// was cut off goes on from its checkpoint and ends as if it had not been.
+func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
+	if need := t.Config.Bytes(env.World, t.Threads); t.MaxBytes > 0 && need > t.MaxBytes {
+		return rep, fmt.Errorf("%w: training %s needs about %d MB, %d MB may be used", ErrMemory, t.Config.Arch, need>>20, t.MaxBytes>>20)
+	}
+	corpus, err := OpenCorpus(t.TrainPath)
+	if err != nil {
+		return rep, err
+	}
+	defer corpus.Close()
+	valid, err := OpenCorpus(t.ValidPath)
+	if err != nil {
+		return rep, err
+	}
+	defer valid.Close()
+	m, err := env.NewModel(t.Config, t.Threads, env.World)
+	if err != nil {
+		return rep, err
+	}
+	defer m.Close()
+	st, err := t.restore(m)
+	if err != nil {
+		return rep, err
+	}
+	metrics, err := openMetrics(t, env, st)
+	if err != nil {
+		return rep, err
+	}
+	defer func() { err = errors.Join(err, metrics.Close()) }()
+
+	r := Run{
+		Model: m, Config: t.Config, Train: corpus, Valid: valid, Rank: env.Rank, World: env.World, Ring: env.Ring, Clock: env.Clock,
+		ByteLen: func(id int32) int { return t.ByteLens[id] }, EvalTokens: t.EvalTokens,
+	}
+	begun := st
+	if env.Rank == 0 {
+		r.Events.Step = func(s StepMetrics) {
+			metrics.Write(s)
+			if env.Metrics != nil {
+				env.Metrics(s)
+			}
+		}
+		r.Events.Checkpoint = func(s State, m engine.Model) error { return SaveCheckpoint(t.checkpoint(), m.State(), s) }
+		r.Events.Best = func(s State, m engine.Model, _ float64) error {
+			return SaveCheckpoint(t.best(), parameters(m.State()), s)
+		}
+	}
+	if t.Final {
+		r.EvalEvery = t.EvalEvery
+	}
+	// To the point from which others may go on …
+	r.CheckpointEvery = t.CheckpointEvery
+	flat := t.Segment
+	if flat.ByTime {
+		flat.Seconds = t.Segment.DecayFrom
+	} else {
+		flat.Steps = int(math.Ceil(t.Segment.DecayFrom))
+	}
+	if t.Final && t.Config.Schedule == "cosine" {
+		flat = t.Segment
+	}
+	if st.Position(flat) < flat.End() {
+		if st, err = r.To(ctx, st, flat); err != nil {
+			return Report{State: st}, err
+		}
+		if env.Rank == 0 && !t.Final {
+			if err := SaveCheckpoint(t.checkpoint(), m.State(), st); err != nil {
+				return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
+			}
+		}
+	}
+	// … and down to the score. What a later task continues is not overwritten.
+	if !t.Final {
+		r.CheckpointEvery = 0
+	}
+	if st, err = r.To(ctx, st, t.Segment); err != nil {
+		return Report{State: st}, err
+	}
+	score, err := r.Validate(t.EvalTokens)
+	if err != nil {
+		return Report{State: st}, err
+	}
+	bits := score.BitsPerByte()
+	if math.IsNaN(bits) || math.IsInf(bits, 0) {
+		return Report{State: st}, fmt.Errorf("%w: the validation loss is not a number", ErrDiverged)
+	}
+	if env.Rank == 0 {
+		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: bits})
+	}
+	rep = Report{State: st, Bits: bits, Params: t.Config.Arch.Params()}
+	rep.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)
+	if t.Final {
+		if st.BestStep > 0 && st.BestBits < bits {
+			rep.Bits, rep.State = st.BestBits, st
+		} else if env.Rank == 0 {
+			if err := SaveCheckpoint(t.best(), parameters(m.State()), st); err != nil {
+				return rep, fmt.Errorf("checkpoint: %w", err)
+			}
+		}
+		return rep, nil
+	}
+	return rep, nil
+}
+
+func (t Task) checkpoint() string { return filepath.Join(t.Dir, "checkpoint") }
+func (t Task) best() string       { return filepath.Join(t.Dir, "best") }
+
+// BestDir is where a final task leaves the parameters to ship.
+func BestDir(dir string) string { return filepath.Join(dir, "best") }
+
+// restore loads the trial's own checkpoint, or the one it starts from.
+func (t Task) restore(m engine.Model) (State, error) {
+	for _, dir := range []string{t.checkpoint(), t.From} {
+		if dir == "" {
+			continue
+		}
+		sd, st, err := LoadCheckpoint(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return State{}, err
+		}
+		if err := m.Load(sd); err != nil {
+			return State{}, fmt.Errorf("checkpoint %s: %w", dir, err)
+		}
+		return st, nil
+	}
+	return State{}, nil
+}
+
+// parameters drops the optimiser's tensors.
+func parameters(s engine.StateDict) engine.StateDict {
+	var out engine.StateDict
+	for _, t := range s {
+		if len(t.Name) < 10 || t.Name[:10] != "optimizer." {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// metricsFile appends to metrics.jsonl; records of steps that a restart repeats
+// are cut first.
+type metricsFile struct {
+	f   *os.File
+	err error
+}
+
+func openMetrics(t Task, env Env, st State) (*metricsFile, error) {
+	if env.Rank != 0 {
+		return &metricsFile{}, nil
+	}
+	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(t.Dir, "metrics.jsonl")
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	keep := 0
+	for at := 0; at < len(old); {
+		end := at
+		for end < len(old) && old[end] != '\n' {
+			end++
+		}
+		var s StepMetrics
+		if end == len(old) || json.Unmarshal(old[at:end], &s) != nil || s.Step > st.Step {
+			break
+		}
+		at = end + 1
+		keep = at
+	}
+	if err := f.Truncate(int64(keep)); err == nil {
+		_, err = f.Seek(int64(keep), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &metricsFile{f: f}, nil
+}
+
+// Write appends a record; the first error shows at Close.
+func (m *metricsFile) Write(s StepMetrics) {
+	b, err := json.Marshal(s)
+	if err == nil {
+		_, err = m.f.Write(append(b, '\n'))
+	}
+	m.err = errors.Join(m.err, err)
+}
+
+func (m *metricsFile) Close() error {
+	if m.f == nil {
+		return nil
+	}
+	return errors.Join(m.err, m.f.Close())
+}

@@ -192,7 +192,6 @@ func (c *config) train(ranks int) (timing, error) {
 	}
 	var total timing
 	var failed error
-	before := cpuSeconds()
 	for range ranks {
 		r := <-results
 		failed = errors.Join(failed, r.err)
@@ -200,9 +199,9 @@ func (c *config) train(ranks int) (timing, error) {
 		total.steps = r.steps
 		total.first += r.first
 		total.last += r.last
+		// Each rank saw the whole process's time.
+		total.perCPU += r.perCPU
 	}
-	tokens := float64(total.steps+1) * float64(ranks*c.batch*c.arch.Context)
-	total.perCPU = tokens / (cpuSeconds() - before)
 	return total, failed
 }
 
@@ -239,7 +238,7 @@ func (c *config) rank(ring *summer, rank int) (t timing, err error) {
 	if t.first, err = step(); err != nil {
 		return t, err
 	}
-	start := time.Now()
+	start, cpu := time.Now(), cpuSeconds()
 	for {
 		if t.last, err = step(); err != nil {
 			return t, err
@@ -248,6 +247,7 @@ func (c *config) rank(ring *summer, rank int) (t timing, err error) {
 		elapsed := time.Since(start).Seconds()
 		if ring.agree(rank, elapsed >= c.seconds) {
 			t.rate = float64(tokens*t.steps) / elapsed
+			t.perCPU = float64(tokens*t.steps) / (cpuSeconds() - cpu)
 			return t, nil
 		}
 	}

@@ -113,7 +113,7 @@ func (p *pipeline) planSplit() (map[int]*tail, error) {
 	}
 	total := plain + p.split.total
 	if total < minTotal {
-		return nil, tooSmall(total)
+		return nil, tooSmall(p.sources[p.held].name, total)
 	}
 	tails := map[int]*tail{}
 	hashed := p.split.total > 0

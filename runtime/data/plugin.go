@@ -41,6 +41,7 @@ type Command struct {
 	Log     func(string)  // gets its stderr line by line, may be nil
 
 	name, role string
+	config     map[string]string
 	cmd        *exec.Cmd
 	in         *os.File
 	lines      chan []byte
@@ -136,7 +137,7 @@ func (c *Command) Connect(config map[string]string) error {
 	if c.Timeout == 0 {
 		c.Timeout = time.Minute
 	}
-	c.name = filepath.Base(c.Args[0])
+	c.name, c.config = filepath.Base(c.Args[0]), config
 	c.cmd = exec.Command(c.Args[0], c.Args[1:]...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.cmd.WaitDelay = time.Second

@@ -220,7 +220,7 @@ func (p *pipeline) file(ctx context.Context, i int) error {
 		for k, s := range p.steps {
 			if i > p.held { // a step serves one stream: start it again for the next file
 				c := &Command{Args: s.Args, Timeout: s.Timeout, Log: s.Log}
-				if err := c.Connect(p.cfg.stepConfig(k)); err != nil {
+				if err := c.Connect(s.config); err != nil {
 					return err
 				}
 				_ = s.Close()
@@ -301,15 +301,6 @@ func (p *pipeline) file(ctx context.Context, i int) error {
 	}
 	p.rep.Rows += fr.Rows
 	p.rep.Files = append(p.rep.Files, fr)
-	return nil
-}
-
-// stepConfig gives the configuration of the k-th cleaning step. Which plugins are
-// steps is known by their role only, so it is looked up by the order they had.
-func (c *Config) stepConfig(k int) map[string]string {
-	if k < len(c.Plugins) {
-		return c.Plugins[k].Config
-	}
 	return nil
 }
 

@@ -175,6 +175,6 @@ func (t *tail) part() int {
 	return partCount - 1
 }
 
-func tooSmall(bytes int64) error {
-	return &InputError{Field: "data", Msg: fmt.Sprintf("after cleaning %d bytes of text are left, which is too little to train on and hold some out", bytes), Hint: fmt.Sprintf("give at least %d bytes", minTotal)}
+func tooSmall(file string, bytes int64) error {
+	return &InputError{File: file, Field: "data", Msg: fmt.Sprintf("after cleaning %d bytes of text are left, which is too little to train on and hold some out", bytes), Hint: fmt.Sprintf("give at least %d bytes", minTotal)}
 }

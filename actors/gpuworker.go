@@ -53,6 +53,16 @@ func WorkerProps(d device.Device, execute Executor, hooks Hooks, opts ...actor.P
 
 // Receive implements actor.Actor.
 func (w *GPUWorker) Receive(ctx actor.Context) {
+	defer func() {
+		// A message in whose place the worker fails is gone; an assignment's owner
+		// must hear of it, or it would wait for ever.
+		if p := recover(); p != nil {
+			if a, ok := ctx.Message().(*Assign); ok {
+				ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Err: errRestarted, Lost: true})
+			}
+			panic(p)
+		}
+	}()
 	w.hooks.receive("gpuworker", ctx.Message())
 	switch m := ctx.Message().(type) {
 	case *Assign:

@@ -92,6 +92,7 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 	case *actor.Started:
 		s.begin(ctx)
 	case *actor.Restarting, *actor.Stopping:
+		s.over = true // children that end now are the next instance's to start
 		s.halt(errReleased)
 	case *Interrupt:
 		s.interrupt(ctx)

@@ -174,6 +174,12 @@ func OpenCorpus(path string) (*Corpus, error) {
 	if d > 0 {
 		c.docs = unsafe.Slice((*uint64)(unsafe.Pointer(&mem[corpusHeader])), d)
 	}
+	for i, at := range c.docs {
+		if at > n || i == 0 && at != 0 || i > 0 && at < c.docs[i-1] {
+			unix.Munmap(mem)
+			return damaged("has a damaged index")
+		}
+	}
 	if n > 0 {
 		c.tokens = unsafe.Slice((*uint32)(unsafe.Pointer(&mem[corpusHeader+8*d])), n)
 	}

@@ -1,0 +1,229 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// protoactor's dead-letter throttle and scheduler live as long as the process.
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle.func1"),
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle"),
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.startTimer"),
+	)
+}
+
+// corpusFile is a text with something to learn.
+func corpusFile(t testing.TB) string {
+	t.Helper()
+	var b strings.Builder
+	for i := range 1200 {
+		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
+	}
+	path := filepath.Join(t.TempDir(), "log.txt")
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// tinySpec is a job of 12 trials that takes a second.
+func tinySpec(file string) job.Spec {
+	s := job.Default()
+	s.Data.Files = []string{file}
+	s.Budget = job.Budget{Tokens: 24000}
+	s.HardwareConstraint = "cpu-any"
+	s.Space = map[string]job.Expr{
+		"dim": "64", "layers": "int(1, 2)", "context": "32", "vocab": "categorical([320, 384])", "batch_tokens": "256", "warmup_steps": "2",
+	}
+	return s
+}
+
+func build(t testing.TB, o Options) error {
+	t.Helper()
+	n, err := Open(o)
+	if err != nil {
+		return err
+	}
+	return n.Run(t.Context())
+}
+
+// outcome is what must not depend on what happened on the way: the leaderboard
+// without clocks, and the bundle's bytes.
+func outcome(t testing.TB, dir string) string {
+	t.Helper()
+	var lb journal.Leaderboard
+	b, err := os.ReadFile(filepath.Join(dir, "leaderboard.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &lb); err != nil {
+		t.Fatal(err)
+	}
+	lb.Job = ""
+	for i := range lb.Trials {
+		lb.Trials[i].Seconds, lb.Trials[i].PerSecond = 0, 0
+	}
+	if lb.Final == nil {
+		t.Fatal("no final training on the leaderboard")
+	}
+	lb.Final.Seconds, lb.Final.PerSecond = 0, 0
+	out, err := json.Marshal(lb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(filepath.Join(dir, "bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		c, err := os.ReadFile(filepath.Join(dir, "bundle", f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, f.Name()...)
+		out = append(out, c...)
+	}
+	return string(out)
+}
+
+// Each of the four actors panics once in mid-job; the job ends as if none had.
+func TestPanicsOfActorsChangeNothing(t *testing.T) {
+	spec := tinySpec(corpusFile(t))
+	calm := filepath.Join(t.TempDir(), "calm")
+	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
+		t.Fatal(err)
+	}
+	want := outcome(t, calm)
+	for _, tc := range []struct {
+		who string
+		hit func(message any) bool // the message in whose place the actor panics
+	}{
+		{"supervisor", func(m any) bool { _, ok := m.(*actors.TrialEnded); return ok }},
+		{"supervisor", func(m any) bool { d, ok := m.(*actors.Decide); return ok && d.Decision.Seq > 2 }},
+		{"searchagent", func(m any) bool { o, ok := m.(*actors.Outcome); return ok && o.Seq > 2 }},
+		{"trial", func(m any) bool { _, ok := m.(*actors.RankEnded); return ok }},
+		{"trial", func(m any) bool { _, ok := m.(*actor.Started); return ok }},
+		{"gpuworker", func(m any) bool { a, ok := m.(*actors.Assign); return ok && a.World == 1 }},
+		{"gpuworker", func(m any) bool { a, ok := m.(*actors.Assign); return ok && a.World > 1 }},
+	} {
+		t.Run(tc.who, func(t *testing.T) {
+			var mu sync.Mutex
+			panicked := false
+			count := 0
+			hooks := actors.Hooks{Receive: func(who string, message any) {
+				mu.Lock()
+				defer mu.Unlock()
+				if who != tc.who || panicked || !tc.hit(message) {
+					return
+				}
+				if count++; count == 2 || tc.who == "gpuworker" {
+					panicked = true
+					panic("injected")
+				}
+			}}
+			dir := filepath.Join(t.TempDir(), "run")
+			if err := build(t, Options{Dir: dir, Spec: spec, Hooks: hooks}); err != nil {
+				t.Fatal(err)
+			}
+			if !panicked {
+				t.Skipf("%s had no such message on this machine", tc.who)
+			}
+			if got := outcome(t, dir); got != want {
+				t.Errorf("the outcome differs from the undisturbed run's:\n%.3000s\nwant\n%.3000s", got, want)
+			}
+		})
+	}
+}
+
+// Interrupted after every few events and resumed, the job ends as if it had not
+// been.
+func TestInterruptAndResume(t *testing.T) {
+	spec := tinySpec(corpusFile(t))
+	calm := filepath.Join(t.TempDir(), "calm")
+	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	o := Options{Dir: dir, Spec: spec}
+	interruptions := 0
+	for {
+		ctx, cancel := context.WithCancel(t.Context())
+		seen := 0
+		o.Events.Journal = func(e journal.Event, _ *journal.State) {
+			if e.Kind != journal.Tick {
+				if seen++; seen == 9 {
+					cancel()
+				}
+			}
+		}
+		n, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = n.Run(ctx)
+		cancel()
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrInterrupted) {
+			t.Fatal(err)
+		}
+		interruptions++
+		o.Resume = true
+	}
+	if interruptions < 3 {
+		t.Fatalf("only %d interruptions", interruptions)
+	}
+	if outcome(t, dir) != outcome(t, calm) {
+		t.Error("the outcome differs from the undisturbed run's")
+	}
+}
+
+func TestFolderRules(t *testing.T) {
+	file := corpusFile(t)
+	spec := tinySpec(file)
+	dir := filepath.Join(t.TempDir(), "run")
+	n, err := Open(Options{Dir: dir, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: dir, Spec: spec}); !errors.Is(err, ErrInUse) {
+		t.Errorf("a folder in use: %v", err)
+	}
+	if err := n.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: dir, Spec: spec}); !errors.Is(err, ErrHasJob) {
+		t.Errorf("a second build over the first: %v", err)
+	}
+	if _, err := Open(Options{Dir: t.TempDir(), Resume: true}); !errors.Is(err, ErrNoJob) {
+		t.Errorf("resume of an empty folder: %v", err)
+	}
+	if _, err := Open(Options{Dir: filepath.Dir(file), Spec: spec}); !errors.Is(err, ErrNoJob) {
+		t.Errorf("a folder with other things in it: %v", err)
+	}
+	if _, err := Open(Options{Dir: file, Spec: spec}); err == nil {
+		t.Error("a file as folder was accepted")
+	}
+	// A finished job is resumed to its end at once.
+	if err := build(t, Options{Dir: dir, Resume: true}); err != nil {
+		t.Errorf("resume of a finished job: %v", err)
+	}
+}

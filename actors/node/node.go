@@ -81,11 +81,39 @@ func Open(o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{opts: o, log: log, state: journal.NewState()}
+	if !o.Resume {
+		if err := n.replaceFailed(); err != nil {
+			log.Close()
+			return nil, err
+		}
+	}
 	if err := n.open(); err != nil {
 		log.Close()
 		return nil, err
 	}
 	return n, nil
+}
+
+// replaceFailed clears a folder whose job failed before it trained anything:
+// there is nothing in it to keep.
+func (n *Node) replaceFailed() error {
+	st := journal.NewState()
+	err := n.log.Replay(func(rec []byte) error {
+		e, err := journal.Decode(rec)
+		if err == nil {
+			st.Apply(e)
+		}
+		return err
+	})
+	if err != nil || st.Failed == "" || len(st.Decisions) > 0 {
+		return err
+	}
+	for _, name := range []string{"data", "sample", "trials", "job.json", "leaderboard.json"} {
+		if err := os.RemoveAll(filepath.Join(n.opts.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return n.log.Reset()
 }
 
 func (n *Node) open() error {
@@ -222,12 +250,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	for _, p := range pids {
 		_ = system.Root.StopFuture(p).Wait()
 	}
-	switch {
-	case end.interrupted:
+	if end.interrupted {
 		return ErrInterrupted
-	default:
-		return end.err
 	}
+	if bad := n.site.badInput(); end.err != nil && bad != nil {
+		return bad
+	}
+	return end.err
 }
 
 // committed keeps leaderboard.json true.

@@ -41,6 +41,7 @@ type site struct {
 		failed  map[int]error
 		tok     *token.Tokenizer // the largest
 		lens    map[int][]int
+		bad     error
 	}
 }
 
@@ -94,26 +95,38 @@ func (s *site) Stage(ctx context.Context, name string, st journal.State) error {
 	return actors.Final{Err: fmt.Errorf("no such stage: %s", name)}
 }
 
-// input marks errors of the user's data: another attempt reads the same.
-func input(err error) error {
+// input marks errors of the user's data or job: another attempt reads the same.
+// The error is kept, since the journal carries its text alone.
+func (s *site) input(err error) error {
 	var ie *data.InputError
-	if errors.As(err, &ie) {
+	var fe *job.FieldError
+	if errors.As(err, &ie) || errors.As(err, &fe) {
+		s.mu.Lock()
+		s.mu.bad = err
+		s.mu.Unlock()
 		return actors.Final{Err: err}
 	}
 	return err
 }
 
+// badInput is the error that input marked, nil when there was none.
+func (s *site) badInput() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.bad
+}
+
 func (s *site) probe(ctx context.Context) error {
 	p, err := data.Probe(ctx, DataConfig(s.spec))
 	if err != nil {
-		return input(err)
+		return s.input(err)
 	}
 	return s.writeJSON(p, "data", "probe.json")
 }
 
 func (s *site) clean(ctx context.Context) error {
 	_, err := data.Prepare(ctx, DataConfig(s.spec), s.path("data"), data.Events{})
-	return input(err)
+	return s.input(err)
 }
 
 func (s *site) report() (*data.Report, error) {
@@ -139,7 +152,7 @@ func (s *site) tokenize(ctx context.Context) error {
 	if e, ok := s.spec.Space[space.Vocab]; ok {
 		d, err := space.Parse(space.Vocab, string(e))
 		if err != nil {
-			return actors.Final{Err: err}
+			return s.input(&job.FieldError{Path: "space.vocab", Msg: err.Error()})
 		}
 		want = int(d.High)
 		for _, c := range d.Choices {
@@ -163,7 +176,7 @@ func (s *site) tokenize(ctx context.Context) error {
 		return err
 	}
 	if _, fixed := s.spec.Space[space.Vocab]; fixed && tok.VocabSize() < want {
-		return actors.Final{Err: fmt.Errorf("space.vocab: the data gives a vocabulary of %d, %d is asked for; ask for less or bring more text", tok.VocabSize(), want)}
+		return s.input(&job.FieldError{Path: "space.vocab", Msg: fmt.Sprintf("the data gives a vocabulary of %d, %d is asked for; ask for less or bring more text", tok.VocabSize(), want)})
 	}
 	b, err := tok.MarshalJSON()
 	if err != nil {
@@ -294,7 +307,11 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 		}
 		n.Spent += time.Since(begin).Seconds()
 	}
-	return search.MakePlan(n)
+	p, err := search.MakePlan(n)
+	if err != nil {
+		return p, s.input(&job.FieldError{Path: "budget.wall_clock", Msg: err.Error()})
+	}
+	return p, nil
 }
 
 // space builds the space of a plan.
@@ -311,7 +328,11 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 		MaxParams: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
 		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)),
 	}
-	return Space(l, s.spec, p, rep.Parts["train"].Bytes)
+	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
+	if err != nil {
+		return nil, nil, s.input(&job.FieldError{Path: "space", Msg: err.Error()})
+	}
+	return sp, first, nil
 }
 
 // Space is the search space of a job and the configuration that a search of it

@@ -178,6 +178,15 @@ func (l *File) Replay(f func([]byte) error) error {
 	return err
 }
 
+// Reset drops every record.
+func (l *File) Reset() error {
+	if err := l.f.Truncate(int64(len(magic))); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	l.size = int64(len(magic))
+	return l.f.Sync()
+}
+
 // Close syncs and unlocks.
 func (l *File) Close() error { return errors.Join(l.f.Sync(), l.f.Close()) }
 

@@ -32,7 +32,6 @@ type site struct {
 	devices []device.Device
 	threads int // of each device's worker
 	memory  int64
-	log     func(format string, a ...any)
 	start   time.Time
 
 	mu struct {

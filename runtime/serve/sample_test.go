@@ -16,7 +16,7 @@ func python(t *testing.T) string {
 	path := os.Getenv("AUTOGLM_PYTHON")
 	if path == "" {
 		const why = "AUTOGLM_PYTHON is unset: no Python with transformers to compare with"
-		if os.Getenv("AUTOGLM_REQUIRE") == "all" {
+		if os.Getenv("AUTOGLM_REQUIRE") != "" {
 			t.Fatal(why)
 		}
 		t.Skip(why)

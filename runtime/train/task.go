@@ -238,7 +238,7 @@ func openMetrics(t Task, env Env, st State) (*metricsFile, error) {
 		at = end + 1
 		keep = at
 	}
-	if err := f.Truncate(int64(keep)); err == nil {
+	if err = f.Truncate(int64(keep)); err == nil {
 		_, err = f.Seek(int64(keep), 0)
 	}
 	if err != nil {

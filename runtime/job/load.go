@@ -75,7 +75,7 @@ func parse(b []byte, name string, s *Spec, lines map[string]int) error {
 	text := strings.TrimPrefix(string(b), "\ufeff")
 	if t := strings.TrimSpace(stripComments(text)); strings.HasPrefix(t, "{") {
 		// JSON: comments and trailing commas become spaces, so that lines stay.
-		std, err := hujson.Standardize([]byte(text))
+		std, err := hujson.Standardize([]byte(text + "\n")) // a comment may end the file
 		if err != nil {
 			line := 0
 			msg := err.Error()

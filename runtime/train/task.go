@@ -123,7 +123,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	}
 	if st.Position(flat) < flat.End() {
 		if st, err = r.To(ctx, st, flat); err != nil {
-			return Report{State: st}, err
+			return Report{State: st}, errors.Join(err, t.keep(ctx, env, m, st))
 		}
 		if env.Rank == 0 && !t.Final {
 			if err := SaveCheckpoint(t.checkpoint(), m.State(), st); err != nil {
@@ -136,6 +136,9 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		r.CheckpointEvery = 0
 	}
 	if st, err = r.To(ctx, st, t.Segment); err != nil {
+		if t.Final {
+			err = errors.Join(err, t.keep(ctx, env, m, st))
+		}
 		return Report{State: st}, err
 	}
 	score, err := r.Validate(t.EvalTokens)
@@ -162,6 +165,14 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		return rep, nil
 	}
 	return rep, nil
+}
+
+// keep saves what a run that was told to stop has reached.
+func (t Task) keep(ctx context.Context, env Env, m engine.Model, st State) error {
+	if env.Rank != 0 || context.Cause(ctx) == nil || st.Step == 0 {
+		return nil
+	}
+	return SaveCheckpoint(t.checkpoint(), m.State(), st)
 }
 
 func (t Task) checkpoint() string { return filepath.Join(t.Dir, "checkpoint") }

@@ -63,7 +63,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Task: TaskAuto, MinLength: 10, Exact: true, Near: true, NearThreshold: 0.65,
-		ValidFraction: 0.05, TestFraction: 0.05, Seed: 1, Memory: 192 << 20,
+		ValidFraction: 0.05, TestFraction: 0.05, Seed: 1, Memory: 96 << 20,
 	}
 }
 

@@ -30,7 +30,7 @@ func newCSV(src io.Reader, delim byte, names []string, header bool) *csvReader {
 	return c
 }
 
-// Next gives the next row that is not blank.
+// Next gives the next row; a blank line as RuleBlank.
 func (c *csvReader) Next(rec *Record) error {
 	for {
 		rec.reset()
@@ -54,9 +54,14 @@ func (c *csvReader) Next(rec *Record) error {
 		default:
 			for i, v := range cells {
 				if !utf8.Valid(v) {
-					rec.Fields = rec.Fields[:0]
-					rec.Bad, rec.Note, rec.Raw = RuleEncoding, "not valid UTF-8", v
-					break
+					fixed, enc := repairLine(v)
+					if fixed == nil {
+						rec.Fields = rec.Fields[:0]
+						rec.Bad, rec.Note, rec.Raw = RuleEncoding, "not valid UTF-8, nor clearly another encoding", v
+						break
+					}
+					v = fixed
+					rec.Fixed, rec.Note = RuleEncoding, "read as "+enc
 				}
 				rec.Fields = append(rec.Fields, Field{Name: c.names[i], Val: v, Kind: String})
 			}

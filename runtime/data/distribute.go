@@ -16,6 +16,7 @@ func (p *pipeline) distribute(ctx context.Context) error {
 	if err := p.dropLate(ctx); err != nil {
 		return err
 	}
+	p.rep.Kept -= p.pieces
 	tails, err := p.planSplit()
 	if err != nil {
 		return err

@@ -154,10 +154,22 @@ func (o *openSource) unchanged() (warning string, err error) {
 }
 
 var magics = []struct{ magic, what string }{
-	{"\x7fELF", "an ELF program"}, {"\x89PNG", "a PNG image"}, {"\xff\xd8\xff", "a JPEG image"}, {"GIF8", "a GIF image"},
-	{"%PDF-", "a PDF document"}, {"SQLite format 3", "an SQLite database"}, {"RIFF", "a RIFF media file"}, {"ARROW1", "an Arrow file"},
-	{"MZ\x90", "a Windows program"}, {"\x80\x04\x95", "a Python pickle"}, {"GGUF", "a GGUF model"}, {"OggS", "an Ogg file"}, {"ID3", "an MP3 file"},
-	{"\x93NUMPY", "a NumPy array"}, {"Obj\x01", "an Avro file"}, {"ORC", "an ORC file"},
+	{"\x7fELF", "an ELF program"},
+	{"\x89PNG", "a PNG image"},
+	{"\xff\xd8\xff", "a JPEG image"},
+	{"GIF8", "a GIF image"},
+	{"%PDF-", "a PDF document"},
+	{"SQLite format 3", "an SQLite database"},
+	{"RIFF", "a RIFF media file"},
+	{"ARROW1", "an Arrow file"},
+	{"MZ\x90", "a Windows program"},
+	{"\x80\x04\x95", "a Python pickle"},
+	{"GGUF", "a GGUF model"},
+	{"OggS", "an Ogg file"},
+	{"ID3", "an MP3 file"},
+	{"\x93NUMPY", "a NumPy array"},
+	{"Obj\x01", "an Avro file"},
+	{"ORC", "an ORC file"},
 }
 
 func (o *openSource) sniff() error {

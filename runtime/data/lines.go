@@ -98,57 +98,54 @@ func (v *window) line() (b []byte, long bool, err error) {
 // jsonlReader reads one JSON object a line. A line whose bytes are no valid UTF-8
 // is repaired when it is clearly Windows-1252 or GB18030, else marked broken.
 type jsonlReader struct {
-	in   *window
-	n    int64
-	fix  bool // repair lines of another encoding
-	keep []byte
+	in  *window
+	n   int64
+	fix bool // repair lines of another encoding
 }
 
 func newJSONL(src io.Reader, fix bool) *jsonlReader {
 	return &jsonlReader{in: newWindow(src), fix: fix}
 }
 
-// Next gives the next line that is not blank.
+// Next gives the next line; a blank one as RuleBlank.
 func (r *jsonlReader) Next(rec *Record) error {
-	for {
-		b, long, err := r.in.line()
-		if err != nil {
-			return err
-		}
-		r.n++
-		rec.reset()
-		rec.Line = r.n
-		if long {
-			rec.Bad, rec.Note = RuleTooLong, "line is longer than 64 MiB"
-			return nil
-		}
-		if r.n == 1 {
-			b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
-		}
-		b = trimSpace(b)
-		if len(b) == 0 {
-			rec.Bad, rec.Note = RuleBlank, "blank line"
-			return nil
-		}
-		if !utf8.Valid(b) {
-			fixed, enc := []byte(nil), ""
-			if r.fix {
-				fixed, enc = repairLine(b)
-			}
-			if fixed == nil {
-				rec.Bad, rec.Note = RuleEncoding, "not valid UTF-8, nor clearly another encoding"
-				rec.Raw = b
-				return nil
-			}
-			b = fixed
-			rec.Fixed, rec.Note = RuleEncoding, "read as "+enc
-		}
-		rec.Raw = b
-		if err := parseObject(b, rec); err != nil {
-			rec.Bad, rec.Note = RuleUnparsable, err.Error()
-		}
+	b, long, err := r.in.line()
+	if err != nil {
+		return err
+	}
+	r.n++
+	rec.reset()
+	rec.Line = r.n
+	if long {
+		rec.Bad, rec.Note = RuleTooLong, "line is longer than 64 MiB"
 		return nil
 	}
+	if r.n == 1 {
+		b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	}
+	b = trimSpace(b)
+	if len(b) == 0 {
+		rec.Bad, rec.Note = RuleBlank, "blank line"
+		return nil
+	}
+	if !utf8.Valid(b) {
+		fixed, enc := []byte(nil), ""
+		if r.fix {
+			fixed, enc = repairLine(b)
+		}
+		if fixed == nil {
+			rec.Bad, rec.Note = RuleEncoding, "not valid UTF-8, nor clearly another encoding"
+			rec.Raw = b
+			return nil
+		}
+		b = fixed
+		rec.Fixed, rec.Note = RuleEncoding, "read as "+enc
+	}
+	rec.Raw = b
+	if err := parseObject(b, rec); err != nil {
+		rec.Bad, rec.Note = RuleUnparsable, err.Error()
+	}
+	return nil
 }
 
 func trimSpace(b []byte) []byte {

@@ -43,15 +43,6 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var roleTokens = [...]string{"", System, User, Assistant}
 
-func roleByte(role string) byte {
-	for i, t := range roleTokens {
-		if t == role {
-			return byte(i)
-		}
-	}
-	return 0
-}
-
 // rawSegment is a segment whose text lives in the pipeline's buffers.
 type rawSegment struct {
 	role   byte

@@ -34,6 +34,7 @@ type pipeline struct {
 	spool   *spool
 	split   *splitter
 	dropped *droppedWriter
+	pieces  int64             // of long texts, but for each one's first
 	plain   []int64           // bytes of text by file, for plain texts
 	lines   []uint32          // line of each row by number, for the first ones
 	starts  []uint64          // first row number of each file
@@ -263,7 +264,9 @@ func (p *pipeline) file(ctx context.Context, i int) error {
 			p.count(RuleBlank, true)
 			continue
 		}
-		fr.Rows++
+		if !p.b.plain || len(p.plain) <= i {
+			fr.Rows++
+		}
 		if rec.Bad != "" {
 			switch rec.Bad {
 			case RuleUnparsable, RuleRagged, RuleEncoding:
@@ -440,7 +443,7 @@ func (p *pipeline) put(file int, rec *Record, group uint64, suffix string, flags
 // bytes are taken out of it.
 func (p *pipeline) plainText(file int, rec *Record) (int64, error) {
 	p.b.fixed = p.b.fixed[:0]
-	first := rec.Line == 1 && len(p.plain) <= file
+	first := len(p.plain) <= file
 	for len(p.plain) <= file {
 		p.plain = append(p.plain, 0)
 	}
@@ -469,6 +472,10 @@ func (p *pipeline) plainText(file int, rec *Record) (int64, error) {
 		flags |= flagMore
 	}
 	p.plain[file] += int64(len(b))
+	if !first {
+		p.pieces++
+		return 0, p.put(file, rec, mix(uint64(file)+prime), "", flags)
+	}
 	return 1, p.put(file, rec, mix(uint64(file)+prime), "", flags)
 }
 
@@ -530,7 +537,7 @@ func (p *pipeline) duplicates() error {
 			if near {
 				p.near1.set(ord)
 			}
-			if len(p.goneOf) < 1<<20 {
+			if len(p.goneOf) < 1<<18 {
 				p.goneOf[ord] = of
 			}
 		}

@@ -324,8 +324,12 @@ func TestTemplates(t *testing.T) {
 		{"alpaca", `{"instruction":"Add.","input":"1 2","output":3}`, BOS + User + "Add.\n\n1 2" + Assistant + "3" + EOS, map[string]string{"question": "instruction", "answer": "output", "context": "input"}, TaskQA},
 		{"summary", `{"document":"Long.","summary":"S."}`, BOS + User + "Long." + Assistant + "S." + EOS, map[string]string{"document": "document", "summary": "summary"}, TaskSummary},
 		{"label", `{"text":"Fine.","label":1}`, BOS + User + "Fine." + Assistant + "1" + EOS, map[string]string{"text": "text", "label": "label"}, TaskClassification},
-		{"dialogue", `{"conversations":[{"from":"system","value":"Be brief."},{"from":"human","value":"Hi "},{"from":"gpt","value":"Ho\u0000"},{"from":"human","value":"So?"},{"from":"gpt","value":"No."}]}`,
-			BOS + System + "Be brief." + User + "Hi" + Assistant + "Ho" + EOS + User + "So?" + Assistant + "No." + EOS, map[string]string{"messages": "conversations"}, TaskDialogue},
+		{
+			"dialogue", `{"conversations":[{"from":"system","value":"Be brief."},{"from":"human","value":"Hi "},{"from":"gpt","value":"Ho\u0000"},{"from":"human","value":"So?"},{"from":"gpt","value":"No."}]}`,
+			BOS + System + "Be brief." + User + "Hi" + Assistant + "Ho" + EOS + User + "So?" + Assistant + "No." + EOS,
+			map[string]string{"messages": "conversations"},
+			TaskDialogue,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var rec Record

@@ -235,7 +235,8 @@ func guess(cols []*column, rows int64) Guess {
 			t["document"] = d.name
 			return Guess{TaskSummary, 0.96, []string{
 				fmt.Sprintf("columns %q and %q are named as a document and its summary", d.name, s.name),
-				fmt.Sprintf("documents have %.0f bytes on average, summaries %.0f", d.mean(), s.mean())}, t}
+				fmt.Sprintf("documents have %.0f bytes on average, summaries %.0f", d.mean(), s.mean()),
+			}, t}
 		}
 	}
 	text := pick(cols, roleText, rows, nil, (*column).words)
@@ -260,7 +261,8 @@ func guess(cols []*column, rows int64) Guess {
 			}
 			return Guess{TaskClassification, conf, []string{
 				fmt.Sprintf("column %q is text", text.name),
-				fmt.Sprintf("column %q has %d different values in %d rows", l.name, len(l.distinct), rows)}, t}
+				fmt.Sprintf("column %q has %d different values in %d rows", l.name, len(l.distinct), rows),
+			}, t}
 		}
 		conf := 0.9
 		if text.mean() > 60 {
@@ -305,7 +307,8 @@ func guessByContent(cols []*column, rows int64) Guess {
 		if a != nil {
 			g := Guess{TaskQA, 0.8, []string{
 				fmt.Sprintf("%d %% of column %q end in a question mark", 100*q.questions/q.n, q.name),
-				fmt.Sprintf("column %q is taken as the answer", a.name)}, map[string]string{"question": q.name, "answer": a.name}}
+				fmt.Sprintf("column %q is taken as the answer", a.name),
+			}, map[string]string{"question": q.name, "answer": a.name}}
 			if long != nil {
 				g.Roles["context"] = long.name
 				g.Reasons = append(g.Reasons, fmt.Sprintf("column %q, %.0f bytes on average, is taken as the context", long.name, long.mean()))
@@ -320,12 +323,14 @@ func guessByContent(cols []*column, rows int64) Guess {
 			if c != d && c.mostly(String) && len(c.distinct) >= 2 && int64(len(c.distinct))*5 <= rows && c.mean() < 40 && d.mean() < 1000 && d.mean() > 2*c.mean() && rolesOf(c.name)&roleMeta == 0 {
 				return Guess{TaskClassification, 0.6, []string{
 					fmt.Sprintf("column %q is the longest text", d.name),
-					fmt.Sprintf("column %q has %d different values in %d rows", c.name, len(c.distinct), rows)}, map[string]string{"text": d.name, "label": c.name}}
+					fmt.Sprintf("column %q has %d different values in %d rows", c.name, len(c.distinct), rows),
+				}, map[string]string{"text": d.name, "label": c.name}}
 			}
 		}
 		if len(texts) == 2 && d.mean() > 4*texts[1].mean() && d.mean() > 200 {
 			return Guess{TaskSummary, 0.5, []string{
-				fmt.Sprintf("column %q has %.0f bytes on average and %q %.0f", d.name, d.mean(), texts[1].name, texts[1].mean())}, map[string]string{"document": d.name, "summary": texts[1].name}}
+				fmt.Sprintf("column %q has %.0f bytes on average and %q %.0f", d.name, d.mean(), texts[1].name, texts[1].mean()),
+			}, map[string]string{"document": d.name, "summary": texts[1].name}}
 		}
 		if d.mean() >= 40 {
 			return Guess{TaskText, 0.5, []string{fmt.Sprintf("column %q is the longest text", d.name)}, map[string]string{"text": d.name}}

@@ -111,14 +111,4 @@ type recordReader interface {
 	Next(rec *Record) error
 }
 
-// text gives a scalar field's text: the string itself, or the literal of a
-// number or bool.
-func (f *Field) text() ([]byte, bool) {
-	switch f.Kind {
-	case String, Number, Bool:
-		return f.Val, true
-	}
-	return nil, false
-}
-
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -24,7 +24,7 @@ const (
 	minTotal = 2000
 	// maxGroups bounds the groups whose sizes are remembered; with more of them the
 	// plain share of hashes is close enough.
-	maxGroups = 1 << 20
+	maxGroups = 1 << 18
 	// fewFiles is the count of plain text files from which each is a document to
 	// be put wholly into one part.
 	fewFiles = 20
@@ -33,13 +33,12 @@ const (
 // splitter assigns groups of rows (equal question, context or text) to parts by
 // the hash of their content and the seed, so that no group straddles two parts.
 type splitter struct {
-	seed   uint64
-	sizes  map[uint64]int64 // by key; nil once there were too many
-	total  int64
-	part   map[uint64]uint8
-	valid  float64
-	test   float64
-	groups int
+	seed  uint64
+	sizes map[uint64]int64 // by key; nil once there were too many
+	total int64
+	part  map[uint64]uint8
+	valid float64
+	test  float64
 }
 
 func newSplitter(seed int64, valid, test float64) *splitter {

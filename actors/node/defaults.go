@@ -36,11 +36,11 @@ func maxVocabFor(bytes int64) int {
 func defaults(p search.Plan, sp *space.Space, bytes int64, context int) space.Config {
 	dropout := 0.0
 	switch {
-	case p.Epochs > 20:
+	case p.Epochs > 25:
 		dropout = 0.2
-	case p.Epochs > 6:
+	case p.Epochs > 12:
 		dropout = 0.1
-	case p.Epochs > 3:
+	case p.Epochs > 7:
 		dropout = 0.05
 	}
 	best := space.Config{}
@@ -53,14 +53,14 @@ func defaults(p search.Plan, sp *space.Space, bytes int64, context int) space.Co
 			space.Layers: space.Number(float64(s.layers)), space.Dim: space.Number(float64(s.dim)),
 			space.Heads: space.Number(float64(heads)), space.KVHeads: space.Number(float64(heads)),
 			space.FFNRatio: space.Number(3), space.Context: space.Number(float64(context)), space.Vocab: space.Number(float64(vocabFor(bytes))),
-			space.Tied: space.Word("true"), space.Optimizer: space.Word("muon"), space.LR: space.Number(3e-3), space.MuonLR: space.Number(0.02),
-			space.Batch: space.Number(2048), space.Dropout: space.Number(dropout), space.Decay: space.Number(0.05), space.Warmup: space.Number(30),
+			space.Tied: space.Word("true"), space.Optimizer: space.Word("adamw"), space.LR: space.Number(4e-3), space.MuonLR: space.Number(0.02),
+			space.Batch: space.Number(1024), space.Dropout: space.Number(dropout), space.Decay: space.Number(0.1), space.Warmup: space.Number(50),
 			space.Schedule: space.Word("wsd"),
 		})
 		if sp.Check(c) != nil {
 			continue
 		}
-		if len(best) > 0 && space.Arch(c).Params() > p.Params {
+		if len(best) > 0 && space.Arch(c).Params() > p.Params*11/10 {
 			break
 		}
 		best = c

@@ -324,7 +324,7 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 		return nil, nil, err
 	}
 	l := space.Limits{
-		MaxParams: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
+		MinParams: p.MinParams, MaxParams: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
 		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)),
 	}
 	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
@@ -339,6 +339,7 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.Space, space.Config, error) {
 	if spec.Constraints.MaxParams > 0 {
 		l.MaxParams = min(l.MaxParams, spec.Constraints.MaxParams)
+		l.MinParams = min(l.MinParams, l.MaxParams/4)
 	}
 	if spec.Constraints.MaxMemoryMB > 0 {
 		l.MaxBytes = spec.Constraints.MaxMemoryMB << 20
@@ -347,7 +348,7 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 	for n, e := range spec.Space {
 		over[n] = string(e)
 		if n == space.Layers || n == space.Dim {
-			l.MaxParams = math.MaxInt64 // what the user widened isn't narrowed again
+			l.MinParams, l.MaxParams = 0, math.MaxInt64 // what the user chose isn't narrowed
 			if spec.Constraints.MaxParams > 0 {
 				l.MaxParams = spec.Constraints.MaxParams
 			}

@@ -38,7 +38,8 @@ type Plan struct {
 	Reserve       float64   `json:"reserve_seconds"` // for evaluation and bundle
 	FinalResource float64   `json:"final_resource"`  // in units other than seconds
 	FinalDecay    float64   `json:"final_decay"`     // share of the final training in which the rate falls
-	MaxParams     int64     `json:"max_params"`      // largest model that the final training can feed
+	MinParams     int64     `json:"min_params"`      // models that the search may try
+	MaxParams     int64     `json:"max_params"`      //
 	Params        int64     `json:"params"`          // where the search starts
 	Epochs        float64   `json:"epochs"`          // passes of the final training over the data, for that size
 	Rate          float64   `json:"flops_per_second"`
@@ -47,6 +48,10 @@ type Plan struct {
 
 // eta is Hyperband's reduction factor.
 const eta = 3
+
+// searchShare is the part of the clock that goes to the search: more finds better
+// settings and leaves less time to use them.
+const searchShare = 0.27
 
 // minRung is the shortest useful rung, seconds.
 const minRung = 0.4
@@ -78,14 +83,14 @@ func MakePlan(n Needs) (Plan, error) {
 		// Scoring the held-out part slides a window with a stride of half of it: about
 		// 3 operations a parameter and byte.
 		speed := max(n.Rate, 1e9) * float64(p.Slots)
-		params := 1.5 * math.Sqrt(speed*left/2/120)
+		params := 2.5 * math.Sqrt(speed*left/120)
 		p.Reserve = 1 + 0.01*n.WallClock + 3*params*float64(n.HeldOut)/speed
 		left -= p.Reserve
 		if left < 3 {
 			return p, fmt.Errorf("a budget of %.0f s leaves %.1f s for training after reading the data and writing the model; give at least %.0f s",
 				n.WallClock, max(left, 0), math.Ceil(n.Spent+p.Reserve+5))
 		}
-		p.SearchSeconds = 0.42 * left
+		p.SearchSeconds = searchShare * left
 		p.bracketsFor(p.SearchSeconds)
 		p.FinalSeconds = left - p.SearchSeconds
 		p.size(n.Rate * float64(p.Slots) * p.FinalSeconds)
@@ -98,8 +103,8 @@ func MakePlan(n Needs) (Plan, error) {
 		case Tokens:
 			flops = 6 * float64(p.Params) * p.FinalResource
 		}
-		// About two and a half bytes a token.
-		p.Epochs = flops / (6 * float64(p.Params)) * 2.5 / float64(n.Corpus)
+		// About two bytes a token.
+		p.Epochs = flops / (6 * float64(p.Params)) * 2 / float64(n.Corpus)
 	}
 	for _, b := range p.Brackets {
 		p.SearchTrials += b.Trials
@@ -107,30 +112,31 @@ func MakePlan(n Needs) (Plan, error) {
 	return p, nil
 }
 
-// size sets where the search starts and the largest model: Hoffmann et al.
-// (2022) put the best model at N ≈ √(C/120) for C operations; on small budgets
-// (where a step costs more than its products) larger ones do not pay.
+// size sets where the search starts and how far it strays. Hoffmann et al. (2022)
+// put the best model at N ≈ √(C/120) for C operations; small texts are passed
+// over several times, where two to three times that size did best. Rungs are too
+// short to tell a model that is quick to learn from one that ends better, so the
+// search keeps within a factor of 2.5.
 func (p *Plan) size(flops float64) {
 	best := math.Sqrt(flops / 120)
-	p.Params = int64(min(max(1.5*best, 100e3), 2e9))
-	p.MaxParams = int64(min(max(5*best, 300e3), 20e9))
+	p.Params = int64(min(max(2.5*best, 120e3), 2e9))
+	p.MinParams = p.Params * 2 / 5
+	p.MaxParams = p.Params * 5 / 2
 }
 
 // bracketsFor fills a search of so many seconds on all slots.
 func (p *Plan) bracketsFor(seconds float64) {
 	total := seconds * float64(p.Slots)
-	count := 12
+	count := 8
 	switch {
-	case seconds < 15:
+	case seconds < 6:
 		count = 4
-	case seconds < 40:
-		count = 8
 	case seconds > 1200:
 		count = 36
-	case seconds > 400:
+	case seconds > 300:
 		count = 24
-	case seconds > 150:
-		count = 18
+	case seconds > 100:
+		count = 12
 	}
 	count = max(p.Slots, (count+p.Slots-1)/p.Slots*p.Slots)
 	r := total / ladder(count, 1, rungs(count)).Cost()

@@ -91,7 +91,7 @@ func decoderDims(l Limits) []Dimension {
 		MustParse(Optimizer, "categorical([adamw, muon])"),
 		MustParse(LR, "log_uniform(1e-5, 1e-2)"),
 		MustParse(MuonLR, "log_uniform(0.002, 0.1)").When(Optimizer, "muon"),
-		MustParse(Batch, "categorical([1024, 2048, 4096, 8192, 16384])"),
+		MustParse(Batch, "categorical([512, 1024, 2048, 4096, 8192, 16384])"),
 		MustParse(Dropout, fmt.Sprintf("uniform(0, %g)", maxDrop)),
 		MustParse(Decay, "log_uniform(0.001, 0.5)"),
 		MustParse(Warmup, "log_int(10, 400)"),

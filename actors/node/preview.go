@@ -43,7 +43,7 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	if n.Rate, err = Rate(ctx, len(o.Devices), threads, 3); err != nil {
 		return o, err
 	}
-	n.Spent = min(time.Since(begin).Seconds(), 0.02*n.WallClock) // a build times the machine for less
+	n.Spent = min(time.Since(begin).Seconds(), 1, 0.01*n.WallClock) // a build times the machine for less
 	if o.Plan, err = search.MakePlan(n); err != nil {
 		return o, &job.FieldError{Path: "budget.wall_clock", Msg: err.Error()}
 	}

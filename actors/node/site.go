@@ -301,7 +301,7 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	n.Spent = active
 	if n.WallClock > 0 {
 		begin := time.Now()
-		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, min(2, 0.02*n.WallClock)); err != nil {
+		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, min(1, 0.01*n.WallClock)); err != nil {
 			return search.Plan{}, err
 		}
 		n.Spent += time.Since(begin).Seconds()

@@ -25,7 +25,7 @@ func vocabFor(bytes int64) int {
 // maxVocabFor is the largest vocabulary worth training for a text.
 func maxVocabFor(bytes int64) int {
 	v := 512
-	for v < 16384 && bytes > int64(v)*500 {
+	for v < 16384 && bytes > int64(v)*2000 {
 		v *= 2
 	}
 	return v
@@ -60,7 +60,7 @@ func defaults(p search.Plan, sp *space.Space, bytes int64, context int) space.Co
 		if sp.Check(c) != nil {
 			continue
 		}
-		if len(best) > 0 && space.Arch(c).Params() > p.Params*11/10 {
+		if len(best) > 0 && space.Arch(c).MatrixParams() > p.Params*11/10 {
 			break
 		}
 		best = c

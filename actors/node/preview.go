@@ -48,7 +48,7 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 		return o, &job.FieldError{Path: "budget.wall_clock", Msg: err.Error()}
 	}
 	l := space.Limits{
-		MinParams: o.Plan.MinParams, MaxParams: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
+		MinMatrix: o.Plan.MinParams, MaxMatrix: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
 		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: machine.MemoryBytes / int64(len(o.Devices)),
 	}
 	sp, first, err := Space(l, spec, o.Plan, n.Corpus)

@@ -324,7 +324,7 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 		return nil, nil, err
 	}
 	l := space.Limits{
-		MinParams: p.MinParams, MaxParams: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
+		MinMatrix: p.MinParams, MaxMatrix: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
 		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)),
 	}
 	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
@@ -337,9 +337,8 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 // Space is the search space of a job and the configuration that a search of it
 // starts from.
 func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.Space, space.Config, error) {
-	if spec.Constraints.MaxParams > 0 {
-		l.MaxParams = min(l.MaxParams, spec.Constraints.MaxParams)
-		l.MinParams = min(l.MinParams, l.MaxParams/4)
+	if l.MaxParams = spec.Constraints.MaxParams; l.MaxParams > 0 {
+		l.MinMatrix = min(l.MinMatrix, l.MaxParams/4)
 	}
 	if spec.Constraints.MaxMemoryMB > 0 {
 		l.MaxBytes = spec.Constraints.MaxMemoryMB << 20
@@ -348,10 +347,7 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 	for n, e := range spec.Space {
 		over[n] = string(e)
 		if n == space.Layers || n == space.Dim {
-			l.MinParams, l.MaxParams = 0, math.MaxInt64 // what the user chose isn't narrowed
-			if spec.Constraints.MaxParams > 0 {
-				l.MaxParams = spec.Constraints.MaxParams
-			}
+			l.MinMatrix, l.MaxMatrix = 0, 0 // what the user chose isn't narrowed
 		}
 	}
 	sp, err := space.Decoder(l, over)

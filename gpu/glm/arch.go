@@ -80,6 +80,13 @@ func (a Arch) Params() int64 {
 	return n
 }
 
+// MatrixParams is the number of parameters that work on every token: all but
+// the embedding, the head and the norms.
+func (a Arch) MatrixParams() int64 {
+	c, kv, f := int64(a.Dim), int64(a.KVDim()), int64(a.FFN)
+	return int64(a.Layers) * (2*c*c + 2*c*kv + 3*c*f)
+}
+
 // FLOPsPerToken is the arithmetic of one training token (forward and backward,
 // multiply and add counted apart) at sequence length t: 6 for each matrix
 // parameter, and causal attention's two products.

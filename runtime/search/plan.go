@@ -40,7 +40,7 @@ type Plan struct {
 	FinalDecay    float64   `json:"final_decay"`     // share of the final training in which the rate falls
 	MinParams     int64     `json:"min_params"`      // models that the search may try
 	MaxParams     int64     `json:"max_params"`      //
-	Params        int64     `json:"params"`          // where the search starts
+	Params        int64     `json:"params"`          // where the search starts: glm.Arch.MatrixParams
 	Epochs        float64   `json:"epochs"`          // passes of the final training over the data, for that size
 	Rate          float64   `json:"flops_per_second"`
 	SearchTrials  int       `json:"trials"`
@@ -116,12 +116,12 @@ func MakePlan(n Needs) (Plan, error) {
 // put the best model at N ≈ √(C/120) for C operations; small texts are passed
 // over several times, where two to three times that size did best. Rungs are too
 // short to tell a model that is quick to learn from one that ends better, so the
-// search keeps within a factor of 2.5.
+// search keeps within a factor of 1.8. All sizes are those of the matrices.
 func (p *Plan) size(flops float64) {
 	best := math.Sqrt(flops / 120)
 	p.Params = int64(min(max(2.5*best, 120e3), 2e9))
-	p.MinParams = p.Params * 2 / 5
-	p.MaxParams = p.Params * 5 / 2
+	p.MinParams = p.Params * 3 / 5
+	p.MaxParams = p.Params * 9 / 5
 }
 
 // bracketsFor fills a search of so many seconds on all slots.

@@ -171,10 +171,10 @@ func (m *mixed) Ask(n int) ([]space.Config, error) {
 		case len(m.order) < m.opts.Startup && len(m.opts.Initial) > 0 && rng.Float64() < 0.75:
 			// Early on, stay near what is believed to be good.
 			base := m.opts.Initial[rng.IntN(len(m.opts.Initial))]
-			if c, err = m.space.Mutate(base, 1+rng.IntN(2), m.opts.Architecture, rng); err != nil {
+			if c, err = m.space.Mutate(base, 1, m.opts.Architecture, rng); err != nil {
 				return nil, err
 			}
-			return m.space.Mutate(c, 1+rng.IntN(3), func(n string) bool { return !m.opts.Architecture(n) }, rng)
+			return m.space.Mutate(c, 1+rng.IntN(2), func(n string) bool { return !m.opts.Architecture(n) }, rng)
 		case len(m.order) == 0:
 			return m.space.Sample(rng)
 		}

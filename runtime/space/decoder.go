@@ -30,7 +30,8 @@ const (
 // Limits bound the decoder space by the machine, the data and the budget.
 type Limits struct {
 	MaxParams   int64   // largest model, parameters; 0 is no bound
-	MinParams   int64   // smallest model, parameters
+	MinMatrix   int64   // smallest model, by glm.Arch.MatrixParams
+	MaxMatrix   int64   // largest model, likewise; 0 is no bound
 	MaxBytes    int64   // memory to train in; 0 is no bound
 	MaxVocab    int     // largest vocabulary that the data gave
 	MaxContext  int     // longest context worth training for (the data's length)
@@ -91,7 +92,7 @@ func decoderDims(l Limits) []Dimension {
 		MustParse(Optimizer, "categorical([adamw, muon])"),
 		MustParse(LR, "log_uniform(1e-5, 1e-2)"),
 		MustParse(MuonLR, "log_uniform(0.002, 0.1)").When(Optimizer, "muon"),
-		MustParse(Batch, "categorical([512, 1024, 2048, 4096, 8192, 16384])"),
+		MustParse(Batch, "categorical([1024, 2048, 4096, 8192, 16384])"),
 		MustParse(Dropout, fmt.Sprintf("uniform(0, %g)", maxDrop)),
 		MustParse(Decay, "log_uniform(0.001, 0.5)"),
 		MustParse(Warmup, "log_int(10, 400)"),
@@ -234,11 +235,13 @@ func Arch(c Config) glm.Arch {
 func (l Limits) check(c Config) error {
 	a := Arch(c)
 	p := a.Params()
-	switch {
+	switch n := a.MatrixParams(); {
 	case l.MaxParams > 0 && p > l.MaxParams:
-		return fmt.Errorf("%d parameters, the budget trains at most %d", p, l.MaxParams)
-	case p < l.MinParams:
-		return fmt.Errorf("%d parameters, fewer than %d", p, l.MinParams)
+		return fmt.Errorf("%d parameters, at most %d are allowed", p, l.MaxParams)
+	case l.MaxMatrix > 0 && n > l.MaxMatrix:
+		return fmt.Errorf("%d parameters in matrices, the budget trains at most %d", n, l.MaxMatrix)
+	case n < l.MinMatrix:
+		return fmt.Errorf("%d parameters in matrices, the budget feeds at least %d", n, l.MinMatrix)
 	}
 	if err := a.Validate(); err != nil {
 		return err

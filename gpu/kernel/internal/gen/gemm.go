@@ -6,8 +6,15 @@ import (
 )
 
 var tileArgs = []arg{
-	{"c", "*float32"}, {"a", "*float32"}, {"b", "*float32"},
-	{"rsa", "int"}, {"csa", "int"}, {"ldc", "int"}, {"k", "int"}, {"n", "int"}, {"acc", "int"},
+	{"c", "*float32"},
+	{"a", "*float32"},
+	{"b", "*float32"},
+	{"rsa", "int"},
+	{"csa", "int"},
+	{"ldc", "int"},
+	{"k", "int"},
+	{"n", "int"},
+	{"acc", "int"},
 }
 
 // gemmKernels emits one tile kernel for each number of rows and for one and two

@@ -1,0 +1,280 @@
+(function () {
+  "use strict";
+  var data = JSON.parse(document.getElementById("plots").textContent);
+  var dark = window.matchMedia("(prefers-color-scheme: dark)");
+  var calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+  var get = function (id) { return document.getElementById(id); };
+  document.documentElement.classList.add("on");
+
+  function color(name) { return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim(); }
+  function esc(s) { return echarts.format.encodeHTML(String(s)); }
+  function ok(x) { return typeof x === "number" && isFinite(x); }
+  function brief(x) {
+    var a = Math.abs(x);
+    if (a >= 1e9) return +(x / 1e9).toPrecision(3) + "B";
+    if (a >= 1e6) return +(x / 1e6).toPrecision(3) + "M";
+    if (a >= 1e4) return +(x / 1e3).toPrecision(3) + "k";
+    return String(+x.toPrecision(a >= 1000 ? 4 : 3));
+  }
+
+  // Colours of scores: the best at one end, the upper decile and worse at the other.
+  var scores = data.trials.map(function (t) { return t.bits; }).filter(ok).sort(function (a, b) { return a - b; });
+  var low = scores[0], high = scores[Math.floor((scores.length - 1) * 0.9)];
+  function mix(a, b, x) {
+    var p = echarts.color.parse(a), q = echarts.color.parse(b);
+    return "rgb(" + [0, 1, 2].map(function (i) { return Math.round(p[i] + (q[i] - p[i]) * x); }).join(",") + ")";
+  }
+  function ramp(score) {
+    if (!ok(score)) return color("c8");
+    var x = high > low ? Math.min(1, Math.max(0, (score - low) / (high - low))) : 0;
+    return x < 0.5 ? mix(color("r1"), color("r2"), 2 * x) : mix(color("r2"), color("r3"), 2 * x - 1);
+  }
+
+  function base() {
+    return {
+      animation: !calm.matches, animationDuration: 300, backgroundColor: "transparent",
+      textStyle: { color: color("ink"), fontFamily: getComputedStyle(document.body).fontFamily },
+      tooltip: { confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink"), fontSize: 12 } }
+    };
+  }
+  function axis(more) {
+    return Object.assign({
+      nameLocation: "middle", nameGap: 28, nameTextStyle: { color: color("soft") }, axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true },
+      axisLine: { lineStyle: { color: color("line") } }, axisTick: { lineStyle: { color: color("line") } }, splitLine: { lineStyle: { color: color("grid") } }
+    }, more);
+  }
+
+  var xNames = { step: "steps", tokens: "tokens", seconds: "seconds of training" };
+  function curves() {
+    var x = get("curve-x").value, y = get("curve-y").value, log = get("curve-log").checked, whole = get("curve-all").checked;
+    var vx = { step: "vstep", tokens: "vtokens", seconds: "vseconds" }[x];
+    var series = [], values = [], xs = [], ends = [];
+    function pairs(a, b) {
+      var out = [];
+      for (var i = 0; a && b && i < a.length; i++) if (ok(a[i]) && ok(b[i]) && (!log || a[i] > 0)) {
+        out.push([a[i], b[i]]);
+        xs.push(a[i]);
+        values.push(b[i]);
+      }
+      if (out.length) ends.push(out[out.length - 1][1]);
+      return out;
+    }
+    data.curves.forEach(function (c) {
+      var final = c.id === "final", stroke = final ? color("accent") : ramp(c.score);
+      var line = y === "valid" ? [] : pairs(c[x], c[y]);
+      var dots = y === "loss" ? [] : pairs(c[vx], c.vbits);
+      if (line.length) series.push({
+        name: c.id, type: "line", data: line, showSymbol: line.length === 1, symbolSize: 4, z: final ? 5 : 2,
+        lineStyle: { color: stroke, width: final ? 3 : 1.3, opacity: final ? 1 : 0.75, type: c.status === "failed" ? "dashed" : "solid" },
+        itemStyle: { color: stroke }, emphasis: { disabled: true }
+      });
+      if (dots.length) series.push({
+        name: c.id + (line.length ? ", validation" : ""), type: y === "valid" && dots.length > 1 ? "line" : "scatter", data: dots, symbol: "circle",
+        symbolSize: final ? 6 : 7, z: final ? 6 : 4, showSymbol: true, lineStyle: { color: stroke, width: final ? 3 : 1.3 },
+        itemStyle: { color: stroke, borderColor: color("card"), borderWidth: 1 }, emphasis: { disabled: true }
+      });
+    });
+    var min = Math.min.apply(null, values), max = Math.max.apply(null, values);
+    // The losses of the first steps would press everything else together.
+    var top = ends.length ? Math.max.apply(null, ends) : max;
+    if (!whole) max = Math.min(max, min + 1.6 * (top - min) + 0.15 * min);
+    var pad = (max - min) * 0.05 || 0.1;
+    return Object.assign(base(), {
+      grid: { left: 52, right: 14, top: 16, bottom: 44 },
+      xAxis: axis({ type: log ? "log" : "value", name: xNames[x], min: log && xs.length ? Math.min.apply(null, xs) : null, max: xs.length ? Math.max.apply(null, xs) : null,
+        axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true, showMaxLabel: false, showMinLabel: !log }, splitLine: { show: false } }),
+      yAxis: axis({ type: "value", name: y === "loss" ? "nats per token" : "bits per byte", nameGap: 36, min: +(min - pad).toPrecision(3), max: +(max + pad).toPrecision(3),
+        axisLabel: { color: color("soft"), formatter: brief, showMinLabel: false, showMaxLabel: false } }),
+      tooltip: Object.assign(base().tooltip, {
+        trigger: "axis", axisPointer: { type: "line", snap: false, label: { show: false } },
+        formatter: function (at) {
+          var rows = at.filter(function (p) { return p.value; }).sort(function (a, b) { return a.value[1] - b.value[1]; });
+          if (!rows.length) return "";
+          var s = esc(xNames[x]) + " " + brief(rows[0].value[0]);
+          rows.slice(0, 9).forEach(function (p) { s += "<br>" + p.marker + esc(p.seriesName) + " <b>" + p.value[1].toFixed(3) + "</b>"; });
+          return s + (rows.length > 9 ? "<br>… " + (rows.length - 9) + " more" : "");
+        }
+      }),
+      series: series
+    });
+  }
+
+  function parallel(box) {
+    var narrow = box.clientWidth < 700, axes = data.axes, text = color("soft");
+    box.style.height = narrow ? 62 * (axes.length + 1) + 70 + "px" : "400px";
+    var dims = axes.map(function (a, i) {
+      var d = { dim: i, name: a.name, axisLabel: { color: text, fontSize: 10, hideOverlap: true }, minorTick: { show: false } };
+      if (a.words) {
+        d.type = "category";
+        d.data = a.words;
+      } else {
+        d.type = a.log ? "log" : "value";
+        d.min = a.low;
+        d.max = a.high;
+        d.axisLabel.formatter = brief;
+        if (a.log) d.logBase = a.high / a.low >= 100 ? 10 : 2;
+      }
+      return d;
+    });
+    var bits = data.trials.map(function (t) { return t.bits; }).filter(ok);
+    dims.push({ dim: axes.length, name: "bits per byte", type: "value", inverse: !narrow, scale: true, nameTextStyle: { fontWeight: "bold" },
+      min: bits.length ? Math.min.apply(null, bits) : 0, max: bits.length ? Math.max.apply(null, bits) + 1e-9 : 1, axisLabel: { color: text, fontSize: 10, formatter: brief, hideOverlap: true } });
+    function item(t) {
+      return { name: t.id, value: t.values.concat([t.bits]).map(function (v) { return v === null ? "-" : v; }), status: t.status, bits: t.bits,
+        lineStyle: { color: t.winner ? color("accent") : ramp(t.bits), width: t.winner ? 3.5 : 1.6, opacity: t.winner ? 1 : ok(t.bits) ? 0.75 : 0.6, type: ok(t.bits) ? "solid" : "dashed" } };
+    }
+    var drawn = data.trials.slice().reverse().map(item); // the best on top
+    return Object.assign(base(), {
+      parallel: narrow ? { layout: "vertical", left: 18, right: 26, top: 40, bottom: 34 } : { left: 40, right: 60, top: 46, bottom: 24 },
+      parallelAxis: dims.map(function (d, i) {
+        return Object.assign(d, {
+          nameLocation: "end", nameGap: narrow ? 8 : i % 2 ? 24 : 10, nameTextStyle: Object.assign({ color: color("ink"), fontSize: 11 }, narrow ? { align: "right", verticalAlign: "bottom", padding: [0, -8, 14, 0] } : {}, d.nameTextStyle),
+          axisLine: { lineStyle: { color: color("soft") } }, axisTick: { lineStyle: { color: color("soft") } }
+        });
+      }),
+      tooltip: Object.assign(base().tooltip, {
+        trigger: "item", formatter: function (p) {
+          var s = "<b>" + esc(p.name) + "</b> " + esc(p.data.status) + (ok(p.data.bits) ? ", " + p.data.bits.toFixed(4) : "");
+          axes.forEach(function (a, i) {
+            var v = p.data.value[i];
+            if (v !== "-") s += "<br>" + esc(a.name) + " " + esc(typeof v === "number" ? brief(v) : v);
+          });
+          return s;
+        }
+      }),
+      series: [{ type: "parallel", data: drawn, smooth: 0.05, inactiveOpacity: 0.05, emphasis: { lineStyle: { width: 4, opacity: 1 } } }]
+    });
+  }
+
+  function importance(box) {
+    var e = data.effects.slice().reverse();
+    box.style.height = 26 * e.length + 60 + "px";
+    return Object.assign(base(), {
+      grid: { left: 8, right: 24, top: 6, bottom: 44, containLabel: true },
+      xAxis: axis({ type: "value", name: "share of the variance", min: 0 }),
+      yAxis: axis({ type: "category", data: e.map(function (x) { return x.name; }), axisLabel: { color: color("ink"), fontSize: 12 }, splitLine: { show: false } }),
+      tooltip: Object.assign(base().tooltip, { trigger: "axis", axisPointer: { type: "shadow" }, formatter: function (p) {
+        var x = e[p[0].dataIndex];
+        return "<b>" + esc(x.name) + "</b><br>importance " + x.share.toFixed(3) + "<br>level of chance " + x.chance.toFixed(3);
+      } }),
+      series: [
+        { type: "bar", barMaxWidth: 14, data: e.map(function (x) { return { value: x.share, itemStyle: { color: x.above ? color("c1") : color("c8"), opacity: x.above ? 1 : 0.65, borderRadius: [0, 3, 3, 0] } }; }) },
+        { type: "scatter", symbol: "rect", symbolSize: [2.5, 18], itemStyle: { color: color("accent") }, data: e.map(function (x, i) { return [x.chance, i]; }) }
+      ]
+    });
+  }
+
+  function cost() {
+    var x = get("cost-x").value, top = 0;
+    var scored = data.trials.filter(function (t) { return ok(t.bits) && t[x] > 0; });
+    scored.forEach(function (t) { top = Math.max(top, t.rung); });
+    var byID = {};
+    scored.forEach(function (t) { byID[t.id] = t; });
+    var line = data.fronts[x].map(function (id) { return byID[id]; }).filter(Boolean);
+    var all = scored.map(function (t) { return t[x]; }).concat(data.final && data.final[x] > 0 ? [data.final[x]] : []);
+    var lo = Math.min.apply(null, all), hi = Math.max.apply(null, all), wide = hi / lo >= 8;
+    return Object.assign(base(), {
+      grid: { left: 52, right: 22, top: 26, bottom: 44 },
+      xAxis: axis({ type: wide ? "log" : "value", scale: true, name: x === "params" ? "parameters" : "seconds of training", min: wide ? lo / 1.3 : null, max: wide ? hi * 1.3 : null,
+        axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true, showMinLabel: !wide, showMaxLabel: !wide }, splitLine: { show: false } }),
+      yAxis: axis({ type: "value", scale: true, name: "bits per byte", nameGap: 36 }),
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) {
+        var t = p.data.trial;
+        return t ? "<b>" + esc(t.id) + "</b> " + esc(t.status) + "<br>" + t.bits.toFixed(4) + " bits per byte<br>" + brief(t.params) + " parameters<br>" + brief(t.seconds) + " s" : "";
+      } }),
+      series: [
+        { type: "line", step: "end", data: line.map(function (t) { return [t[x], t.bits]; }), symbol: "none", silent: true, lineStyle: { color: color("ink"), width: 1.2, type: "dashed" } },
+        { type: "scatter", data: scored.map(function (t) {
+          return { value: [t[x], t.bits], trial: t, symbolSize: t.rung === top ? 13 : 8, itemStyle: { color: ramp(t.bits), borderColor: color("card"), borderWidth: 1 },
+            label: { show: line.indexOf(t) >= 0, formatter: function () { return t.id; }, position: "top", color: color("soft"), fontSize: 11 } };
+        }), labelLayout: { hideOverlap: true } },
+        { type: "scatter", symbol: "path://M0,-10L2.9,-3.2L10,-3.1L4.4,1.4L6.2,8.5L0,4.4L-6.2,8.5L-4.4,1.4L-10,-3.1L-2.9,-3.2Z", symbolSize: 20, z: 6, itemStyle: { color: color("accent") },
+          data: data.final && ok(data.final.bits) && data.final[x] > 0 ? [{ value: [data.final[x], data.final.bits], trial: data.final }] : [] }
+      ]
+    });
+  }
+
+  // strip is one stacked bar.
+  function strip(parts) {
+    return Object.assign(base(), {
+      grid: { left: 0, right: 0, top: 6, height: 34 },
+      xAxis: { type: "value", show: false, max: "dataMax" }, yAxis: { type: "category", data: [""], show: false },
+      legend: { bottom: 0, left: 0, icon: "roundRect", itemWidth: 12, itemHeight: 12, itemGap: 12, textStyle: { color: color("ink"), fontSize: 12 }, selectedMode: false,
+        formatter: function (n) { var p = parts.filter(function (q) { return q.name === n; })[0]; return n + " " + p.text; } },
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) { return esc(p.seriesName) + " <b>" + esc(parts[p.seriesIndex].text) + "</b>"; } }),
+      series: parts.map(function (p, i) { return { name: p.name, type: "bar", stack: "all", barWidth: 30, data: [p.value], itemStyle: { color: color("c" + (i % 8 + 1)), borderColor: color("card"), borderWidth: 1 } }; })
+    });
+  }
+
+  function rules(box) {
+    var r = data.rules.slice().reverse();
+    box.style.height = 28 * r.length + 80 + "px";
+    function bar(name, key, c) { return { name: name, type: "bar", stack: "rows", barMaxWidth: 16, itemStyle: { color: color(c) }, data: r.map(function (x) { return x[key]; }) }; }
+    return Object.assign(base(), {
+      legend: { top: 0, left: 0, icon: "roundRect", textStyle: { color: color("ink") } },
+      grid: { left: 8, right: 20, top: 30, bottom: 40, containLabel: true },
+      xAxis: axis({ type: "value", name: "rows", minInterval: 1 }),
+      yAxis: axis({ type: "category", data: r.map(function (x) { return x.name; }), axisLabel: { color: color("ink") }, splitLine: { show: false } }),
+      tooltip: Object.assign(base().tooltip, { trigger: "axis", axisPointer: { type: "shadow" } }),
+      series: [bar("dropped", "dropped", "c4"), bar("repaired", "repaired", "c2")]
+    });
+  }
+
+  var drawings = [
+    ["chart-curves", curves, data.curves.length], ["chart-parallel", parallel, data.trials.length], ["chart-importance", importance, data.effects && data.effects.length],
+    ["chart-cost", cost, scores.length], ["chart-parts", function () { return strip(data.parts); }, data.parts && data.parts.length],
+    ["chart-rules", rules, data.rules && data.rules.length], ["chart-stages", function () { return strip(data.stages); }, data.stages && data.stages.length]
+  ];
+  var charts = {};
+  function draw(id) {
+    drawings.forEach(function (d) {
+      var box = get(d[0]);
+      if (!box || (id && d[0] !== id)) return;
+      if (!d[2]) {
+        box.style.display = "none";
+        return;
+      }
+      var option = d[1](box);
+      if (!charts[d[0]]) charts[d[0]] = echarts.init(box, null, { renderer: "svg" });
+      charts[d[0]].resize();
+      charts[d[0]].setOption(option, true);
+    });
+  }
+  if (get("curve-x")) get("curve-x").value = data.x;
+  draw();
+  [["curve-x", "chart-curves"], ["curve-y", "chart-curves"], ["curve-log", "chart-curves"], ["curve-all", "chart-curves"], ["cost-x", "chart-cost"]].forEach(function (c) {
+    if (get(c[0])) get(c[0]).addEventListener("change", function () { draw(c[1]); });
+  });
+  dark.addEventListener("change", function () { draw(); });
+  var width = window.innerWidth, timer;
+  window.addEventListener("resize", function () {
+    if (window.innerWidth === width) return; // a phone's address bar comes and goes
+    width = window.innerWidth;
+    clearTimeout(timer);
+    timer = setTimeout(function () { draw(); }, 150);
+  });
+
+  // The leaderboard sorts by its headings.
+  var board = get("board");
+  if (board) board.querySelectorAll("thead th").forEach(function (th, col) {
+    var button = document.createElement("button");
+    button.type = "button";
+    button.textContent = th.textContent;
+    th.textContent = "";
+    th.appendChild(button);
+    button.addEventListener("click", function () {
+      var up = th.getAttribute("aria-sort") !== "ascending", body = board.tBodies[0];
+      board.querySelectorAll("thead th").forEach(function (o) { o.removeAttribute("aria-sort"); });
+      th.setAttribute("aria-sort", up ? "ascending" : "descending");
+      function key(row) {
+        var c = row.cells[col], k = c.dataset.key;
+        return k !== undefined ? Number(k) : c.textContent;
+      }
+      Array.from(body.rows).sort(function (a, b) {
+        var x = key(a), y = key(b);
+        var d = typeof x === "number" ? x - y : x.localeCompare(y, undefined, { numeric: true });
+        return up ? d : -d;
+      }).forEach(function (row) { body.appendChild(row); });
+    });
+  });
+})();

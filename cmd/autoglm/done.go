@@ -37,6 +37,10 @@ func (v *view) done(ctx context.Context) error {
 			return err
 		}
 	}
+	state := v.last.State
+	if err := writeReport(v.dir, &state); err != nil {
+		return err
+	}
 	if v.json {
 		v.line(struct {
 			Event       string   `json:"event"`
@@ -67,9 +71,19 @@ Model     %s (load it with transformers, vLLM or autoglm)
 Report    %s
 Trials    %s
 
-Next: autoglm generate %s --prompt %q
-`, dir, filepath.Join(v.dir, "report.html"), filepath.Join(v.dir, "leaderboard.json"), dir, prompts[0].shown)
+Next: autoglm generate %s %s%q
+`, dir, filepath.Join(v.dir, "report.html"), filepath.Join(v.dir, "leaderboard.json"), dir, promptFlag(prompts[0]), strings.TrimSuffix(prompts[0].shown, arrow))
 	return nil
+}
+
+// arrow stands between a question and its answer.
+const arrow = " → "
+
+func promptFlag(p prompt) string {
+	if p.chat {
+		return "--chat --prompt "
+	}
+	return "--prompt "
 }
 
 func indent(s string) string { return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n    ") }
@@ -112,7 +126,7 @@ func samplePrompts(dir string) []prompt {
 			b.WriteString(s.Role + s.Text)
 			shown = s.Text
 		}
-		out = append(out, prompt{shown: clip(strings.ReplaceAll(shown, "\n", " "), 200) + " → ", text: b.String() + data.Assistant, chat: true})
+		out = append(out, prompt{shown: clip(strings.ReplaceAll(shown, "\n", " "), 200) + arrow, text: b.String() + data.Assistant, chat: true})
 	}
 	if len(out) == 0 {
 		out = []prompt{{shown: "The", text: "The"}}

@@ -55,7 +55,7 @@ type plotCurve struct {
 type plotAxis struct {
 	Name   string   `json:"name"`
 	Log    bool     `json:"log"`
-	Words  []string `json:"words"` // categories; null for numbers
+	Words  []string `json:"words"` // categories, and numbers of which there are few; null for a range
 	Low    number   `json:"low"`
 	High   number   `json:"high"`
 	column string
@@ -76,6 +76,9 @@ type plotFronts struct {
 	Params  []string `json:"params"` // trials
 	Seconds []string `json:"seconds"`
 }
+
+// fewNumbers is how many different numbers an axis shows one by one.
+const fewNumbers = 6
 
 // finalID names the final training among the trials.
 const finalID = "final"
@@ -107,7 +110,7 @@ func axes(entries []journal.Entry) []plotAxis {
 	for _, n := range names {
 		a := plotAxis{Name: words(n), column: n}
 		low, high := math.Inf(1), math.Inf(-1)
-		seen := map[string]bool{}
+		seen, nums := map[string]bool{}, map[float64]bool{}
 		for _, c := range configs {
 			v, ok := c[n]
 			switch {
@@ -119,9 +122,15 @@ func axes(entries []journal.Entry) []plotAxis {
 				}
 			default:
 				low, high = min(low, v.Num), max(high, v.Num)
+				nums[v.Num] = true
 			}
 		}
 		slices.Sort(a.Words)
+		if len(nums) <= fewNumbers {
+			for _, x := range sortedKeys(nums) {
+				a.Words = append(a.Words, value(space.Number(x)))
+			}
+		}
 		a.Low, a.High = number(low), number(high)
 		a.Log = low > 0 && high/low >= 8
 		out = append(out, a)
@@ -137,7 +146,7 @@ func plotOf(e journal.Entry, axes []plotAxis, winner bool) plotTrial {
 		case !ok:
 			t.Values = append(t.Values, nil)
 		case a.Words != nil:
-			t.Values = append(t.Values, v.String())
+			t.Values = append(t.Values, value(v))
 		default:
 			t.Values = append(t.Values, number(v.Num))
 		}

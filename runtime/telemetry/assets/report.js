@@ -102,25 +102,30 @@
   function parallel(box) {
     var narrow = box.clientWidth < 700, axes = data.axes, text = color("soft");
     box.style.height = narrow ? 62 * (axes.length + 1) + 70 + "px" : "400px";
-    var dims = axes.map(function (a, i) {
-      var d = { dim: i, name: a.name, axisLabel: { color: text, fontSize: 10, hideOverlap: true }, minorTick: { show: false } };
-      if (a.words) {
-        d.type = "category";
-        d.data = a.words;
-      } else {
-        d.type = a.log ? "log" : "value";
-        d.min = a.low;
-        d.max = a.high;
-        d.axisLabel.formatter = brief;
-        if (a.log) d.logBase = a.high / a.low >= 100 ? 10 : 2;
-      }
-      return d;
-    });
     var bits = data.trials.map(function (t) { return t.bits; }).filter(ok);
-    dims.push({ dim: axes.length, name: "bits per byte", type: "value", inverse: !narrow, scale: true, nameTextStyle: { fontWeight: "bold" },
-      min: bits.length ? Math.min.apply(null, bits) : 0, max: bits.length ? Math.max.apply(null, bits) + 1e-9 : 1, axisLabel: { color: text, fontSize: 10, formatter: brief, hideOverlap: true } });
+    var all = axes.concat([{ name: "bits per byte", low: bits[0], high: bits[0] }]), last = axes.length;
+    bits.forEach(function (b) {
+      all[last].low = Math.min(all[last].low, b);
+      all[last].high = Math.max(all[last].high, b);
+    });
+    // Ranges are drawn from 0 to 1, so that all axes have their ticks at the same places.
+    function unit(a, v) {
+      if (v === null || (typeof v !== "string" && !ok(v))) return "-";
+      if (a.words) return v;
+      if (!(a.high > a.low)) return 0.5;
+      return a.log ? Math.log(v / a.low) / Math.log(a.high / a.low) : (v - a.low) / (a.high - a.low);
+    }
+    function real(a, u) { return !ok(a.low) ? "" : brief(a.log ? a.low * Math.pow(a.high / a.low, u) : a.low + u * (a.high - a.low)); }
+    var dims = all.map(function (a, i) {
+      var d = { dim: i, name: a.name, inverse: i === last && !narrow, nameTruncate: { maxWidth: 200 },
+        axisLabel: { color: text, fontSize: 10, interval: 0, textBorderColor: color("card"), textBorderWidth: 2 } };
+      d.nameLocation = d.inverse ? "start" : "end";
+      if (a.words) return Object.assign(d, { type: "category", data: a.words, boundaryGap: a.words.length === 1 });
+      d.axisLabel.formatter = function (u) { return real(a, u); };
+      return Object.assign(d, { type: "value", min: 0, max: 1, interval: 0.25 });
+    });
     function item(t) {
-      return { name: t.id, value: t.values.concat([t.bits]).map(function (v) { return v === null ? "-" : v; }), status: t.status, bits: t.bits,
+      return { name: t.id, value: t.values.concat([t.bits]).map(function (v, i) { return unit(all[i], v); }), trial: t,
         lineStyle: { color: t.winner ? color("accent") : ramp(t.bits), width: t.winner ? 3.5 : 1.6, opacity: t.winner ? 1 : ok(t.bits) ? 0.75 : 0.6, type: ok(t.bits) ? "solid" : "dashed" } };
     }
     var drawn = data.trials.slice().reverse().map(item); // the best on top
@@ -128,16 +133,16 @@
       parallel: narrow ? { layout: "vertical", left: 18, right: 26, top: 40, bottom: 34 } : { left: 40, right: 60, top: 46, bottom: 24 },
       parallelAxis: dims.map(function (d, i) {
         return Object.assign(d, {
-          nameLocation: "end", nameGap: narrow ? 8 : i % 2 ? 24 : 10, nameTextStyle: Object.assign({ color: color("ink"), fontSize: 11 }, narrow ? { align: "right", verticalAlign: "bottom", padding: [0, -8, 14, 0] } : {}, d.nameTextStyle),
+          nameGap: narrow ? 8 : i % 2 ? 24 : 10, nameTextStyle: Object.assign({ color: color("ink"), fontSize: 11 }, narrow ? { align: "right", verticalAlign: "bottom", padding: [0, -8, 14, 0] } : {}),
           axisLine: { lineStyle: { color: color("soft") } }, axisTick: { lineStyle: { color: color("soft") } }
         });
       }),
       tooltip: Object.assign(base().tooltip, {
         trigger: "item", formatter: function (p) {
-          var s = "<b>" + esc(p.name) + "</b> " + esc(p.data.status) + (ok(p.data.bits) ? ", " + p.data.bits.toFixed(4) : "");
+          var s = "<b>" + esc(p.name) + "</b> " + esc(p.data.trial.status) + (ok(p.data.trial.bits) ? ", " + p.data.trial.bits.toFixed(4) + " bits per byte" : "");
           axes.forEach(function (a, i) {
-            var v = p.data.value[i];
-            if (v !== "-") s += "<br>" + esc(a.name) + " " + esc(typeof v === "number" ? brief(v) : v);
+            var v = p.data.trial.values[i];
+            if (v !== null) s += "<br>" + esc(a.name) + " " + esc(typeof v === "number" ? brief(v) : v);
           });
           return s;
         }
@@ -186,7 +191,7 @@
         { type: "line", step: "end", data: line.map(function (t) { return [t[x], t.bits]; }), symbol: "none", silent: true, lineStyle: { color: color("ink"), width: 1.2, type: "dashed" } },
         { type: "scatter", data: scored.map(function (t) {
           return { value: [t[x], t.bits], trial: t, symbolSize: t.rung === top ? 13 : 8, itemStyle: { color: ramp(t.bits), borderColor: color("card"), borderWidth: 1 },
-            label: { show: line.indexOf(t) >= 0, formatter: function () { return t.id; }, position: "top", color: color("soft"), fontSize: 11 } };
+            label: { show: line.indexOf(t) >= 0, formatter: function () { return t.id; }, position: "right", color: color("soft"), fontSize: 11 } };
         }), labelLayout: { hideOverlap: true } },
         { type: "scatter", symbol: "path://M0,-10L2.9,-3.2L10,-3.1L4.4,1.4L6.2,8.5L0,4.4L-6.2,8.5L-4.4,1.4L-10,-3.1L-2.9,-3.2Z", symbolSize: 20, z: 6, itemStyle: { color: color("accent") },
           data: data.final && ok(data.final.bits) && data.final[x] > 0 ? [{ value: [data.final[x], data.final.bits], trial: data.final }] : [] }

@@ -40,7 +40,7 @@ const (
 	weakTrials    = 24  // fewer are called few
 	maxForestRows = 200 // a random choice of more
 	forestTrees   = 64
-	shuffles      = 39
+	shuffles      = 59
 )
 
 // MeasureImportance fits a random forest to the scores and shuffles one

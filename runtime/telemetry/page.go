@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -45,6 +46,7 @@ type page struct {
 	CurvesLeft int
 	Convert    bool // training losses are shown in bits per byte
 
+	Axes      int // parameters that differ between trials
 	Board     []boardRow
 	BoardLeft int
 	Constant  []fact // parameters that all trials share
@@ -82,12 +84,12 @@ type page struct {
 
 type link struct{ Path, What string }
 
-// value prints a parameter with at most four significant digits.
+// value prints a parameter with at most six significant digits, as the space rounds them.
 func value(v space.Value) string {
 	if v.IsWord() || v.Num == math.Trunc(v.Num) {
 		return v.String()
 	}
-	return short(v.Num)
+	return strconv.FormatFloat(v.Num, 'g', 6, 64)
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
@@ -120,7 +122,7 @@ func newPage(f *folder, l limits) *page {
 	p.curves(f, all, l)
 	p.trials(f, shown)
 	p.Importance = MeasureImportance(comparable(st, f.board), f.spec.Seed)
-	p.plots.Effects = p.Effects
+	p.plots.Effects = slices.Clone(p.Effects)
 	p.EffectTable.Head = []string{"parameter", "importance", "level of chance", ""}
 	for i, e := range p.Effects {
 		p.plots.Effects[i].Name = words(e.Name)
@@ -196,7 +198,7 @@ func (p *page) headline(f *folder, all []journal.Entry) {
 		p.Headline = append(p.Headline, fact{"time", seconds(st.Active), note})
 	}
 	if f.data != nil {
-		p.Headline = append(p.Headline, fact{"training text", byteSize(f.data.Parts["train"].Bytes), fmt.Sprintf("%s of %s read; %s", size(f.data.Kept), count(int(f.data.Rows), "row", "rows"), f.data.Task)})
+		p.Headline = append(p.Headline, fact{"training text", byteSize(f.data.Parts["train"].Bytes), fmt.Sprintf("%s of %s rows kept; %s", size(f.data.Kept), size(f.data.Rows), f.data.Task)})
 	}
 }
 
@@ -230,6 +232,7 @@ func (p *page) trials(f *folder, shown []journal.Entry) {
 		winner = f.board.Final.Parent
 	}
 	p.plots.Axes = axes(shown)
+	p.Axes = len(p.plots.Axes)
 	differs := map[string]bool{}
 	for _, a := range p.plots.Axes {
 		differs[a.column] = true
@@ -257,7 +260,7 @@ func (p *page) trials(f *folder, shown []journal.Entry) {
 	if len(shown) > 0 {
 		for _, n := range sortedKeys(shown[0].Config) {
 			if !differs[n] {
-				p.Constant = append(p.Constant, fact{Name: words(n), Value: shown[0].Config[n].String()})
+				p.Constant = append(p.Constant, fact{Name: words(n), Value: value(shown[0].Config[n])})
 			}
 		}
 	}
@@ -459,16 +462,16 @@ func (p *page) winner(f *folder) {
 	switch {
 	case f.board.Final != nil:
 		e = f.board.Final
-		p.Winner = "trial " + e.Parent + ", trained to the end"
+		p.Winner = "Trial " + e.Parent + ", trained to the end"
 	case len(f.board.Trials) > 0 && f.board.Trials[0].Bits != nil:
 		e = &f.board.Trials[0]
-		p.Winner = "trial " + e.ID + ", the best so far"
+		p.Winner = "Trial " + e.ID + ", the best so far"
 	default:
 		return
 	}
 	p.Config.Head = []string{"parameter", "value"}
 	for _, n := range sortedKeys(e.Config) {
-		p.Config.Rows = append(p.Config.Rows, []string{words(n), e.Config[n].String()})
+		p.Config.Rows = append(p.Config.Rows, []string{words(n), value(e.Config[n])})
 	}
 }
 

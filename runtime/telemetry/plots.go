@@ -55,7 +55,7 @@ type plotCurve struct {
 type plotAxis struct {
 	Name   string   `json:"name"`
 	Log    bool     `json:"log"`
-	Words  []string `json:"words"` // categories, and numbers of which there are few; null for a range
+	Words  []string `json:"words"` // categories, and whole numbers of which there are few; null for a range
 	Low    number   `json:"low"`
 	High   number   `json:"high"`
 	column string
@@ -77,7 +77,7 @@ type plotFronts struct {
 	Seconds []string `json:"seconds"`
 }
 
-// fewNumbers is how many different numbers an axis shows one by one.
+// fewNumbers is how many different whole numbers an axis shows one by one.
 const fewNumbers = 6
 
 // finalID names the final training among the trials.
@@ -126,7 +126,7 @@ func axes(entries []journal.Entry) []plotAxis {
 			}
 		}
 		slices.Sort(a.Words)
-		if len(nums) <= fewNumbers {
+		if len(nums) <= fewNumbers && whole(nums) {
 			for _, x := range sortedKeys(nums) {
 				a.Words = append(a.Words, value(space.Number(x)))
 			}
@@ -138,8 +138,17 @@ func axes(entries []journal.Entry) []plotAxis {
 	return out
 }
 
+func whole(nums map[float64]bool) bool {
+	for x := range nums {
+		if x != math.Trunc(x) {
+			return false
+		}
+	}
+	return true
+}
+
 func plotOf(e journal.Entry, axes []plotAxis, winner bool) plotTrial {
-	t := plotTrial{ID: e.ID, Status: e.Status, Bits: number(bitsOf(e)), Params: number(e.Params), Seconds: number(e.Seconds), Rung: e.Rung, Winner: winner}
+	t := plotTrial{ID: e.ID, Status: e.Status, Bits: number(bitsOf(e)), Params: number(e.Params), Seconds: number(e.Seconds), Rung: e.Rung, Winner: winner, Values: []any{}}
 	for _, a := range axes {
 		v, ok := e.Config[a.column]
 		switch {

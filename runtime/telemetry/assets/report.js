@@ -1,6 +1,7 @@
 (function () {
   "use strict";
   var data = JSON.parse(document.getElementById("plots").textContent);
+  ["curves", "axes", "trials", "effects", "rules", "parts", "stages"].forEach(function (k) { data[k] = data[k] || []; });
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
   var calm = window.matchMedia("(prefers-reduced-motion: reduce)");
   var get = function (id) { return document.getElementById(id); };
@@ -44,6 +45,22 @@
     }, more);
   }
 
+  // logTicks are 1, 2, 5, 10, … within a range, at most about eight.
+  function logTicks(lo, hi) {
+    var decades = Math.log(hi / lo) / Math.LN10, of = decades > 5 ? [1] : decades > 2 ? [1, 3] : [1, 2, 5], out = [];
+    if (decades < 0.6) of = [1, 1.5, 2, 3, 4, 5, 6, 8];
+    for (var e = Math.floor(Math.log(lo) / Math.LN10); e <= Math.ceil(Math.log(hi) / Math.LN10); e++) of.forEach(function (m) {
+      var v = +(m * Math.pow(10, e)).toPrecision(3);
+      if (v >= lo && v <= hi) out.push(v);
+    });
+    return out;
+  }
+  function logAxis(name, lo, hi) {
+    var ticks = logTicks(lo, hi);
+    return axis({ type: "log", name: name, min: lo, max: hi, splitLine: { show: false }, axisTick: { customValues: ticks, lineStyle: { color: color("line") } },
+      axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true, customValues: ticks } });
+  }
+
   var xNames = { step: "steps", tokens: "tokens", seconds: "seconds of training" };
   function curves() {
     var x = get("curve-x").value, y = get("curve-y").value, log = get("curve-log").checked, whole = get("curve-all").checked;
@@ -74,6 +91,7 @@
         itemStyle: { color: stroke, borderColor: color("card"), borderWidth: 1 }, emphasis: { disabled: true }
       });
     });
+    var left = Math.min.apply(null, xs), right = Math.max.apply(null, xs);
     var min = Math.min.apply(null, values), max = Math.max.apply(null, values);
     // The losses of the first steps would press everything else together.
     var top = ends.length ? Math.max.apply(null, ends) : max;
@@ -81,8 +99,8 @@
     var pad = (max - min) * 0.05 || 0.1;
     return Object.assign(base(), {
       grid: { left: 52, right: 14, top: 16, bottom: 44 },
-      xAxis: axis({ type: log ? "log" : "value", name: xNames[x], min: log && xs.length ? Math.min.apply(null, xs) : null, max: xs.length ? Math.max.apply(null, xs) : null,
-        axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true, showMaxLabel: false, showMinLabel: !log }, splitLine: { show: false } }),
+      xAxis: log && xs.length && right > left ? logAxis(xNames[x], left, right) : axis({ type: "value", name: xNames[x], max: xs.length ? right : null, splitLine: { show: false },
+        axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true, showMaxLabel: false } }),
       yAxis: axis({ type: "value", name: y === "loss" ? "nats per token" : "bits per byte", nameGap: 36, min: +(min - pad).toPrecision(3), max: +(max + pad).toPrecision(3),
         axisLabel: { color: color("soft"), formatter: brief, showMinLabel: false, showMaxLabel: false } }),
       tooltip: Object.assign(base().tooltip, {
@@ -111,7 +129,7 @@
     // Ranges are drawn from 0 to 1, so that all axes have their ticks at the same places.
     function unit(a, v) {
       if (v === null || (typeof v !== "string" && !ok(v))) return "-";
-      if (a.words) return v;
+      if (a.words) return a.words.length > 1 ? a.words.indexOf(String(v)) / (a.words.length - 1) : 0.5;
       if (!(a.high > a.low)) return 0.5;
       return a.log ? Math.log(v / a.low) / Math.log(a.high / a.low) : (v - a.low) / (a.high - a.low);
     }
@@ -120,9 +138,12 @@
       var d = { dim: i, name: a.name, inverse: i === last && !narrow, nameTruncate: { maxWidth: 200 },
         axisLabel: { color: text, fontSize: 10, interval: 0, textBorderColor: color("card"), textBorderWidth: 2 } };
       d.nameLocation = d.inverse ? "start" : "end";
-      if (a.words) return Object.assign(d, { type: "category", data: a.words, boundaryGap: a.words.length === 1 });
-      d.axisLabel.formatter = function (u) { return real(a, u); };
-      return Object.assign(d, { type: "value", min: 0, max: 1, interval: 0.25 });
+      d.axisLabel.formatter = function (u) {
+        if (!a.words) return real(a, u);
+        var k = a.words.length > 1 ? u * (a.words.length - 1) : u === 0.5 ? 0 : -1, w = a.words[Math.round(k)];
+        return w === undefined ? "" : w.length > 14 ? w.slice(0, 13) + "…" : w;
+      };
+      return Object.assign(d, { type: "value", min: 0, max: 1, interval: !a.words ? 0.25 : a.words.length > 1 ? 1 / (a.words.length - 1) : 0.5 });
     });
     function item(t) {
       return { name: t.id, value: t.values.concat([t.bits]).map(function (v, i) { return unit(all[i], v); }), trial: t,
@@ -130,7 +151,7 @@
     }
     var drawn = data.trials.slice().reverse().map(item); // the best on top
     return Object.assign(base(), {
-      parallel: narrow ? { layout: "vertical", left: 18, right: 26, top: 40, bottom: 34 } : { left: 40, right: 60, top: 46, bottom: 24 },
+      parallel: narrow ? { layout: "vertical", left: 28, right: 28, top: 40, bottom: 34 } : { left: 40, right: 60, top: 46, bottom: 24 },
       parallelAxis: dims.map(function (d, i) {
         return Object.assign(d, {
           nameGap: narrow ? 8 : i % 2 ? 24 : 10, nameTextStyle: Object.assign({ color: color("ink"), fontSize: 11 }, narrow ? { align: "right", verticalAlign: "bottom", padding: [0, -8, 14, 0] } : {}),
@@ -155,7 +176,7 @@
     var e = data.effects.slice().reverse();
     box.style.height = 26 * e.length + 60 + "px";
     return Object.assign(base(), {
-      grid: { left: 8, right: 24, top: 6, bottom: 44, containLabel: true },
+      grid: { left: 14, right: 24, top: 6, bottom: 44, containLabel: true },
       xAxis: axis({ type: "value", name: "share of the variance", min: 0 }),
       yAxis: axis({ type: "category", data: e.map(function (x) { return x.name; }), axisLabel: { color: color("ink"), fontSize: 12 }, splitLine: { show: false } }),
       tooltip: Object.assign(base().tooltip, { trigger: "axis", axisPointer: { type: "shadow" }, formatter: function (p) {
@@ -177,11 +198,10 @@
     scored.forEach(function (t) { byID[t.id] = t; });
     var line = data.fronts[x].map(function (id) { return byID[id]; }).filter(Boolean);
     var all = scored.map(function (t) { return t[x]; }).concat(data.final && data.final[x] > 0 ? [data.final[x]] : []);
-    var lo = Math.min.apply(null, all), hi = Math.max.apply(null, all), wide = hi / lo >= 8;
+    var lo = Math.min.apply(null, all), hi = Math.max.apply(null, all), wide = hi / lo >= 8, names = { params: "parameters", seconds: "seconds of training" };
     return Object.assign(base(), {
       grid: { left: 52, right: 22, top: 26, bottom: 44 },
-      xAxis: axis({ type: wide ? "log" : "value", scale: true, name: x === "params" ? "parameters" : "seconds of training", min: wide ? lo / 1.3 : null, max: wide ? hi * 1.3 : null,
-        axisLabel: { color: color("soft"), formatter: brief, hideOverlap: true, showMinLabel: !wide, showMaxLabel: !wide }, splitLine: { show: false } }),
+      xAxis: wide ? logAxis(names[x], lo / 1.2, hi * 1.2) : axis({ type: "value", scale: true, name: names[x], splitLine: { show: false } }),
       yAxis: axis({ type: "value", scale: true, name: "bits per byte", nameGap: 36 }),
       tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) {
         var t = p.data.trial;
@@ -204,7 +224,7 @@
     return Object.assign(base(), {
       grid: { left: 0, right: 0, top: 6, height: 34 },
       xAxis: { type: "value", show: false, max: "dataMax" }, yAxis: { type: "category", data: [""], show: false },
-      legend: { bottom: 0, left: 0, icon: "roundRect", itemWidth: 12, itemHeight: 12, itemGap: 12, textStyle: { color: color("ink"), fontSize: 12 }, selectedMode: false,
+      legend: { top: 48, left: 0, icon: "roundRect", itemWidth: 12, itemHeight: 12, itemGap: 12, textStyle: { color: color("ink"), fontSize: 12 }, selectedMode: false,
         formatter: function (n) { var p = parts.filter(function (q) { return q.name === n; })[0]; return n + " " + p.text; } },
       tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) { return esc(p.seriesName) + " <b>" + esc(parts[p.seriesIndex].text) + "</b>"; } }),
       series: parts.map(function (p, i) { return { name: p.name, type: "bar", stack: "all", barWidth: 30, data: [p.value], itemStyle: { color: color("c" + (i % 8 + 1)), borderColor: color("card"), borderWidth: 1 } }; })
@@ -217,7 +237,7 @@
     function bar(name, key, c) { return { name: name, type: "bar", stack: "rows", barMaxWidth: 16, itemStyle: { color: color(c) }, data: r.map(function (x) { return x[key]; }) }; }
     return Object.assign(base(), {
       legend: { top: 0, left: 0, icon: "roundRect", textStyle: { color: color("ink") } },
-      grid: { left: 8, right: 20, top: 30, bottom: 40, containLabel: true },
+      grid: { left: 14, right: 20, top: 30, bottom: 40, containLabel: true },
       xAxis: axis({ type: "value", name: "rows", minInterval: 1 }),
       yAxis: axis({ type: "category", data: r.map(function (x) { return x.name; }), axisLabel: { color: color("ink") }, splitLine: { show: false } }),
       tooltip: Object.assign(base().tooltip, { trigger: "axis", axisPointer: { type: "shadow" } }),
@@ -226,9 +246,9 @@
   }
 
   var drawings = [
-    ["chart-curves", curves, data.curves.length], ["chart-parallel", parallel, data.trials.length], ["chart-importance", importance, data.effects && data.effects.length],
-    ["chart-cost", cost, scores.length], ["chart-parts", function () { return strip(data.parts); }, data.parts && data.parts.length],
-    ["chart-rules", rules, data.rules && data.rules.length], ["chart-stages", function () { return strip(data.stages); }, data.stages && data.stages.length]
+    ["chart-curves", curves, data.curves.length], ["chart-parallel", parallel, data.axes.length], ["chart-importance", importance, data.effects.length],
+    ["chart-cost", cost, scores.length], ["chart-parts", function () { return strip(data.parts); }, data.parts.length],
+    ["chart-rules", rules, data.rules.length], ["chart-stages", function () { return strip(data.stages); }, data.stages.length]
   ];
   var charts = {};
   function draw(id) {

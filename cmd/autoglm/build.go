@@ -181,6 +181,11 @@ func carry(ctx context.Context, o node.Options, asJSON, sample bool) error {
 		return fmt.Errorf("%w.\nUse --allow-fallback to compute on what is there, or \"hardware_constraint\": \"auto\"", err)
 	}
 	v.close()
+	if err != nil && v.last.State.Plan != nil {
+		// What there is so far; the error that ended the build is the one to tell.
+		state := v.last.State
+		_ = writeReport(o.Dir, &state)
+	}
 	switch {
 	case errors.Is(err, node.ErrInterrupted):
 		v.interrupted()

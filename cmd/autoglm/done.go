@@ -37,6 +37,9 @@ func (v *view) done(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := keepSamples(v.dir, prompts, samples); err != nil {
+		return err
+	}
 	state := v.last.State
 	if err := writeReport(v.dir, &state); err != nil {
 		return err

@@ -262,7 +262,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 // committed keeps leaderboard.json true.
 func (n *Node) committed(e journal.Event, st *journal.State) {
 	switch e.Kind {
-	case journal.Decided, journal.TrialEnded, journal.TrialRetried, journal.StageDone, journal.SearchClosed, journal.FinalStarted, journal.FinalEnded:
+	case journal.Decided, journal.TrialEnded, journal.TrialRetried, journal.StageDone, journal.SearchClosed, journal.FinalStarted, journal.FinalEnded, journal.Evaluated:
 		// A leaderboard that can't be written now is written after the next event.
 		_ = n.site.writeJSON(st.Leaderboard(filepath.Base(n.opts.Dir)), "leaderboard.json")
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -247,7 +248,7 @@ func (s *site) lay(ctx context.Context, vocab int) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []string{"train", "valid", "test"} {
+	for _, part := range []string{"train", "valid", "test", fullCorpus} {
 		path := s.corpus(vocab, part)
 		if c, err := train.OpenCorpus(path); err == nil {
 			c.Close()
@@ -255,16 +256,65 @@ func (s *site) lay(ctx context.Context, vocab int) error {
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		r, err := data.OpenPart(s.path("data"), part)
-		if err != nil {
-			return err
+		parts := []string{part}
+		if part == fullCorpus {
+			parts = []string{"train", "valid"}
 		}
-		err = train.Tokenize(ctx, r, tok, path, part != "test")
-		if err = errors.Join(err, r.Close()); err != nil {
+		r := &chain{dir: s.path("data"), parts: parts}
+		err := train.Tokenize(ctx, r, tok, path, part != "test")
+		if err = errors.Join(err, r.close()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fullCorpus is train and valid together: once the search has chosen, the final
+// training may learn from what it was chosen by. The held-out part stays out.
+const fullCorpus = "full"
+
+// refitEpochs is the number of passes over the data up to which the final
+// training takes the validation part in. Beyond it that part stands guard
+// against overfitting instead.
+const refitEpochs = 12
+
+// chain reads parts one after the other.
+type chain struct {
+	dir   string
+	parts []string
+	open  *data.PartReader
+}
+
+// Next implements train.Examples.
+func (c *chain) Next() (data.Example, error) {
+	for {
+		if c.open == nil {
+			if len(c.parts) == 0 {
+				return data.Example{}, io.EOF
+			}
+			r, err := data.OpenPart(c.dir, c.parts[0])
+			if err != nil {
+				return data.Example{}, err
+			}
+			c.open, c.parts = r, c.parts[1:]
+		}
+		ex, err := c.open.Next()
+		if !errors.Is(err, io.EOF) {
+			return ex, err
+		}
+		if err := c.close(); err != nil {
+			return ex, err
+		}
+	}
+}
+
+func (c *chain) close() error {
+	if c.open == nil {
+		return nil
+	}
+	r := c.open
+	c.open = nil
+	return r.Close()
 }
 
 func (s *site) byteLens(vocab int) ([]int, error) {
@@ -415,6 +465,9 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 		return t, err
 	}
 	t.ByteLens, t.TrainPath, t.ValidPath = lens, s.corpus(v, "train"), s.corpus(v, "valid")
+	if t.Final && p.Epochs <= refitEpochs {
+		t.TrainPath, t.EvalEvery = s.corpus(v, fullCorpus), 0
+	}
 	if err := s.writeJSON(t.Config, "trials", t.Trial, "config.json"); err != nil {
 		return t, err
 	}

@@ -192,7 +192,7 @@ func (v *view) plain(u driver.Update) {
 	case journal.FinalStarted:
 		say("final     trains %s to the end", e.Trial.Trial)
 	case journal.FinalEnded:
-		say("final     %.4f bits per byte (validation) after %d steps", e.Trial.Bits, e.Trial.State.Step)
+		say("final     trained, %d steps", e.Trial.State.Step)
 	case journal.Evaluated:
 		say("held-out  %.4f bits per byte on %d bytes", e.Score.BitsPerByte(), e.Score.Bytes)
 	}

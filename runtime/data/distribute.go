@@ -194,7 +194,7 @@ func (d *distributor) tail(t *tail, r *spoolRow) error {
 	for {
 		part := t.part()
 		b := text
-		if room := t.ends[part] - t.seen; part < partCount-1 && int64(len(b)) > room {
+		if room := t.ends[part] - t.seen; part < t.last && int64(len(b)) > room {
 			b = b[:niceCut(b, int(room))]
 		}
 		text = text[len(b):]

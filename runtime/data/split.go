@@ -155,6 +155,7 @@ type tail struct {
 	total int64
 	seen  int64
 	ends  [partCount]int64
+	last  int // part that takes the rest: the held-out one, or valid where the user gave his own
 }
 
 func newTail(total int64, valid, test float64) *tail {
@@ -162,7 +163,11 @@ func newTail(total int64, valid, test float64) *tail {
 	if test > 0 {
 		h = target(total, test)
 	}
-	return &tail{total: total, ends: [partCount]int64{total - v - h, total - h, total}}
+	last := partCount - 1
+	if test <= 0 {
+		last = partValid
+	}
+	return &tail{total: total, ends: [partCount]int64{total - v - h, total - h, total}, last: last}
 }
 
 func (t *tail) part() int {
@@ -171,7 +176,7 @@ func (t *tail) part() int {
 			return p
 		}
 	}
-	return partCount - 1
+	return t.last
 }
 
 func tooSmall(file string, bytes int64) error {

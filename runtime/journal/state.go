@@ -166,6 +166,9 @@ func (s *State) Leaderboard(name string) Leaderboard {
 		}
 		if s.Final != nil {
 			bits := s.Final.Bits
+			if s.Score != nil {
+				bits = s.Score.BitsPerByte() // on the held-out part
+			}
 			f.Status, f.Score, f.Bits = "finished", &bits, &bits
 			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
 		}

@@ -147,17 +147,12 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 
 // begin replays the journal and goes on.
 func (s *Supervisor) begin(ctx actor.Context) {
-	s.state, s.trials, s.stop = journal.NewState(), map[int]*running{}, make(chan struct{})
+	s.trials, s.stop = map[int]*running{}, make(chan struct{})
 	for i := range s.cfg.Workers {
 		s.free = append(s.free, i)
 	}
-	err := s.cfg.Log.Replay(func(rec []byte) error {
-		e, err := journal.Decode(rec)
-		if err == nil {
-			s.state.Apply(e)
-		}
-		return err
-	})
+	var err error
+	s.state, err = journal.Replayed(s.cfg.Log)
 	s.since, s.base = s.cfg.Clock(), s.state.Active
 	if err != nil {
 		s.end(ctx, err, false)

@@ -80,13 +80,7 @@ func Open(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{opts: o, log: log, state: journal.NewState()}
-	if !o.Resume {
-		if err := n.replaceFailed(); err != nil {
-			log.Close()
-			return nil, err
-		}
-	}
+	n := &Node{opts: o, log: log}
 	if err := n.open(); err != nil {
 		log.Close()
 		return nil, err
@@ -94,38 +88,15 @@ func Open(o Options) (*Node, error) {
 	return n, nil
 }
 
-// replaceFailed clears a folder whose job failed before it trained anything:
-// there is nothing in it to keep.
-func (n *Node) replaceFailed() error {
-	st := journal.NewState()
-	err := n.log.Replay(func(rec []byte) error {
-		e, err := journal.Decode(rec)
-		if err == nil {
-			st.Apply(e)
-		}
-		return err
-	})
-	if err != nil || st.Failed == "" || len(st.Decisions) > 0 {
+func (n *Node) open() error {
+	var err error
+	if n.state, err = journal.Replayed(n.log); err != nil {
 		return err
 	}
-	for _, name := range []string{"data", "sample", "trials", "job.json", "leaderboard.json"} {
-		if err := os.RemoveAll(filepath.Join(n.opts.Dir, name)); err != nil {
+	if !n.opts.Resume && n.state.Failed != "" && len(n.state.Decisions) == 0 {
+		if err := n.clear(); err != nil {
 			return err
 		}
-	}
-	return n.log.Reset()
-}
-
-func (n *Node) open() error {
-	err := n.log.Replay(func(rec []byte) error {
-		e, err := journal.Decode(rec)
-		if err == nil {
-			n.state.Apply(e)
-		}
-		return err
-	})
-	if err != nil {
-		return err
 	}
 	spec := n.opts.Spec
 	if n.state.Events > 0 {
@@ -156,6 +127,18 @@ func (n *Node) open() error {
 		return err
 	}
 	return n.site.writeJSON(spec, "job.json")
+}
+
+// clear empties a folder whose job failed before it trained anything: there is
+// nothing in it to keep.
+func (n *Node) clear() error {
+	for _, name := range []string{"data", "sample", "trials", "job.json", "leaderboard.json"} {
+		if err := os.RemoveAll(filepath.Join(n.opts.Dir, name)); err != nil {
+			return err
+		}
+	}
+	n.state = journal.NewState()
+	return n.log.Reset()
 }
 
 // Devices matches a job's constraint with this machine; with fallback, all CPU

@@ -59,14 +59,7 @@ func replay(dir string) (*journal.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := journal.NewState()
-	err = log.Replay(func(rec []byte) error {
-		e, err := journal.Decode(rec)
-		if err == nil {
-			st.Apply(e)
-		}
-		return err
-	})
+	st, err := journal.Replayed(log)
 	return st, errors.Join(err, log.Close())
 }
 

@@ -40,6 +40,18 @@ func NewState() *State {
 	}
 }
 
+// Replayed is the state that a log's events add up to.
+func Replayed(l Log) (*State, error) {
+	s := NewState()
+	return s, l.Replay(func(rec []byte) error {
+		e, err := Decode(rec)
+		if err == nil {
+			s.Apply(e)
+		}
+		return err
+	})
+}
+
 // Apply adds one event.
 func (s *State) Apply(e Event) {
 	s.Events++

@@ -88,6 +88,90 @@ func tile13x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc in
 //go:noescape
 func tile14x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
 
+//go:noescape
+func tilePairs1x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs2x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs3x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs4x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs5x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs6x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs7x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs8x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs9x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs10x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs11x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs12x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs13x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs14x1AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs1x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs2x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs3x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs4x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs5x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs6x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs7x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs8x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs9x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs10x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs11x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs12x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs13x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tilePairs14x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
 // packT writes 8 rows of b, transposed, into 8 columns of a panel; k is a multiple of 8, ldb in bytes.
 //
 //go:noescape
@@ -97,6 +181,16 @@ func packTAVX512(dst *float32, b *float32, ldb int, k int)
 //
 //go:noescape
 func packNAVX512(dst *float32, b *float32, ldb int, k int)
+
+// roundPairs rounds n floats, a multiple of 32, to bf16, two to an element.
+//
+//go:noescape
+func roundPairsAVX512(dst *float32, src *float32, n int)
+
+// interleavePairs rounds x and y to bf16 and pairs them, element by element; n is a multiple of 16.
+//
+//go:noescape
+func interleavePairsAVX512(dst *float32, x *float32, y *float32, n int)
 
 // add: dst += a.
 //
@@ -241,6 +335,72 @@ func tileAVX512(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 		tile2x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
 	case 1:
 		tile1x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	}
+}
+
+func tilePairsAVX512(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
+	if n > 16 {
+		switch mr {
+		case 14:
+			tilePairs14x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 13:
+			tilePairs13x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 12:
+			tilePairs12x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 11:
+			tilePairs11x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 10:
+			tilePairs10x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 9:
+			tilePairs9x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 8:
+			tilePairs8x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 7:
+			tilePairs7x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 6:
+			tilePairs6x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 5:
+			tilePairs5x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 4:
+			tilePairs4x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 3:
+			tilePairs3x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 2:
+			tilePairs2x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		case 1:
+			tilePairs1x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+		}
+		return
+	}
+	switch mr {
+	case 14:
+		tilePairs14x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 13:
+		tilePairs13x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 12:
+		tilePairs12x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 11:
+		tilePairs11x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 10:
+		tilePairs10x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 9:
+		tilePairs9x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 8:
+		tilePairs8x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 7:
+		tilePairs7x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 6:
+		tilePairs6x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 5:
+		tilePairs5x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 4:
+		tilePairs4x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 3:
+		tilePairs3x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 2:
+		tilePairs2x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 1:
+		tilePairs1x1AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
 	}
 }
 

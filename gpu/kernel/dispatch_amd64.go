@@ -14,6 +14,16 @@ func detect() simd {
 	return generic
 }
 
+var hasBF16 = cpu.X86.HasAVX512BF16
+
+func tilePairs(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
+	tilePairsAVX512(mr, c, a, b, rsa, csa, ldc, k, n, acc)
+}
+
+func roundPairs(dst, src *float32, n int) { roundPairsAVX512(dst, src, n) }
+
+func interleavePairs(dst, x, y *float32, n int) { interleavePairsAVX512(dst, x, y, n) }
+
 func tile(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	if level == avx512 {
 		tileAVX512(mr, c, a, b, rsa, csa, ldc, k, n, acc)

@@ -6,24 +6,29 @@ package kernel
 
 func detect() simd { return generic }
 
+const hasBF16 = false
+
 const unreachable = "kernel: assembly called on a build without it"
 
-func tile(_ int, _, _, _ *float32, _, _, _, _, _, _ int)   { panic(unreachable) }
-func packT(_, _ *float32, _, _ int)                        { panic(unreachable) }
-func packN(_, _ *float32, _, _ int)                        { panic(unreachable) }
-func add(_, _ *float32, _ int)                             { panic(unreachable) }
-func addTo(_, _, _ *float32, _ int)                        { panic(unreachable) }
-func axpy(_, _ *float32, _ int, _ float32)                 { panic(unreachable) }
-func scale(_ *float32, _ int, _ float32)                   { panic(unreachable) }
-func mulScale(_, _, _ *float32, _ int, _ float32)          { panic(unreachable) }
-func dot(_, _ *float32, _ int) float32                     { panic(unreachable) }
-func dot3(_, _, _ *float32, _ int) float32                 { panic(unreachable) }
-func maximum(_ *float32, _ int) float32                    { panic(unreachable) }
-func expSum(_, _ *float32, _ int, _, _ float32) float32    { panic(unreachable) }
-func softmaxGrad(_, _ *float32, _ int, _, _ float32)       { panic(unreachable) }
-func normGrad(_, _, _, _, _ *float32, _ int, _, _ float32) { panic(unreachable) }
-func swiglu(_, _, _ *float32, _ int)                       { panic(unreachable) }
-func swigluGrad(_, _, _, _, _ *float32, _ int)             { panic(unreachable) }
-func adamw(_, _, _, _, _ *float32, _ int)                  { panic(unreachable) }
-func rope(_, _, _ *float32, _, _ int, _ float32)           { panic(unreachable) }
-func dropout(_ *float32, _ int, _, _, _ uint32, _ float32) { panic(unreachable) }
+func tile(_ int, _, _, _ *float32, _, _, _, _, _, _ int)      { panic(unreachable) }
+func tilePairs(_ int, _, _, _ *float32, _, _, _, _, _, _ int) { panic(unreachable) }
+func roundPairs(_, _ *float32, _ int)                         { panic(unreachable) }
+func interleavePairs(_, _, _ *float32, _ int)                 { panic(unreachable) }
+func packT(_, _ *float32, _, _ int)                           { panic(unreachable) }
+func packN(_, _ *float32, _, _ int)                           { panic(unreachable) }
+func add(_, _ *float32, _ int)                                { panic(unreachable) }
+func addTo(_, _, _ *float32, _ int)                           { panic(unreachable) }
+func axpy(_, _ *float32, _ int, _ float32)                    { panic(unreachable) }
+func scale(_ *float32, _ int, _ float32)                      { panic(unreachable) }
+func mulScale(_, _, _ *float32, _ int, _ float32)             { panic(unreachable) }
+func dot(_, _ *float32, _ int) float32                        { panic(unreachable) }
+func dot3(_, _, _ *float32, _ int) float32                    { panic(unreachable) }
+func maximum(_ *float32, _ int) float32                       { panic(unreachable) }
+func expSum(_, _ *float32, _ int, _, _ float32) float32       { panic(unreachable) }
+func softmaxGrad(_, _ *float32, _ int, _, _ float32)          { panic(unreachable) }
+func normGrad(_, _, _, _, _ *float32, _ int, _, _ float32)    { panic(unreachable) }
+func swiglu(_, _, _ *float32, _ int)                          { panic(unreachable) }
+func swigluGrad(_, _, _, _, _ *float32, _ int)                { panic(unreachable) }
+func adamw(_, _, _, _, _ *float32, _ int)                     { panic(unreachable) }
+func rope(_, _, _ *float32, _, _ int, _ float32)              { panic(unreachable) }
+func dropout(_ *float32, _ int, _, _, _ uint32, _ float32)    { panic(unreachable) }

@@ -16,8 +16,9 @@ const (
 	blockN = 256 // of N: columns packed at once
 	blockM = 384 // of M: rows of A that stay in the second-level cache beside them
 
-	// WorkLen is the length of Gemm's workspace.
-	WorkLen = blockK * blockN
+	// WorkLen is the length of the workspace of Gemm and of GemmBF16: a packed
+	// block of B and a block of A.
+	WorkLen = pairK*pairN + (blockM+32)*blockK
 )
 
 // shape is the tile of the running level: rows, and columns of a panel.
@@ -62,7 +63,7 @@ func Gemm(op Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c []fl
 			} else {
 				Pack(work, op, nn, kn, b[k0*ldb+n0:], ldb)
 			}
-			macro(op == TN, m, nn, kn, ak, lda, work, kn, c[n0:], ldc, acc || k0 > 0)
+			macro(op == TN, m, nn, kn, ak, lda, work, kn, c[n0:], ldc, acc || k0 > 0, work[blockK*blockN:])
 		}
 	}
 }
@@ -153,13 +154,29 @@ func GemmPacked(transA bool, m, n, k int, a []float32, lda int, packed []float32
 			ak = a[k0*lda:]
 		}
 		for n0 := 0; n0 < n; n0 += nb {
-			macro(transA, m, min(nb, n-n0), kn, ak, lda, packed[n0*rows+k0*width:], rows, c[n0:], ldc, acc || k0 > 0)
+			macro(transA, m, min(nb, n-n0), kn, ak, lda, packed[n0*rows+k0*width:], rows, c[n0:], ldc, acc || k0 > 0, nil)
 		}
 	}
 }
 
+// oddLines is a distance between rows of n floats that is an odd number of cache
+// lines, so that a column touches all sets of the cache in turn.
+func oddLines(n int) int { return (n+15)&^15 | 16 }
+
+// gather copies the [m, k] block at a into dst and returns its rows' distance
+// there. Where rows lie a multiple of 2 KiB apart, those of a tile would push each
+// other out of the first-level cache.
+func gather(dst []float32, m, k int, a []float32, lda int) int {
+	ld := oddLines(k)
+	for i := range m {
+		copy(dst[i*ld:i*ld+k], a[i*lda:i*lda+k])
+	}
+	return ld
+}
+
 // macro multiplies A by packed panels that lie rows·width apart, in blocks of M.
-func macro(transA bool, m, n, k int, a []float32, lda int, panels []float32, rows int, c []float32, ldc int, acc bool) {
+// A is read where it lies, unless scratch is given and its stride is a bad one.
+func macro(transA bool, m, n, k int, a []float32, lda int, panels []float32, rows int, c []float32, ldc int, acc bool, scratch []float32) {
 	mr, width := shape()
 	// The furthest elements, checked once for all tiles.
 	_ = c[(m-1)*ldc+n-1]
@@ -176,17 +193,22 @@ func macro(transA bool, m, n, k int, a []float32, lda int, panels []float32, row
 	for m0 := 0; m0 < m; m0 += blockM {
 		mn := min(blockM, m-m0)
 		tiles := (mn + mr - 1) / mr
+		block, rsa, csa := a[m0*rsa:], rsa, csa
+		if scratch != nil && !transA && lda%512 == 0 {
+			rsa = gather(scratch, mn, k, block, lda)
+			block = scratch
+		}
 		for j0 := 0; j0 < n; j0 += width {
 			w := min(width, n-j0)
 			panel := panels[j0*rows:]
-			i := m0
+			i := 0
 			for t := range tiles {
 				// Rows are dealt evenly, so that no tile is left with one or two.
 				r := (mn*(t+1))/tiles - (mn*t)/tiles
 				if level == generic {
-					tileGeneric(r, c[i*ldc+j0:], a[i*rsa:], panel, rsa, csa, ldc, k, w, acc)
+					tileGeneric(r, c[(m0+i)*ldc+j0:], block[i*rsa:], panel, rsa, csa, ldc, k, w, acc)
 				} else {
-					tile(r, &c[i*ldc+j0], &a[i*rsa], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
+					tile(r, &c[(m0+i)*ldc+j0], &block[i*rsa], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
 				}
 				i += r
 			}

@@ -102,6 +102,66 @@ func TestGemm(t *testing.T) {
 	})
 }
 
+func TestGemmBF16(t *testing.T) {
+	type dims struct{ m, n, k int }
+	var cases []dims
+	for i := 1; i <= 40; i++ {
+		cases = append(cases, dims{i, 1 + (i*7)%67, 1 + (i*5)%41})
+	}
+	cases = append(cases, dims{400, 300, 270}, dims{5, 513, 9}, dims{3, 4, 1100}, dims{64, 128, 32}, dims{30, 64, 515})
+	levels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(1, 2))
+		work := make([]float32, WorkLen)
+		rounded := func(x []float32) []float32 {
+			y := make([]float32, len(x))
+			for i, v := range x {
+				y[i] = RoundBF16(v)
+			}
+			return y
+		}
+		for _, d := range cases {
+			for _, op := range []Op{NN, NT, TN} {
+				for _, acc := range []bool{false, true} {
+					ra, ca, rb, cb := d.m, d.k, d.k, d.n
+					if op == TN {
+						ra, ca = ca, ra
+					}
+					if op == NT {
+						rb, cb = cb, rb
+					}
+					lda, ldb, ldc := ca+d.m%3, cb+d.n%4, d.n+d.k%3
+					a, b := random(r, (ra-1)*lda+ca), random(r, (rb-1)*ldb+cb)
+					c := random(r, (d.m-1)*ldc+d.n)
+					want := append([]float32(nil), c...)
+					product(op, d.m, d.n, d.k, rounded(a), lda, rounded(b), ldb, want, ldc, acc)
+					GemmBF16(op, d.m, d.n, d.k, a, lda, b, ldb, c, ldc, acc, work)
+					checkClose(t, fmt.Sprintf("op %d %v acc %v", op, d, acc), c, want, 1e-4)
+				}
+			}
+		}
+	})
+}
+
+func TestRoundBF16(t *testing.T) {
+	for _, c := range []struct{ x, want float32 }{
+		{1, 1},
+		{-2.5, -2.5},
+		{1 + 1.0/256, 1},
+		{1 + 3.0/256, 1 + 4.0/256},
+		{1 + 1.0/256 + 1e-6, 1 + 2.0/256},
+		{1e-40, 0},
+		{float32(math.Inf(1)), float32(math.Inf(1))},
+		{math.MaxFloat32, float32(math.Inf(1))},
+	} {
+		if got := RoundBF16(c.x); got != c.want {
+			t.Errorf("RoundBF16(%g) is %g, want %g", c.x, got, c.want)
+		}
+	}
+	if got := RoundBF16(float32(math.NaN())); got == got {
+		t.Errorf("RoundBF16(NaN) is %g", got)
+	}
+}
+
 func TestGemmPackedPrefix(t *testing.T) {
 	levels(t, func(t *testing.T) {
 		const m, n, k = 20, 70, 40
@@ -142,6 +202,56 @@ func BenchmarkGEMM(b *testing.B) {
 				}
 				for b.Loop() {
 					Gemm(Op(op), d.m, d.n, d.k, x, lda, y, ldb, c, d.n, false, work)
+				}
+				b.ReportMetric(2*float64(d.m)*float64(d.n)*float64(d.k)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
+	}
+}
+
+// BenchmarkGEMMOfSteps times the products of a training step of a model of width
+// 384, inner width 1024 and vocabulary 8192, with the strides that they have
+// there.
+func BenchmarkGEMMOfSteps(b *testing.B) {
+	for _, d := range []struct {
+		name          string
+		op            Op
+		m, n, k       int
+		lda, ldb, ldc int
+		acc           bool
+	}{
+		{"qkv", NT, 512, 384, 384, 384, 384, 1152, false},
+		{"gate", NT, 512, 1024, 384, 384, 384, 2048, false},
+		{"down", NT, 512, 384, 1024, 1024, 1024, 384, true},
+		{"logits", NT, 128, 8192, 384, 384, 384, 8192, false},
+		{"gate-dw", TN, 1024, 384, 512, 2048, 384, 384, true},
+		{"gate-dx", NN, 512, 384, 1024, 2048, 384, 384, true},
+		{"down-dw", TN, 384, 1024, 512, 384, 1024, 1024, true},
+		{"down-dx", NN, 512, 1024, 384, 384, 1024, 1024, false},
+		{"logits-dw", TN, 8192, 384, 128, 8192, 384, 384, true},
+		{"logits-dx", NN, 128, 384, 8192, 8192, 384, 384, false},
+	} {
+		r := rand.New(rand.NewPCG(1, 2))
+		rowsA, rowsB := d.m, d.k
+		if d.op == TN {
+			rowsA = d.k
+		}
+		if d.op == NT {
+			rowsB = d.n
+		}
+		x, y, c := random(r, rowsA*d.lda), random(r, rowsB*d.ldb), make([]float32, d.m*d.ldc)
+		work := make([]float32, WorkLen)
+		for _, kind := range []string{"f32", "bf16"} {
+			if kind == "bf16" && !FastBF16() {
+				continue
+			}
+			b.Run(d.name+"/"+kind, func(b *testing.B) {
+				gemm := Gemm
+				if kind == "bf16" {
+					gemm = GemmBF16
+				}
+				for b.Loop() {
+					gemm(d.op, d.m, d.n, d.k, x, d.lda, y, d.ldb, c, d.ldc, d.acc, work)
 				}
 				b.ReportMetric(2*float64(d.m)*float64(d.n)*float64(d.k)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 			})

@@ -26,20 +26,34 @@ var tileArgs = []arg{
 // or transposed are only two choices of (rsa, csa).
 func gemmKernels(e *emitter) []signature {
 	var sigs []signature
-	for nv := 1; nv <= 2; nv++ {
-		for mr := 1; mr <= e.rows; mr++ {
-			s := signature{name: tileName(mr, nv), args: tileArgs}
-			tile(e, s, mr, nv)
-			sigs = append(sigs, s)
+	for _, kind := range e.tiles() {
+		for nv := 1; nv <= 2; nv++ {
+			for mr := 1; mr <= e.rows; mr++ {
+				s := signature{name: tileName(kind, mr, nv), args: tileArgs}
+				tile(e, s, kind, mr, nv)
+				sigs = append(sigs, s)
+			}
 		}
 	}
 	sigs = append(sigs, packTranspose(e), packCopy(e))
+	if e.lanes == 16 {
+		sigs = append(sigs, roundPairs(e), interleavePairs(e))
+	}
 	return sigs
 }
 
-func tileName(mr, nv int) string { return fmt.Sprintf("tile%dx%d", mr, nv) }
+// tiles are the kinds of tile of an instruction set. Those of pairs multiply two
+// bf16 a lane: k counts pairs there, and an element of A or B is one pair.
+func (s isa) tiles() []string {
+	if s.lanes == 16 {
+		return []string{"tile", "tilePairs"}
+	}
+	return []string{"tile"}
+}
 
-func tile(e *emitter, s signature, mr, nv int) {
+func tileName(kind string, mr, nv int) string { return fmt.Sprintf("%s%dx%d", kind, mr, nv) }
+
+func tile(e *emitter, s signature, kind string, mr, nv int) {
 	e.begin(s)
 	bytes := e.lanes * 4
 	acc := func(i, j int) string { return e.v(i*nv + j) }
@@ -100,6 +114,10 @@ func tile(e *emitter, s signature, mr, nv int) {
 			x := bc[i%2]
 			e.f("VBROADCASTSS %s, %s", row(i), x)
 			for j := range nv {
+				if kind == "tilePairs" {
+					e.evex(prefixF3, 0x52, i*nv+j, 2*e.rows+2+i%2, 2*e.rows+j) // VDPBF16PS
+					continue
+				}
 				e.f("VFMADD231PS %s, %s, %s", b[j], x, acc(i, j))
 			}
 		}
@@ -258,16 +276,82 @@ func packCopy(e *emitter) signature {
 	return s
 }
 
+// Prefixes of an EVEX instruction.
+const (
+	prefixF3 = 2
+	prefixF2 = 3
+)
+
+// evex emits the 512-bit register form of an instruction of map 0F38 that Go's
+// assembler lacks: its operands in Intel's order.
+func (e *emitter) evex(prefix, opcode, dst, src1, src2 int) {
+	not := func(x, bit int) int { return 1 - x>>bit&1 }
+	p0 := not(dst, 3)<<7 | not(src2, 4)<<6 | not(src2, 3)<<5 | not(dst, 4)<<4 | 2
+	p1 := (^src1&15)<<3 | 1<<2 | prefix
+	p2 := 2<<5 | not(src1, 4)<<3
+	modrm := 3<<6 | dst&7<<3 | src2&7
+	for _, b := range []int{0x62, p0, p1, p2, opcode} {
+		fmt.Fprintf(&e.buf, "\tBYTE $0x%02x;", b)
+	}
+	fmt.Fprintf(&e.buf, "\tBYTE $0x%02x\n", modrm)
+}
+
+// roundPairs emits a row's rounding: n floats, a multiple of 32, become n/2 pairs.
+func roundPairs(e *emitter) signature {
+	s := signature{name: "roundPairs", args: []arg{{"dst", "*float32"}, {"src", "*float32"}, {"n", "int"}}, doc: "roundPairs rounds n floats, a multiple of 32, to bf16, two to an element."}
+	e.begin(s)
+	e.f("MOVQ %s, DI", e.arg("dst"))
+	e.f("MOVQ %s, SI", e.arg("src"))
+	e.f("MOVQ %s, CX", e.arg("n"))
+	id := e.fresh()
+	e.label(fmt.Sprintf("loop%d", id))
+	e.f("VMOVUPS (SI), Z0")
+	e.f("VMOVUPS 64(SI), Z1")
+	e.evex(prefixF2, 0x72, 2, 1, 0) // VCVTNE2PS2BF16: the low half from Z0
+	e.f("VMOVUPS Z2, (DI)")
+	e.f("ADDQ $128, SI")
+	e.f("ADDQ $64, DI")
+	e.f("SUBQ $32, CX")
+	e.f("JGT loop%d", id)
+	e.end()
+	return s
+}
+
+// interleavePairs emits dst[i] = (x[i], y[i]) as bf16, n a multiple of 16.
+func interleavePairs(e *emitter) signature {
+	s := signature{name: "interleavePairs", args: []arg{{"dst", "*float32"}, {"x", "*float32"}, {"y", "*float32"}, {"n", "int"}}, doc: "interleavePairs rounds x and y to bf16 and pairs them, element by element; n is a multiple of 16."}
+	e.begin(s)
+	e.f("MOVQ %s, DI", e.arg("dst"))
+	e.f("MOVQ %s, SI", e.arg("x"))
+	e.f("MOVQ %s, DX", e.arg("y"))
+	e.f("MOVQ %s, CX", e.arg("n"))
+	e.f("VMOVUPS interleave<>(SB), Z3")
+	id := e.fresh()
+	e.label(fmt.Sprintf("loop%d", id))
+	e.f("VMOVUPS (SI), Z0")
+	e.f("VMOVUPS (DX), Z1")
+	e.evex(prefixF2, 0x72, 2, 1, 0)
+	e.f("VPERMW Z2, Z3, Z2")
+	e.f("VMOVUPS Z2, (DI)")
+	e.f("ADDQ $64, SI")
+	e.f("ADDQ $64, DX")
+	e.f("ADDQ $64, DI")
+	e.f("SUBQ $16, CX")
+	e.f("JGT loop%d", id)
+	e.end()
+	return s
+}
+
 // tileSwitch writes the Go function that picks the tile kernel.
-func tileSwitch(w *bytes.Buffer, set isa) {
-	fmt.Fprintf(w, "\nfunc tile%s(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {\n", set.name)
+func tileSwitch(w *bytes.Buffer, set isa, kind string) {
+	fmt.Fprintf(w, "\nfunc %s%s(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {\n", kind, set.name)
 	for nv := 2; nv >= 1; nv-- {
 		if nv == 2 {
 			fmt.Fprintf(w, "if n > %d {\n", set.lanes)
 		}
 		fmt.Fprintf(w, "switch mr {\n")
 		for mr := set.rows; mr >= 1; mr-- {
-			fmt.Fprintf(w, "case %d:\n%s%s(c, a, b, rsa, csa, ldc, k, n, acc)\n", mr, tileName(mr, nv), set.name)
+			fmt.Fprintf(w, "case %d:\n%s%s(c, a, b, rsa, csa, ldc, k, n, acc)\n", mr, tileName(kind, mr, nv), set.name)
 		}
 		fmt.Fprintf(w, "}\n")
 		if nv == 2 {

@@ -124,7 +124,9 @@ func main() {
 				fmt.Fprintf(&decl, "\n//go:noescape\n%s\n", s.decl(set.name))
 			}
 		}
-		tileSwitch(&decl, set)
+		for _, kind := range set.tiles() {
+			tileSwitch(&decl, set, kind)
+		}
 	}
 	src, err := format.Source(decl.Bytes())
 	if err != nil {

@@ -193,6 +193,10 @@ func (e *emitter) tables() {
 	}
 	e.buf.WriteString("GLOBL lanes<>(SB), RODATA|NOPTR, $64\n\n")
 	if e.lanes == 16 {
+		for word := range 32 {
+			fmt.Fprintf(&e.buf, "DATA interleave<>+%d(SB)/2, $%d\n", word*2, word/2+word%2*16)
+		}
+		e.buf.WriteString("GLOBL interleave<>(SB), RODATA|NOPTR, $64\n")
 		return
 	}
 	for lane := range 32 {

@@ -32,9 +32,13 @@
 //	SearchAgent   restarted; replays decisions and outcomes and goes on where it was
 //	Supervisor    restarted; its children are stopped, the journal is replayed, what was running resumes from
 //	              its last checkpoint
-//	a task        panic, divergence or memory by estimate end the attempt with a reason; the Supervisor retries
-//	              as the job says, then records the trial as failed
-//	the journal   an append that fails (disk full) ends the job with its state kept
+//	a task        a panic or an error ends the attempt with a reason; the Supervisor retries as the job says,
+//	              then records the trial as failed. Divergence and memory by estimate would come again, since
+//	              runs repeat exactly: they are recorded at once
+//	the disk      an error of it (full, quota, read-only), met by the journal, a stage or a task, ends the job
+//	              with its state kept; nothing is recorded against the trial, and resume goes on with it
+//
+// The conversations in testdata show each of these, message by message.
 //
 // A trial that was disturbed in any of these ways ends with the numbers of one
 // that was not, since a run continues exactly from its checkpoint.

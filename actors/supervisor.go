@@ -135,7 +135,7 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 		err = s.cfg.Log.Append(rec, e.Kind != journal.Tick)
 	}
 	if err != nil {
-		s.end(ctx, fmt.Errorf("%w; free some space and run resume", err), false)
+		s.end(ctx, err, false)
 		return false
 	}
 	s.state.Apply(e)
@@ -361,6 +361,10 @@ func (s *Supervisor) stopStage(ctx actor.Context, name string) {
 
 func (s *Supervisor) stageEnded(ctx actor.Context, m *stageEnded) {
 	if m.err != nil {
+		if DiskError(m.err) {
+			s.end(ctx, fmt.Errorf("%s: %w", m.stage, m.err), false)
+			return
+		}
 		var final Final
 		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: m.stage, Err: m.err.Error(), Final: errors.As(m.err, &final)})
 		return

@@ -47,6 +47,10 @@ func (s *Supervisor) startSearch(ctx actor.Context) {
 }
 
 func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
+	if DiskError(m.err) {
+		s.end(ctx, fmt.Errorf("%s: %w", job.StageSearch, m.err), false)
+		return
+	}
 	if m.err != nil {
 		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageSearch, Err: m.err.Error(), Final: true})
 		return
@@ -135,6 +139,11 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 	if r.pid != nil {
 		ctx.Unwatch(r.pid)
 		ctx.Stop(r.pid)
+	}
+	if DiskError(m.Err) {
+		// Nothing is committed: resume goes on with the trial.
+		s.end(ctx, fmt.Errorf("trial %s: %w", r.d.Trial, m.Err), false)
+		return
 	}
 	rep := &journal.TrialReport{
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,

@@ -7,10 +7,12 @@ import (
 
 const noRank = ^uint32(0)
 
-// pairTable finds the rank of a pair's merge: open addressing, at most half full.
+// pairTable finds a number that belongs to a pair, such as the rank of its merge:
+// open addressing, at most half full.
 type pairTable struct {
 	slots []pairSlot
 	shift uint
+	n     int
 }
 
 type pairSlot struct {
@@ -31,7 +33,19 @@ func (t *pairTable) put(a, b, rank uint32) {
 	for t.slots[i].key != 0 && t.slots[i].key != key {
 		i = (i + 1) & uint64(len(t.slots)-1)
 	}
+	if t.slots[i].key == 0 {
+		t.n++
+	}
 	t.slots[i] = pairSlot{key, rank}
+	if 2*t.n > len(t.slots) {
+		old := t.slots
+		*t = *newPairTable(2 * t.n)
+		for _, s := range old {
+			if s.key != 0 {
+				t.put(uint32((s.key-1)>>32), uint32(s.key-1), s.rank)
+			}
+		}
+	}
 }
 
 // get is the rank, or noRank.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
-	"strings"
 	"sync"
 	"unsafe"
 )
@@ -14,9 +14,9 @@ import (
 // to one goroutine; its threads live only inside its calls.
 type Trainer struct {
 	cfg      TrainConfig
-	counters []*counter
-	pending  []string // small documents, counted together
-	bytes    int      // of pending
+	counters []*wordTable // one a thread
+	pending  []string     // small documents, counted together
+	bytes    int          // of pending
 	total    int64
 }
 
@@ -26,8 +26,9 @@ func NewTrainer(cfg TrainConfig) (*Trainer, error) {
 		return nil, err
 	}
 	tr := &Trainer{cfg: cfg}
+	seed := maphash.MakeSeed()
 	for range cfg.Threads {
-		tr.counters = append(tr.counters, newCounter())
+		tr.counters = append(tr.counters, newWordTable(seed))
 	}
 	return tr, nil
 }
@@ -96,7 +97,7 @@ func (tr *Trainer) flush() {
 	for k, c := range tr.counters {
 		wg.Go(func() {
 			for i := k; i < len(docs); i += len(tr.counters) {
-				c.text(docs[i])
+				c.count(docs[i])
 			}
 		})
 	}
@@ -107,37 +108,7 @@ func (tr *Trainer) flush() {
 func (tr *Trainer) count(parts []string) {
 	var wg sync.WaitGroup
 	for i, part := range parts {
-		wg.Go(func() { tr.counters[i].text(part) })
+		wg.Go(func() { tr.counters[i].count(part) })
 	}
 	wg.Wait()
-}
-
-// counter counts words on one thread.
-type counter struct {
-	index  map[string]uint32 // into counts
-	counts []int64
-}
-
-func newCounter() *counter { return &counter{index: map[string]uint32{}} }
-
-// text counts the words of a text that starts and ends with a piece. The text is
-// not kept.
-func (c *counter) text(s string) {
-	for p := 0; p < len(s); {
-		e := nextLlama3(s, p)
-		if e-p > 1 { // single bytes have no pairs
-			c.add(s[p:e], 1)
-		}
-		p = e
-	}
-}
-
-func (c *counter) add(text string, n int64) {
-	i, ok := c.index[text]
-	if !ok {
-		i = uint32(len(c.counts))
-		c.counts = append(c.counts, 0)
-		c.index[strings.Clone(text)] = i
-	}
-	c.counts[i] += n
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"os"
 	"reflect"
@@ -14,6 +15,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"unicode/utf8"
+
+	"pgregory.net/rapid"
 )
 
 // A corpus small enough to check by hand.
@@ -138,9 +141,9 @@ func TestTrainIsDeterministic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := wordsPerThread
-	wordsPerThread = 5 // so that this small corpus is shared out
-	defer func() { wordsPerThread = old }()
+	old := placesPerThread
+	placesPerThread = 5 // so that this small corpus is shared out
+	defer func() { placesPerThread = old }()
 	for threads := 1; threads <= 3; threads++ {
 		tr, err := NewTrainer(TrainConfig{VocabSize: 1500, MinFrequency: 2, Threads: threads})
 		if err != nil {
@@ -170,17 +173,23 @@ func TestFeedAcrossBuffers(t *testing.T) {
 	if err := tr.Feed(t.Context(), strings.NewReader(text)); err != nil {
 		t.Fatal(err)
 	}
-	whole := newCounter()
-	whole.text(text)
-	for _, w := range tr.words() {
-		i, ok := whole.index[w.text]
-		if !ok || whole.counts[i] != w.count {
-			t.Fatalf("%q is counted %d times, not %v", w.text, w.count, ok)
-		}
-		delete(whole.index, w.text)
+	whole := newWordTable(maphash.MakeSeed())
+	whole.count(text)
+	want := map[string]int64{}
+	for i := range whole.words {
+		want[whole.of(&whole.words[i])] = whole.words[i].count
 	}
-	if len(whole.index) != 0 {
-		t.Errorf("%d words are missing", len(whole.index))
+	for _, part := range share(tr.counters) {
+		for i := range part.words {
+			w := &part.words[i]
+			if n, ok := want[part.of(w)]; !ok || n != w.count {
+				t.Fatalf("%q is counted %d times, not %d", part.of(w), w.count, n)
+			}
+			delete(want, part.of(w))
+		}
+	}
+	if len(want) != 0 {
+		t.Errorf("%d words are missing", len(want))
 	}
 }
 
@@ -390,4 +399,103 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("%.40q is accepted", bad)
 		}
 	}
+}
+
+// slowMerges trains as the definition reads: count all pairs anew for each merge.
+func slowMerges(text string, vocab, minFrequency int) [][2]uint32 {
+	words := map[string]int64{}
+	for p := 0; p < len(text); {
+		e := nextLlama3(text, p)
+		words[text[p:e]]++
+		p = e
+	}
+	byteID := map[byte]uint32{}
+	for i, b := range byteOrder {
+		byteID[b] = uint32(numSpecials) + uint32(i)
+	}
+	syms := map[string][]uint32{}
+	for w := range words {
+		for i := range len(w) {
+			syms[w] = append(syms[w], byteID[w[i]])
+		}
+	}
+	var merges [][2]uint32
+	for id := uint32(MinVocab); id < uint32(vocab); id++ {
+		counts := map[[2]uint32]int64{}
+		for w, s := range syms {
+			for i := range len(s) - 1 {
+				counts[[2]uint32{s[i], s[i+1]}] += words[w]
+			}
+		}
+		var best [2]uint32
+		for p, n := range counts {
+			if n > counts[best] || n == counts[best] && (p[0] < best[0] || p[0] == best[0] && p[1] < best[1]) {
+				best = p
+			}
+		}
+		if counts[best] < int64(max(minFrequency, 1)) {
+			break
+		}
+		merges = append(merges, best)
+		for w, s := range syms {
+			var out []uint32
+			for i := 0; i < len(s); i++ {
+				if i+1 < len(s) && s[i] == best[0] && s[i+1] == best[1] {
+					out = append(out, id)
+					i++
+					continue
+				}
+				out = append(out, s[i])
+			}
+			syms[w] = out
+		}
+	}
+	return merges
+}
+
+// Both widths of symbols, any number of threads and any text give the merges of
+// the definition.
+func TestTrainsLikeSlow(t *testing.T) {
+	old := placesPerThread
+	placesPerThread = 1
+	defer func() { placesPerThread = old }()
+	rapid.Check(t, func(rt *rapid.T) {
+		alphabet := rapid.SampledFrom([]string{"ab", "aab ", "abc d", "的一是不， ", "a1 \n'"}).Draw(rt, "alphabet")
+		text := rapid.StringOfN(rapid.SampledFrom([]rune(alphabet)), 0, 400, -1).Draw(rt, "text")
+		text = strings.Repeat(text, rapid.IntRange(1, 3).Draw(rt, "repeat"))
+		threads, minFrequency := rapid.IntRange(1, 3).Draw(rt, "threads"), rapid.IntRange(0, 3).Draw(rt, "least")
+		vocab := MinVocab + rapid.IntRange(0, 60).Draw(rt, "merges")
+		want := slowMerges(text, vocab, minFrequency)
+		for _, wide := range []bool{false, true} {
+			tr, err := NewTrainer(TrainConfig{VocabSize: vocab, MinFrequency: minFrequency, Threads: threads})
+			if err != nil {
+				rt.Fatal(err)
+			}
+			tr.Add([]byte(text))
+			tr.flush()
+			cfg := tr.cfg
+			if wide {
+				cfg.VocabSize = MaxVocab
+			}
+			var byteID [256]uint32
+			for i, b := range byteOrder {
+				byteID[b] = uint32(int(numSpecials) + i)
+			}
+			l, err := learn(share(tr.counters), &byteID, cfg)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			var got [][2]uint32
+			for len(got) < vocab-MinVocab {
+				left, right, ok := l.next()
+				if !ok {
+					break
+				}
+				got = append(got, [2]uint32{left, right})
+			}
+			if !slices.Equal(got, want) {
+				rt.Fatalf("merges %v, want %v", got, want)
+			}
+		}
+	})
 }

@@ -3,7 +3,6 @@ package token
 import (
 	"context"
 	"fmt"
-	"slices"
 )
 
 // TrainConfig says how large a vocabulary to make.
@@ -59,53 +58,25 @@ func (tr *Trainer) Train(ctx context.Context) (*Tokenizer, error) {
 		t.inModel = append(t.inModel, true)
 	}
 
-	l := newLearner(tr.words(), &byteID, tr.cfg.Threads)
+	tr.counters = share(tr.counters)
+	l, err := learn(tr.counters, &byteID, tr.cfg)
+	if err != nil {
+		return nil, fmt.Errorf("train tokenizer: %w", err)
+	}
 	for step := 0; len(t.symbols) < tr.cfg.VocabSize; step++ {
 		if step&63 == 0 && ctx.Err() != nil {
 			return nil, fmt.Errorf("train tokenizer: %w", context.Cause(ctx))
 		}
-		p := l.pop()
-		if p == nil || p.count < int64(max(tr.cfg.MinFrequency, 1)) {
+		left, right, ok := l.next()
+		if !ok {
 			break
 		}
-		id := uint32(len(t.symbols))
-		t.merges = append(t.merges, [2]int32{int32(p.left), int32(p.right)})
-		t.symbols = append(t.symbols, t.symbols[p.left]+t.symbols[p.right])
+		t.merges = append(t.merges, [2]int32{int32(left), int32(right)})
+		t.symbols = append(t.symbols, t.symbols[left]+t.symbols[right])
 		t.inModel = append(t.inModel, true)
-		l.join(p, id)
 	}
 	if err := t.finish(); err != nil {
 		return nil, fmt.Errorf("train tokenizer: %w", err)
 	}
 	return t, nil
-}
-
-// word is a distinct piece of the text and how often it occurs.
-type word struct {
-	text  string
-	count int64
-}
-
-// words lists the counted words of two bytes or more in a fixed order.
-func (tr *Trainer) words() []word {
-	total := tr.counters[0]
-	for _, c := range tr.counters[1:] {
-		for text, i := range c.index {
-			total.add(text, c.counts[i])
-		}
-		*c = *newCounter()
-	}
-	out := make([]word, 0, len(total.index))
-	for text, i := range total.index {
-		if len(text) > 1 {
-			out = append(out, word{text, total.counts[i]})
-		}
-	}
-	slices.SortFunc(out, func(a, b word) int {
-		if a.text < b.text {
-			return -1
-		}
-		return 1
-	})
-	return out
 }

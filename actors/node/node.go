@@ -170,6 +170,10 @@ func group(devices []device.Device) ([]device.Device, int) {
 	return devices[:maxWorkers], len(devices) / maxWorkers
 }
 
+// processors is Go's share of threads: one for each that computes, and two so
+// that actors need not wait until a kernel, which Go can't preempt, is through.
+func processors(workers, threads int) int { return workers*threads + 2 }
+
 // State is the job as the journal had it when the folder was opened.
 func (n *Node) State() *journal.State { return n.state }
 
@@ -184,7 +188,7 @@ func (n *Node) Close() error { return n.log.Close() }
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.log.Close()) }()
 	workers := len(n.devices)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(workers*n.threads + 2))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors(workers, n.threads)))
 
 	w := n.opts.Log
 	if w == nil {

@@ -32,6 +32,7 @@ type config struct {
 	rounds    int
 	seconds   float64
 	optimizer engine.Optimizer
+	precision engine.Precision
 	peer      string
 }
 
@@ -46,6 +47,7 @@ type report struct {
 	Steps       int       `json:"steps"`
 	Level       string    `json:"level"`
 	Optimizer   string    `json:"optimizer"`
+	Precision   string    `json:"precision"`
 	Arch        string    `json:"arch"`
 	Ranks       int       `json:"ranks"`
 	OneRank     float64   `json:"one_rank_tokens_per_s,omitempty"`
@@ -85,13 +87,14 @@ func run() error {
 	flag.IntVar(&c.rounds, "rounds", 3, "with -peer or -ranks: alternations")
 	flag.Float64Var(&c.seconds, "seconds", 5, "length of one timing, s")
 	optimizer := flag.String("optimizer", string(engine.AdamW), "adamw or muon")
+	precision := flag.String("precision", string(engine.F32), "of the products: f32, bf16 or auto")
 	flag.StringVar(&c.peer, "peer", "", "torch: alternate with PyTorch of the interpreter in AUTOGLM_PYTHON")
 	flag.Bool("json", true, "print JSON (always)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
-	c.optimizer = engine.Optimizer(*optimizer)
+	c.optimizer, c.precision = engine.Optimizer(*optimizer), engine.Precision(*precision)
 	c.arch = a.WithDefaults()
 	if c.ranks > 1 && c.threads != 1 {
 		return errors.New("-ranks has one thread a rank; leave -threads at 1")
@@ -114,7 +117,7 @@ func (c *config) measure() (report, error) {
 	}
 	var last timing
 	var own, one, peer, gains, loops, ratios, cpu, peerCPU, cpuRatios []float64
-	r := report{Threads: c.threads, Params: c.arch.Params(), Level: kernel.Level(), Optimizer: string(c.optimizer), Arch: c.arch.String(), Ranks: c.ranks}
+	r := report{Threads: c.threads, Params: c.arch.Params(), Level: kernel.Level(), Optimizer: string(c.optimizer), Precision: string(c.precision), Arch: c.arch.String(), Ranks: c.ranks}
 	for range rounds {
 		t, err := c.train(c.ranks)
 		if err != nil {
@@ -207,7 +210,7 @@ func (c *config) train(ranks int) (timing, error) {
 
 // rank trains one replica until the ring says that time is up.
 func (c *config) rank(ring *summer, rank int) (t timing, err error) {
-	m, err := native.New(c.arch, native.Options{Threads: c.threads, MaxBatch: c.batch, MaxSeq: c.arch.Context, Optimizer: c.optimizer, Seed: 1})
+	m, err := native.New(c.arch, native.Options{Threads: c.threads, MaxBatch: c.batch, MaxSeq: c.arch.Context, Optimizer: c.optimizer, Precision: c.precision, Seed: 1})
 	if err != nil {
 		return t, err
 	}

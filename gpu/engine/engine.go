@@ -83,6 +83,17 @@ const (
 	Muon  Optimizer = "muon"  // Jordan et al. 2024: Newton–Schulz on the matrices, AdamW on embeddings, norms and head
 )
 
+// Precision is how an engine multiplies matrices while it trains. Parameters,
+// sums, moments, attention's softmax and every score stay float32.
+type Precision string
+
+// Precisions.
+const (
+	Auto Precision = "auto" // the fastest that the device multiplies in hardware
+	F32  Precision = "f32"
+	BF16 Precision = "bf16" // operands rounded to bfloat16, sums in float32
+)
+
 // Hyper is what one optimiser step needs. Rates are already scheduled: the
 // caller computes them for the step.
 type Hyper struct {

@@ -18,6 +18,7 @@ type Options struct {
 	Dropout   float64          // probability, on the embedding's output and each branch's; 0 ≤ p < 1
 	ZLoss     float64          // weight of mean log²Z in the gradient (PaLM's); 0 is none
 	Optimizer engine.Optimizer // "" is AdamW
+	Precision engine.Precision // of the products while training; "" is F32, Auto is BF16 where the CPU multiplies it
 	Seed      uint64           // of the initial parameters
 	Inference bool             // no gradients and no moments: Logits, Eval, State and Load only
 }
@@ -40,6 +41,12 @@ func (o Options) withDefaults(a glm.Arch) Options {
 	if o.Optimizer == "" {
 		o.Optimizer = engine.AdamW
 	}
+	switch {
+	case o.Precision == "", o.Precision == engine.Auto && !kernel.FastBF16():
+		o.Precision = engine.F32
+	case o.Precision == engine.Auto:
+		o.Precision = engine.BF16
+	}
 	return o
 }
 
@@ -56,6 +63,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("native: dropout is %g, must be in [0, 1)", o.Dropout)
 	case !(o.ZLoss >= 0) || math.IsInf(o.ZLoss, 0):
 		return fmt.Errorf("native: z-loss weight is %g, must be finite and not negative", o.ZLoss)
+	case o.Precision != engine.F32 && o.Precision != engine.BF16:
+		return fmt.Errorf("native: precision %q is unknown, use %q, %q or %q", o.Precision, engine.Auto, engine.F32, engine.BF16)
 	case o.Optimizer != engine.AdamW && o.Optimizer != engine.Muon:
 		return fmt.Errorf("native: optimizer %q is unknown, use %q or %q", o.Optimizer, engine.AdamW, engine.Muon)
 	}

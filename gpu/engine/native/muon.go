@@ -3,6 +3,7 @@ package native
 import (
 	"math"
 
+	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
@@ -36,7 +37,7 @@ func (s *newton) cut(cut func(*[]float32, int), layout []glm.Param) {
 
 // orthogonalize replaces s.x, a [rows, cols] matrix, by an approximation of the
 // nearest (semi-)orthogonal one.
-func (s *newton) orthogonalize(rows, cols int, work []float32) {
+func (s *newton) orthogonalize(rows, cols int, gemm gemm, work []float32) {
 	n, k := rows*cols, min(rows, cols)
 	kernel.Scale(s.x[:n], float32(1/(math.Sqrt(kernel.SumSquares(s.x[:n]))+1e-7)))
 	a, b := s.a[:k*k], s.b[:k*k]
@@ -44,18 +45,18 @@ func (s *newton) orthogonalize(rows, cols int, work []float32) {
 		x, y := s.x[:n], s.y[:n]
 		// A is X·Xᵀ or Xᵀ·X, whichever is smaller; B = bA + cA².
 		if rows <= cols {
-			kernel.Gemm(kernel.NT, k, k, cols, x, cols, x, cols, a, k, false, work)
+			gemm(kernel.NT, k, k, cols, x, cols, x, cols, a, k, false, work)
 		} else {
-			kernel.Gemm(kernel.TN, k, k, rows, x, cols, x, cols, a, k, false, work)
+			gemm(kernel.TN, k, k, rows, x, cols, x, cols, a, k, false, work)
 		}
-		kernel.Gemm(kernel.NN, k, k, k, a, k, a, k, b, k, false, work)
+		gemm(kernel.NN, k, k, k, a, k, a, k, b, k, false, work)
 		kernel.Scale(b, newtonC)
 		kernel.Axpy(b, newtonB, a)
 		// X = aX + B·X, or aX + X·B.
 		if rows <= cols {
-			kernel.Gemm(kernel.NN, rows, cols, k, b, k, x, cols, y, cols, false, work)
+			gemm(kernel.NN, rows, cols, k, b, k, x, cols, y, cols, false, work)
 		} else {
-			kernel.Gemm(kernel.NN, rows, cols, k, x, cols, b, k, y, cols, false, work)
+			gemm(kernel.NN, rows, cols, k, x, cols, b, k, y, cols, false, work)
 		}
 		kernel.Axpy(y, newtonA, x)
 		s.x, s.y = s.y, s.x
@@ -65,6 +66,10 @@ func (s *newton) orthogonalize(rows, cols int, work []float32) {
 // muon updates the matrices of worker i: every threads-th.
 func (m *Model) muon(i int) {
 	h, w := &m.job.hyper, m.worker[i]
+	var product gemm = kernel.Gemm
+	if m.opt.Precision == engine.BF16 {
+		product = kernel.GemmBF16
+	}
 	turn := 0
 	for j := range m.layout {
 		p := &m.layout[j]
@@ -85,7 +90,7 @@ func (m *Model) muon(i int) {
 		kernel.Scale(x, float32(m.job.clip))
 		kernel.Axpy(x, float32(h.MuonMomentum), buf)
 		clear(g)
-		w.newton.orthogonalize(rows, cols, w.work)
+		w.newton.orthogonalize(rows, cols, product, w.work)
 		rate := h.MuonLR * math.Sqrt(max(1, float64(rows)/float64(cols)))
 		kernel.Scale(m.params[from:to], float32(1-h.MuonLR*h.WeightDecay))
 		kernel.Axpy(m.params[from:to], float32(-rate), w.newton.x[:p.Elems])

@@ -9,6 +9,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
 // fillGrads puts random gradients in and returns their norm.
@@ -76,7 +77,7 @@ func TestOrthogonalize(t *testing.T) {
 			s.x[i] = float32(r.NormFloat64())
 		}
 		before := append([]float32(nil), s.x...)
-		s.orthogonalize(rows, cols, make([]float32, 1<<16))
+		s.orthogonalize(rows, cols, kernel.Gemm, make([]float32, kernel.WorkLen))
 		var inner float64
 		for i := range before {
 			inner += float64(before[i] * s.x[i])

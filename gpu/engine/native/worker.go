@@ -39,11 +39,16 @@ type worker struct {
 	work       []float32 // of kernel.Gemm
 	newton     newton    // of Muon
 
+	gemm gemm // of the pass that runs
+
 	// Results of the task.
 	nll     float64
 	tokens  int
 	squares float64
 }
+
+// gemm is kernel.Gemm or kernel.GemmBF16.
+type gemm func(op kernel.Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, work []float32)
 
 // layerActs are one layer's activations that the backward pass reads.
 type layerActs struct {
@@ -134,6 +139,10 @@ func (w *worker) pass() {
 	m, b := w.model, &w.model.job.batch
 	from, to := b.B*w.id/m.job.active, b.B*(w.id+1)/m.job.active
 	w.nll, w.tokens = 0, 0
+	w.gemm = kernel.Gemm
+	if m.job.mode == training && m.opt.Precision == engine.BF16 {
+		w.gemm = kernel.GemmBF16
+	}
 	if m.job.mode == training && w.id > 0 {
 		clear(w.arena)
 	}
@@ -246,7 +255,7 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int) {
 // linear computes y[N, ldy] (+)= x[N, in] · Wᵀ.
 func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matrix, acc bool) {
 	for i := range ms {
-		kernel.Gemm(kernel.NT, n, ms[i].rows, in, x, in, ms[i].w, in, y[ms[i].col:], ldy, acc, w.work)
+		w.gemm(kernel.NT, n, ms[i].rows, in, x, in, ms[i].w, in, y[ms[i].col:], ldy, acc, w.work)
 	}
 }
 
@@ -254,8 +263,8 @@ func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matri
 func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix) {
 	for i := range ms {
 		d := dy[ms[i].col:]
-		kernel.Gemm(kernel.TN, ms[i].rows, in, n, d, ldy, x, in, gs[i].w, in, true, w.work)
-		kernel.Gemm(kernel.NN, n, in, ms[i].rows, d, ldy, ms[i].w, in, dx, in, i > 0, w.work)
+		w.gemm(kernel.TN, ms[i].rows, in, n, d, ldy, x, in, gs[i].w, in, true, w.work)
+		w.gemm(kernel.NN, n, in, ms[i].rows, d, ldy, ms[i].w, in, dx, in, i > 0, w.work)
 	}
 }
 
@@ -344,13 +353,13 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 			}
 			continue
 		}
-		kernel.Gemm(kernel.NT, r1-r0, V, C, x, C, w.w.head, C, w.logit, V, false, w.work)
+		w.gemm(kernel.NT, r1-r0, V, C, x, C, w.w.head, C, w.logit, V, false, w.work)
 		for r, target := range targets {
 			w.crossEntropy(w.logit[r*V:(r+1)*V], target, b.Norm)
 		}
 		if mode == training {
-			kernel.Gemm(kernel.TN, V, C, r1-r0, w.logit, V, x, C, w.g.head, C, true, w.work)
-			kernel.Gemm(kernel.NN, r1-r0, C, V, w.logit, V, w.w.head, C, w.dn[r0*C:], C, false, w.work)
+			w.gemm(kernel.TN, V, C, r1-r0, w.logit, V, x, C, w.g.head, C, true, w.work)
+			w.gemm(kernel.NN, r1-r0, C, V, w.logit, V, w.w.head, C, w.dn[r0*C:], C, false, w.work)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package token
 import (
 	"encoding/binary"
 	"math/bits"
+	"unicode/utf8"
 )
 
 const noRank = ^uint32(0)
@@ -86,9 +87,13 @@ type scratch struct {
 	prev  []int32
 	next  []int32
 	heap  []uint64
+	dead  []uint64 // places of a piece that the backtracker need not try
+	seams []seam
 }
 
-func newScratch() *scratch { return &scratch{cache: make([]cached, cacheSlots)} }
+func newScratch() *scratch {
+	return &scratch{cache: make([]cached, cacheSlots), seams: make([]seam, seamSlots)}
+}
 
 // encodePieces appends the ids of text, which starts at a piece.
 func (t *Tokenizer) encodePieces(dst []int32, text string, sc *scratch) []int32 {
@@ -106,7 +111,7 @@ func (t *Tokenizer) encodePiece(dst []int32, text string, p, e int, sc *scratch)
 	if n == 1 {
 		return append(dst, t.byteIDs[text[p]])
 	}
-	if n > cacheBytes {
+	if n > cacheBytes || n > 8 && text[e-1] >= utf8.RuneSelf { // Chinese clauses seldom come again
 		return t.merge(dst, text[p:e], sc)
 	}
 	lo, hi := pack(text, p, n)
@@ -149,14 +154,22 @@ func pack(text string, p, n int) (lo, hi uint64) {
 // Pieces longer than this keep their pairs in a heap: the scan is quadratic.
 const scanLimit = 96
 
-// merge appends the ids of one piece of two bytes or more: the pair of lowest
-// rank goes first, the leftmost of equals.
+// merge appends the ids of one piece of two bytes or more.
 func (t *Tokenizer) merge(dst []int32, piece string, sc *scratch) []int32 {
-	if t.ignoreMerges {
+	if t.ignoreMerges && len(piece) <= t.longest {
 		if id, ok := t.whole[piece]; ok {
 			return append(dst, id)
 		}
 	}
+	if t.back != nil {
+		return t.back.encode(dst, piece, sc)
+	}
+	return t.mergeAny(dst, piece, sc)
+}
+
+// mergeAny does the merges one by one, whatever they are: the pair of lowest rank
+// goes first, the leftmost of equals.
+func (t *Tokenizer) mergeAny(dst []int32, piece string, sc *scratch) []int32 {
 	if len(piece) > scanLimit {
 		return t.mergeHeap(dst, piece, sc)
 	}
@@ -194,7 +207,7 @@ func (t *Tokenizer) merge(dst []int32, piece string, sc *scratch) []int32 {
 	return dst
 }
 
-// mergeHeap is merge for long pieces: symbols in a linked list, candidate pairs
+// mergeHeap is mergeAny for long pieces: symbols in a linked list, candidate pairs
 // in a heap of rank<<32|position; an entry is stale when its pair has changed.
 func (t *Tokenizer) mergeHeap(dst []int32, piece string, sc *scratch) []int32 {
 	n := len(piece)

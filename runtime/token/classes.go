@@ -48,6 +48,22 @@ func classAt(s string, p int) (class, int) {
 	if c := s[p]; c < utf8.RuneSelf {
 		return classes[c], 1
 	}
+	if r, ok := three(s, p); ok {
+		return classes[r], 3
+	}
 	r, w := utf8.DecodeRuneInString(s[p:])
 	return classes[r], w
+}
+
+// three decodes most characters of three bytes, those of Chinese among them,
+// where a call of utf8 would cost more than the rest.
+func three(s string, p int) (r rune, ok bool) {
+	if p+2 >= len(s) {
+		return 0, false
+	}
+	a, b, c := s[p], s[p+1], s[p+2]
+	if a <= 0xe0 || a >= 0xf0 || a == 0xed || b&0xc0 != 0x80 || c&0xc0 != 0x80 {
+		return 0, false
+	}
+	return rune(a&15)<<12 | rune(b&63)<<6 | rune(c&63), true
 }

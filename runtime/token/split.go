@@ -117,6 +117,13 @@ func run(s string, p int, k class) int {
 			p++
 			continue
 		}
+		if r, ok := three(s, p); ok {
+			if classes[r] != k {
+				return p
+			}
+			p += 3
+			continue
+		}
 		r, w := utf8.DecodeRuneInString(s[p:])
 		if classes[r] != k {
 			return p

@@ -308,9 +308,49 @@ func TestHeapLikeScan(t *testing.T) {
 		for i := range b {
 			b[i] = "aaab"[r.IntN(4)]
 		}
-		scan, heap := tok.merge(nil, string(b), sc), tok.mergeHeap(nil, string(b), sc)
+		scan, heap := tok.mergeAny(nil, string(b), sc), tok.mergeHeap(nil, string(b), sc)
 		if !slices.Equal(scan, heap) {
 			t.Fatalf("%q: scan %v, heap %v", b, scan, heap)
+		}
+	}
+}
+
+// Stepping back gives what merging one by one gives, for any training and text.
+func TestBacktracksLikeMerges(t *testing.T) {
+	sc := newScratch()
+	rapid.Check(t, func(rt *rapid.T) {
+		alphabet := rapid.SampledFrom([]string{"ab", "aab", "abcd", "的一是不了", "你好世界的是", "=-"}).Draw(rt, "alphabet")
+		text := rapid.StringOfN(rapid.SampledFrom([]rune(alphabet)), 2, 300, -1)
+		tok := trainOn(t, MinVocab+rapid.IntRange(0, 80).Draw(rt, "merges"), 1, 1, text.Draw(rt, "corpus"), text.Draw(rt, "more"))
+		if tok.back == nil {
+			rt.Fatal("a trained tokenizer is taken for another")
+		}
+		clear(sc.seams) // they belong to one tokenizer
+		for range 20 {
+			piece := text.Draw(rt, "piece")
+			if got, want := tok.back.encode(nil, piece, sc), tok.mergeHeap(nil, piece, sc); !slices.Equal(got, want) {
+				rt.Fatalf("%q: %v, merged %v", piece, got, want)
+			}
+		}
+	})
+}
+
+// Merges that no training makes are done one by one.
+func TestUntrainedMerges(t *testing.T) {
+	tok := trainOn(t, MinVocab+3, 1, 1, "ab abc abcd")
+	for _, merges := range [][][2]int32{
+		{tok.merges[1], tok.merges[0]},                // before its half
+		{tok.merges[0], tok.merges[1], tok.merges[0]}, // twice
+	} {
+		odd := &Tokenizer{split: tok.split, symbols: tok.symbols, inModel: tok.inModel, merges: merges, bos: -1}
+		if err := odd.finish(); err != nil {
+			t.Fatal(err)
+		}
+		if odd.back != nil {
+			t.Errorf("merges %v are taken for those of a training", merges)
+		}
+		if got := odd.Decode(odd.Encode(nil, "abcd ab")); got != "abcd ab" {
+			t.Errorf("comes back as %q", got)
 		}
 	}
 }

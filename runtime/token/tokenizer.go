@@ -30,6 +30,8 @@ type Tokenizer struct {
 	byteIDs   [256]int32
 	whole     map[string]int32 // raw bytes to id, of the model's vocabulary
 	pairs     *pairTable
+	back      *backtracker  // nil where the merges are not those of a training
+	longest   int           // bytes of the longest piece to look for in whole
 	made      []uint32      // id of the symbol that each merge makes, by rank
 	addedByID map[int32]int // index into added
 	addedIDs  map[string]int32
@@ -81,6 +83,13 @@ func (t *Tokenizer) finish() error {
 		}
 		t.pairs.put(uint32(m[0]), uint32(m[1]), uint32(rank))
 		t.made = append(t.made, uint32(id))
+	}
+	t.back = newBacktracker(t)
+	for s, id := range t.whole {
+		// A symbol that merges make is found by them too, and one of several pieces never.
+		if len(s) > 1 && (t.back == nil || !t.back.has(s, id)) && t.split.next(s, 0) == len(s) {
+			t.longest = max(t.longest, len(s))
+		}
 	}
 	t.scratch.New = func() any { return newScratch() }
 	return nil

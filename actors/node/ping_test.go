@@ -2,11 +2,15 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,9 +26,10 @@ import (
 // maxPing is what an actor may take to answer while all cores train, at p99.
 const maxPing = 5 * time.Millisecond
 
-// An actor answers while every core trains. Other programs on the machine may
-// disturb a round; what this engine did wrong would disturb all of them (with as
-// many processors as workers a ping takes ten times as long).
+// An actor answers while every core trains. Where other programs keep the machine
+// busy the kernel itself wakes threads later than that: then a ping may be twice as
+// late as another process that only sleeps. (With as many processors as workers it
+// takes ten times as long.)
 func TestPingWhileAllCoresTrain(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector's arithmetic is no measure of latency")
@@ -63,18 +68,23 @@ func TestPingWhileAllCoresTrain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	best := time.Hour
-	for round := 0; round < 5 && best > maxPing; round++ {
+	ok := false
+	for round := 0; round < 5 && !ok; round++ {
 		trained := len(steps)
-		p99 := pingP99(t, system, echo)
+		kernel := sleeperLate(t)
+		p99 := p99Late(func() {
+			if _, err := system.Root.RequestFuture(echo, "ping", 10*time.Second).Result(); err != nil {
+				t.Error(err)
+			}
+		})
 		if len(steps) == trained {
 			t.Fatal("nothing was trained meanwhile")
 		}
-		t.Logf("round %d: p99 %v on %d workers, GOMAXPROCS %d", round, p99, workers, procs)
-		best = min(best, p99)
+		t.Logf("round %d: a ping %v at p99, a sleeper %v, with %d workers and GOMAXPROCS %d", round, p99, kernel, workers, procs)
+		ok = p99 <= max(maxPing, 2*kernel)
 	}
-	if best > maxPing {
-		t.Errorf("a ping takes %v at p99 while all cores train, want %v", best, maxPing)
+	if !ok {
+		t.Errorf("a ping takes more than %v at p99 while all cores train", maxPing)
 	}
 	for i, w := range pids {
 		system.Root.Send(w, &actors.Release{Epoch: uint64(i + 1)})
@@ -86,21 +96,44 @@ func TestPingWhileAllCoresTrain(t *testing.T) {
 	}
 }
 
-// pingP99 is the 99th percentile of the time from the moment at which a request
-// was due until it is answered: a sender that can't run keeps it waiting, too.
-func pingP99(t *testing.T, system *actor.ActorSystem, who *actor.PID) time.Duration {
-	const n = 1000
-	took := make([]time.Duration, n)
+// p99Late is the 99th percentile of the time from the moment at which do was due
+// until it is done: a caller that can't run counts, too.
+func p99Late(do func()) time.Duration {
+	took := make([]time.Duration, 1000)
 	for i := range took {
 		due := time.Now().Add(time.Millisecond)
 		time.Sleep(time.Millisecond)
-		if _, err := system.Root.RequestFuture(who, "ping", 10*time.Second).Result(); err != nil {
-			t.Fatal(err)
-		}
+		do()
 		took[i] = time.Since(due)
 	}
 	slices.Sort(took)
-	return took[n*99/100]
+	return took[len(took)*99/100]
+}
+
+// sleeperLate is p99Late of a process that does nothing: this test's binary once
+// more, which TestSleeper makes one.
+func sleeperLate(t *testing.T) time.Duration {
+	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSleeper$")
+	c.Env = append(os.Environ(), sleeper+"=1")
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	word, _, _ := strings.Cut(string(out), "\n")
+	d, err := time.ParseDuration(word)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+const sleeper = "AUTOGLM_TEST_SLEEPER"
+
+func TestSleeper(t *testing.T) {
+	if os.Getenv(sleeper) == "" {
+		t.Skip("a part of TestPingWhileAllCoresTrain")
+	}
+	fmt.Println(p99Late(func() {}))
 }
 
 // trainUntil trains a model as large as those of a long build until ctx ends.

@@ -17,14 +17,14 @@ var probeArch = glm.Arch{Vocab: 512, Dim: 128, Layers: 4, Heads: 4, KVHeads: 4, 
 
 // Rate times whole training steps on n devices of threads threads at once and
 // returns one device's FLOP/s (the slowest counts).
-func Rate(ctx context.Context, n, threads int, seconds float64) (float64, error) {
+func Rate(ctx context.Context, n, threads int, precision engine.Precision, seconds float64) (float64, error) {
 	rates, errs := make([]float64, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			rates[i], errs[i] = rate(ctx, threads, seconds)
+			rates[i], errs[i] = rate(ctx, threads, precision, seconds)
 		}()
 	}
 	wg.Wait()
@@ -38,8 +38,8 @@ func Rate(ctx context.Context, n, threads int, seconds float64) (float64, error)
 	return slowest, nil
 }
 
-func rate(ctx context.Context, threads int, seconds float64) (float64, error) {
-	cfg := train.Config{Arch: probeArch, BatchTokens: 2048, Optimizer: engine.AdamW}
+func rate(ctx context.Context, threads int, precision engine.Precision, seconds float64) (float64, error) {
+	cfg := train.Config{Arch: probeArch, BatchTokens: 2048, Optimizer: engine.AdamW, Precision: precision}
 	m, err := newModel(cfg, threads, 1)
 	if err != nil {
 		return 0, err

@@ -351,7 +351,7 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	n.Spent = active
 	if n.WallClock > 0 {
 		begin := time.Now()
-		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, min(1, 0.01*n.WallClock)); err != nil {
+		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
 			return search.Plan{}, err
 		}
 		n.Spent += time.Since(begin).Seconds()
@@ -442,12 +442,19 @@ func segment(p search.Plan, cfg train.Config, from train.State, resource, decay 
 	return train.Segment{Steps: steps, DecayFrom: math.Ceil(float64(steps) * (1 - decay))}
 }
 
+// config is a configuration of the space as this job trains it.
+func (s *site) config(c space.Config) train.Config {
+	cfg := train.FromSpace(c, s.spec.Seed)
+	cfg.Precision = engine.Precision(s.spec.Precision)
+	return cfg
+}
+
 // Task implements actors.Work.
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
 	t := train.Task{Threads: s.threads, CheckpointEvery: 10 * time.Second, MaxBytes: s.memory / int64(len(s.devices))}
 	if d != nil {
-		t.Trial, t.Config = d.Trial, train.FromSpace(d.Config, s.spec.Seed)
+		t.Trial, t.Config = d.Trial, s.config(d.Config)
 		t.Dir = s.path("trials", d.Trial)
 		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.Cool)
 		t.EvalTokens = 20_000
@@ -486,7 +493,7 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	if winner == nil {
 		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
 	}
-	t.Trial, t.Final, t.Config = "final", true, train.FromSpace(winner.Config, s.spec.Seed)
+	t.Trial, t.Final, t.Config = "final", true, s.config(winner.Config)
 	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
 	from, err := train.CheckpointState(t.From)
 	if err != nil {
@@ -525,6 +532,6 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 
 func newModel(c train.Config, threads, world int) (engine.Model, error) {
 	return native.New(c.Arch, native.Options{
-		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Seed: c.Seed,
+		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
 	})
 }

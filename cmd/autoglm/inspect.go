@@ -16,6 +16,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -256,11 +257,14 @@ func doctorCommand() *cobra.Command {
 			fmt.Printf("devices   %s\n", m)
 			fmt.Printf("memory    %d MB usable\n", m.MemoryBytes>>20)
 			fmt.Printf("kernels   %s\n", kernel.Level())
+			if kernel.FastBF16() {
+				fmt.Println("          bf16 products in hardware: precision auto uses them to train")
+			}
 			if kernel.Level() == "generic" {
 				fmt.Println("          no AVX2: training runs on portable code, many times slower")
 			}
 			n := min(m.Count(device.CPU), 8)
-			rate, err := node.Rate(c.Context(), n, 1, 1)
+			rate, err := node.Rate(c.Context(), n, 1, engine.Auto, 1)
 			if err != nil {
 				return err
 			}

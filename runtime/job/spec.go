@@ -23,6 +23,7 @@ type Spec struct {
 	Data               Data              `json:"data"`                //
 	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
 	Objective          string            `json:"objective"`           // bits_per_byte
+	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
@@ -102,11 +103,15 @@ func TaskTypes() []string {
 	return []string{"auto", "text-generation", "question-answering", "summarization", "dialogue", "classification"}
 }
 
+// Precisions lists what precision may say: auto multiplies in bf16 where the
+// hardware does and in f32 elsewhere.
+func Precisions() []string { return []string{"auto", "f32", "bf16"} }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Retries: 1,
 	}
 }
 
@@ -133,6 +138,9 @@ func (s *Spec) Validate() error {
 	}
 	if s.Objective != "bits_per_byte" {
 		return fieldError("objective", "%q is not known; bits_per_byte is", s.Objective)
+	}
+	if !contains(Precisions(), s.Precision) {
+		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))
 	}
 	if s.Retries < 0 || s.Retries > 10 {
 		return fieldError("retries", "%d is outside 0 … 10", s.Retries)

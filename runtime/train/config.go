@@ -14,8 +14,8 @@ type Config struct {
 	BatchTokens int              `json:"batch_tokens" msgpack:"batch_tokens"` // of one optimiser step
 	Optimizer   engine.Optimizer `json:"optimizer" msgpack:"optimizer"`
 	Precision   engine.Precision `json:"precision" msgpack:"precision"` // of the products; "" is f32
-	LR          float64          `json:"lr" msgpack:"lr"`           // peak rate of AdamW
-	MuonLR      float64          `json:"muon_lr" msgpack:"muon_lr"` // peak rate of Muon's matrices
+	LR          float64          `json:"lr" msgpack:"lr"`               // peak rate of AdamW
+	MuonLR      float64          `json:"muon_lr" msgpack:"muon_lr"`     // peak rate of Muon's matrices
 	WeightDecay float64          `json:"weight_decay" msgpack:"weight_decay"`
 	Dropout     float64          `json:"dropout" msgpack:"dropout"`
 	Warmup      int              `json:"warmup_steps" msgpack:"warmup_steps"`

@@ -320,6 +320,7 @@ func TestBadOptions(t *testing.T) {
 		"dropout":      {Dropout: 1},
 		"z-loss":       {ZLoss: math.NaN()},
 		"optimizer":    {Optimizer: "sgd"},
+		"precision":    {Precision: "fp8"},
 	} {
 		if _, err := New(a, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)

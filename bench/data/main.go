@@ -24,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
@@ -49,23 +50,24 @@ func main() {
 	procs := flag.Int("procs", 1, "GOMAXPROCS")
 	memory := flag.Int64("memory", data.DefaultConfig().Memory>>20, "MiB for the indexes of duplicates")
 	python := flag.Bool("python", false, "measure the Python peer too ($AUTOGLM_PYTHON)")
+	cpuProfile := flag.String("cpuprofile", "", "write the last mode's profile here")
 	child := flag.Bool("child", false, "internal: measure one mode in this process")
 	flag.Parse()
 	runtime.GOMAXPROCS(*procs)
 	if *child {
-		if err := measure(*modes, *file, *memory<<20); err != nil {
+		if err := measure(*modes, *file, *memory<<20, *cpuProfile); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
 	}
-	if err := run(*mb, *file, *modes, *procs, *memory, *python); err != nil {
+	if err := run(*mb, *file, *modes, *procs, *memory, *python, *cpuProfile); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(mb int, file, modes string, procs int, memory int64, python bool) error {
+func run(mb int, file, modes string, procs int, memory int64, python bool, cpuProfile string) error {
 	if file == "" {
 		dir, err := os.MkdirTemp("", "bench-data-")
 		if err != nil {
@@ -82,7 +84,7 @@ func run(mb int, file, modes string, procs int, memory int64, python bool) error
 		return err
 	}
 	for _, m := range strings.Split(modes, ",") {
-		c := exec.Command(self, "-child", "-modes", m, "-file", file, "-procs", fmt.Sprint(procs), "-memory", fmt.Sprint(memory))
+		c := exec.Command(self, "-child", "-modes", m, "-file", file, "-procs", fmt.Sprint(procs), "-memory", fmt.Sprint(memory), "-cpuprofile", cpuProfile)
 		c.Stdout, c.Stderr = os.Stdout, os.Stderr
 		if err := c.Run(); err != nil {
 			return fmt.Errorf("mode %s: %w", m, err)
@@ -111,7 +113,7 @@ s, n = time.time() - t, os.path.getsize(sys.argv[1]) / 1e6
 print(json.dumps({"mode": "python exact", "mb": round(n, 1), "seconds": round(s, 2), "mb_per_s": round(n / s, 1), "rows": rows, "kept": kept, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 `
 
-func measure(mode, file string, memory int64) error {
+func measure(mode, file string, memory int64, cpuProfile string) error {
 	st, err := os.Stat(file)
 	if err != nil {
 		return err
@@ -124,6 +126,17 @@ func measure(mode, file string, memory int64) error {
 	cfg := data.DefaultConfig()
 	cfg.Files, cfg.Exact, cfg.Near, cfg.Memory = []string{file}, mode != "none", mode == "near", memory
 	r := result{Mode: mode, MB: float64(st.Size()) / 1e6}
+	if cpuProfile != "" {
+		f, err := os.Create(cpuProfile)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	begin, cpu := time.Now(), cpuTime()
 	if mode == "probe" {
 		p, err := data.Probe(context.Background(), cfg)

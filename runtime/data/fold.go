@@ -1,6 +1,7 @@
 package data
 
 import (
+	"encoding/binary"
 	"slices"
 	"unicode"
 	"unicode/utf8"
@@ -34,6 +35,14 @@ func appendFolded(dst, b []byte) []byte {
 			out := dst[len(dst) : len(dst)+len(b)-i]
 			n := 0
 			for i < len(b) && b[i] < 0x80 {
+				if i+8 <= len(b) {
+					if w, ok := foldEight(binary.LittleEndian.Uint64(b[i:]), space); ok {
+						binary.LittleEndian.PutUint64(out[n:n+8], w)
+						i, n = i+8, n+8
+						space = w>>56 == ' '
+						continue
+					}
+				}
 				c := lowerASCII[b[i]&0x7f]
 				i++
 				if c == ' ' {
@@ -89,6 +98,22 @@ func appendFolded(dst, b []byte) []byte {
 	return dst
 }
 
+// foldEight folds eight bytes at once where none but letters' case changes: all
+// are printable ASCII and no two spaces meet, space telling whether one or the
+// text's start stands before.
+func foldEight(w uint64, space bool) (folded uint64, ok bool) {
+	y, z := w^ones*' ', w^ones*0x7f
+	if (w|(w-ones*' ')|(z-ones)&^z)&high != 0 { // beyond ASCII, below ' ', or DEL
+		return 0, false
+	}
+	spaces := ^(y + ones*0x7f) & high
+	if spaces&(spaces<<8) != 0 || space && spaces&0x80 != 0 {
+		return 0, false
+	}
+	upper := (w + ones*(0x80-'A')) &^ (w + ones*(0x80-'Z'-1)) & high
+	return w | upper>>2, true
+}
+
 // latin tells a short stretch of U+00C0 to U+00FF alone, which NFKC leaves alone.
 func latin(s []byte) bool {
 	return len(s) == 2 && s[0] == 0xC3
@@ -98,6 +123,14 @@ func latin(s []byte) bool {
 func isWide(r rune) bool {
 	return 0x3041 <= r && r <= 0x30FF || 0x3400 <= r && r <= 0x9FFF || 0xAC00 <= r && r <= 0xD7A3 || 0xF900 <= r && r <= 0xFAFF || 0x20000 <= r && r <= 0x3FFFF
 }
+
+// wordByte tells letters, digits and the underscore.
+var wordByte = func() (t [256]bool) {
+	for i := range t {
+		t[i] = isAlnum(byte(i)) || i == '_'
+	}
+	return t
+}()
 
 const prime = 0x9E3779B97F4A7C15
 
@@ -109,8 +142,12 @@ func words(b []byte, visit func(h uint64) bool) {
 		c := b[i]
 		if c < 0x80 {
 			i++
-			if isAlnum(c) || c == '_' {
+			if wordByte[c] {
 				h = (h ^ uint64(c)) * 0x100000001b3
+				for i < len(b) && wordByte[b[i]] {
+					h = (h ^ uint64(b[i])) * 0x100000001b3
+					i++
+				}
 				in = true
 			} else if in {
 				if !visit(h) {

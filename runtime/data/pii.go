@@ -1,6 +1,10 @@
 package data
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+)
 
 func isAlnum(c byte) bool {
 	return 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9'
@@ -42,9 +46,9 @@ func findEmail(b []byte) bool {
 // cards and addresses in it.
 func (c *cleaner) numbers(b []byte) {
 	s := &c.seen
-	for i := 0; i < len(b); i++ {
-		if b[i] < '0' || b[i] > '9' {
-			continue
+	for i := 0; ; i++ {
+		if i = nextDigit(b, i); i >= len(b) {
+			return
 		}
 		if i > 0 && ('a' <= b[i-1]|0x20 && b[i-1]|0x20 <= 'z' || b[i-1] >= 0x80 || b[i-1] == '.' && i > 1 && isAlnum(b[i-2])) {
 			for i+1 < len(b) && isAlnum(b[i+1]) {
@@ -100,6 +104,21 @@ func (c *cleaner) numbers(b []byte) {
 			i = j - 1
 		}
 	}
+}
+
+// nextDigit is the index of the first digit at or after i, or len(b): eight bytes at a time.
+func nextDigit(b []byte, i int) int {
+	for ; i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		low := w &^ high
+		if m := (low + ones*(0x80-'0')) &^ (low + ones*(0x80-'9'-1)) &^ w & high; m != 0 {
+			return i + bits.TrailingZeros64(m)>>3
+		}
+	}
+	for i < len(b) && (b[i] < '0' || b[i] > '9') {
+		i++
+	}
+	return i
 }
 
 // looksLikePhone tells groups of digits such as 3-3-4, 1-3-3-4 or 44-20-4-4.

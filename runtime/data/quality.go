@@ -42,6 +42,14 @@ var qualityKind = func() (t [256]uint8) {
 	return t
 }()
 
+// qualityCount is 1 for kind 1 and 2¹⁶ for kind 2.
+var qualityCount = func() (t [256]uint32) {
+	for i, k := range qualityKind {
+		t[i] = uint32(k&1) | uint32(k>>1&1)<<16
+	}
+	return t
+}()
+
 // quality judges the head of a document, folded, and gives the rule that drops
 // it or "". It is meant to let all running text and most tables and code pass.
 func (q *qualityCheck) quality(folded []byte) Rule {
@@ -52,12 +60,11 @@ func (q *qualityCheck) quality(folded []byte) Rule {
 	if len(b) > 1024 {
 		b = b[:1024]
 	}
-	letters, other := 0, 0
+	sum := uint32(0) // letters, and the others times 2¹⁶: neither passes 1,024
 	for _, c := range b {
-		k := int(qualityKind[c])
-		letters += k & 1
-		other += k >> 1 & 1
+		sum += qualityCount[c]
 	}
+	letters, other := int(sum&0xffff), int(sum>>16)
 	// a run of more than half of the text holds its middle
 	mid := len(b) / 2
 	if run := runAround(b, mid, func(c byte) bool { return c == b[mid] }); run >= 80 && run*2 > len(b) {

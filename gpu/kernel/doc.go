@@ -1,6 +1,6 @@
-// Package kernel is float32 arithmetic on slices: matrix products, the vector
-// functions of a transformer, and an optimiser's update. It is a leaf: it knows
-// nothing of models.
+// Package kernel is float32 arithmetic on slices: matrix products (of float32, or
+// of operands rounded to bfloat16), the vector functions of a transformer, and an
+// optimiser's update. It is a leaf: it knows nothing of models.
 //
 //	work := make([]float32, kernel.WorkLen)
 //	// y[M,N] = x[M,K] · w[N,K]ᵀ
@@ -9,9 +9,10 @@
 // On amd64 the work is done by assembly for AVX-512 or for AVX2 with FMA,
 // whichever the CPU has; elsewhere, and with build tag purego, by portable Go.
 // AUTOGLM_SIMD=generic|avx2|avx512 forces a lower level; a level above what the
-// CPU has is ignored. Level says which one runs. Results differ between levels in
-// the last bits (sums associate differently) and are bit-identical run to run on
-// one level.
+// CPU has is ignored. Level says which one runs. Products of bfloat16 are in
+// hardware where AVX-512 has them (FastBF16) and a slow reference elsewhere.
+// Results differ between levels in the last bits (sums associate differently) and
+// are bit-identical run to run on one level.
 //
 // The caller's duties: slices are long enough (a short one panics before any
 // assembly runs), operands do not overlap unless the function says so, and one

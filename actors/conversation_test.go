@@ -39,7 +39,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	workers N              devices, and trials side by side (default 1)
 //	trials N               of the first rung; half of them go on to the second (default 2)
 //	clock S                a plan in seconds whose search may take S (default: in tokens)
-//	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, ok
+//	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, damaged, ok
 //	panic WHO MESSAGE N    the actor panics in place of its Nth such message
 //	full KIND N            the journal can't be written at the Nth event of that kind
 //	interrupt KIND N       Ctrl-C after that event
@@ -413,6 +413,8 @@ func (g *stage) work(ctx context.Context, name string, took, moment time.Duratio
 		panic("index out of range")
 	case "error":
 		return errors.New("out of luck")
+	case "damaged":
+		return fmt.Errorf("%w: t/checkpoint", train.ErrCheckpoint)
 	case "full":
 		return &os.PathError{Op: "write", Path: name, Err: syscall.ENOSPC}
 	}

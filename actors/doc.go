@@ -36,7 +36,8 @@
 //	              then records the trial as failed. Divergence and memory by estimate would come again, since
 //	              runs repeat exactly: they are recorded at once
 //	the disk      an error of it (full, quota, read-only), met by the journal, a stage or a task, ends the job
-//	              with its state kept; nothing is recorded against the trial, and resume goes on with it
+//	              with its state kept; nothing is recorded against the trial, and resume goes on with it.
+//	              So does a checkpoint that was damaged since it was written
 //
 // The conversations in testdata show each of these, message by message.
 //

@@ -361,7 +361,7 @@ func (s *Supervisor) stopStage(ctx actor.Context, name string) {
 
 func (s *Supervisor) stageEnded(ctx actor.Context, m *stageEnded) {
 	if m.err != nil {
-		if DiskError(m.err) {
+		if blameless(m.err) {
 			s.end(ctx, fmt.Errorf("%s: %w", m.stage, m.err), false)
 			return
 		}

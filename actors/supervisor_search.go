@@ -47,7 +47,7 @@ func (s *Supervisor) startSearch(ctx actor.Context) {
 }
 
 func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
-	if DiskError(m.err) {
+	if blameless(m.err) {
 		s.end(ctx, fmt.Errorf("%s: %w", job.StageSearch, m.err), false)
 		return
 	}
@@ -140,7 +140,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		ctx.Unwatch(r.pid)
 		ctx.Stop(r.pid)
 	}
-	if DiskError(m.Err) {
+	if blameless(m.Err) {
 		// Nothing is committed: resume goes on with the trial.
 		s.end(ctx, fmt.Errorf("trial %s: %w", r.d.Trial, m.Err), false)
 		return

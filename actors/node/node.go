@@ -240,9 +240,6 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if end.interrupted {
 		return ErrInterrupted
 	}
-	if actors.DiskError(end.err) {
-		return fmt.Errorf("%w; what was done is kept: mend the disk or free some space, then go on with: autoglm resume %s", end.err, n.opts.Dir)
-	}
 	if bad := n.site.badInput(); end.err != nil && bad != nil {
 		return bad
 	}

@@ -11,11 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // jobFlags are the flags that build and plan share.
@@ -190,7 +192,13 @@ func carry(ctx context.Context, o node.Options, asJSON, sample bool) error {
 	case errors.Is(err, node.ErrInterrupted):
 		v.interrupted()
 	case err == nil:
-		return v.done(ctx)
+		err = v.done(ctx)
+	}
+	if actors.DiskError(err) {
+		return fmt.Errorf("%w.\nWhat was done is kept: free some space (or mend the disk), then go on with: autoglm resume %s", err, o.Dir)
+	}
+	if errors.Is(err, train.ErrCheckpoint) {
+		return fmt.Errorf("%w.\nWhat was done is kept; then go on with: autoglm resume %s", err, o.Dir)
 	}
 	return err
 }

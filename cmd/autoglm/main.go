@@ -39,6 +39,8 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	ctx, stop := interruptible()
 	defer stop()
+	// A limit on file sizes is an error of the write that meets it, not the end.
+	signal.Ignore(syscall.SIGXFSZ)
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -59,6 +59,9 @@ type Report struct {
 // ErrMemory means that the trial would not fit into the memory it may take.
 var ErrMemory = errors.New("out of memory by estimate")
 
+// ErrCheckpoint means that a checkpoint that a task goes on from is damaged.
+var ErrCheckpoint = errors.New("a checkpoint is damaged")
+
 // Execute runs one rank's part of a task. Only rank 0 writes files. A task that
 // was cut off goes on from its checkpoint and ends as if it had not been.
 func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
@@ -191,11 +194,15 @@ func (t Task) restore(m engine.Model) (State, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return State{}, err
+		if err == nil {
+			err = m.Load(sd)
 		}
-		if err := m.Load(sd); err != nil {
-			return State{}, fmt.Errorf("checkpoint %s: %w", dir, err)
+		if err != nil {
+			mend := "remove that folder to train this piece from its beginning"
+			if dir == t.From {
+				mend = "restore that folder from a copy, or build anew"
+			}
+			return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
 		}
 		return st, nil
 	}

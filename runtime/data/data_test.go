@@ -14,6 +14,9 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv("AUTOGLM_DATA_PLUGIN_MODE"); mode != "" {
 		os.Exit(pluginMain(mode))
 	}
+	if dir := os.Getenv("AUTOGLM_DATA_SMALL_DISK"); dir != "" {
+		os.Exit(smallDisk(dir, os.Getenv("AUTOGLM_DATA_LIMIT")))
+	}
 	goleak.VerifyTestMain(m)
 }
 

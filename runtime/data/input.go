@@ -116,6 +116,9 @@ func writeError(path string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, syscall.EFBIG) {
+		return fmt.Errorf("write %s: the file may not grow further: raise the limit of file sizes (ulimit -f) or choose another output folder; nothing half-written is left: %w", path, err)
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return fmt.Errorf("write %s: the disk is full: free some space or choose another output folder; nothing half-written is left: %w", path, err)
 	}

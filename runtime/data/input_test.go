@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -108,96 +105,6 @@ func TestConfigErrors(t *testing.T) {
 		change(&c)
 		if e := wantInput(t, c.Validate()); e.Field != field {
 			t.Errorf("%s: %v", field, e)
-		}
-	}
-}
-
-// TestChangedWhileRead changes a file between the probe and the end of reading.
-func TestChangedWhileRead(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		change func(p string) error
-		msg    string // "" when it goes on with a warning
-	}{
-		{"shrinks", func(p string) error { return os.Truncate(p, 100) }, "shrank from"},
-		{"grows", func(p string) error {
-			f, err := os.OpenFile(p, os.O_APPEND|os.O_WRONLY, 0)
-			if err != nil {
-				return err
-			}
-			_, err = f.WriteString(sentences(50))
-			return errors.Join(err, f.Close())
-		}, ""},
-		{"vanishes", os.Remove, ""},
-		{"rewritten", func(p string) error { return os.Chtimes(p, fixedTime, fixedTime) }, "was changed while it was read"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p := put(t, "a.jsonl", sentences(40000)) // more than the pipeline reads ahead
-			done := false
-			cfg := config(p)
-			cfg.Near = false
-			r, err := Prepare(context.Background(), cfg, t.TempDir(), Events{Progress: func(Progress) {
-				if !done {
-					done = true
-					if err := c.change(p); err != nil {
-						t.Error(err)
-					}
-				}
-			}})
-			if !done {
-				t.Fatal("no progress was reported")
-			}
-			if c.msg != "" {
-				if e := wantInput(t, err); !strings.Contains(e.Msg, c.msg) {
-					t.Errorf("%v", e)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(r.Warnings) != 1 || r.Rows != 40000 {
-				t.Errorf("%d rows, warnings %v", r.Rows, r.Warnings)
-			}
-		})
-	}
-}
-
-// fullDisk fails once a given count of bytes was written.
-type fullDisk struct {
-	f    io.WriteCloser
-	left *int
-}
-
-func (d fullDisk) Write(b []byte) (int, error) {
-	if *d.left -= len(b); *d.left < 0 {
-		return 0, &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
-	}
-	return d.f.Write(b)
-}
-
-func (d fullDisk) Close() error { return d.f.Close() }
-
-func TestDiskFull(t *testing.T) {
-	src := put(t, "a.jsonl", sentences(5000))
-	for _, room := range []int{0, 10_000, 300_000, 900_000} {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "keep"), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		c := config(src)
-		c.Near = false
-		left := room
-		c.create = func(p string) (io.WriteCloser, error) {
-			f, err := createFile(p)
-			return fullDisk{f, &left}, err
-		}
-		_, err := Prepare(context.Background(), c, dir, Events{})
-		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "the disk is full: free some space") {
-			t.Fatalf("%d bytes: %v", room, err)
-		}
-		if files, _ := os.ReadDir(dir); len(files) != 1 {
-			t.Errorf("%d bytes: left behind %v", room, files)
 		}
 	}
 }

@@ -143,9 +143,10 @@ func (s *sigStore) put(ord uint64, sig *[hashes]uint32) error {
 	}
 	at := int64(ord-uint64(s.limit)) * hashes
 	if s.file == nil {
-		f, err := os.Create(filepath.Join(s.dir, "signatures"))
+		path := filepath.Join(s.dir, "signatures")
+		f, err := os.Create(path)
 		if err != nil {
-			return writeError("signatures", err)
+			return writeError(path, err)
 		}
 		s.file, s.at = f, at
 	}

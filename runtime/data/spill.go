@@ -55,9 +55,10 @@ func (t *markTable) spill() error {
 			buf = binary.LittleEndian.AppendUint64(buf, m.ord)
 		}
 		if t.files[p] == nil {
-			f, err := os.Create(filepath.Join(t.dir, fmt.Sprintf("%s.%02x", t.name, p)))
+			path := filepath.Join(t.dir, fmt.Sprintf("%s.%02x", t.name, p))
+			f, err := os.Create(path)
 			if err != nil {
-				return writeError(t.name, err)
+				return writeError(path, err)
 			}
 			t.files[p] = f
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -87,7 +88,7 @@ func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, err
 	if err != nil {
 		return score, err
 	}
-	return score, journal.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
+	return score, durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
 }
 
 // EvaluateFile scores a bundle on a user's file: a plain text as one document,

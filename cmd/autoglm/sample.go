@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 )
 
 // Moby Dick; or, The Whale, by Herman Melville (1851), public domain.
@@ -32,5 +32,5 @@ func writeSample(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	return path, journal.WriteFile(path, text)
+	return path, durable.WriteFile(path, text)
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/open-autoglm/autoglm/runtime/durable"
 )
 
 // Log stores records in order. One goroutine uses it.
@@ -82,7 +84,7 @@ func (l *File) open(dir string) error {
 			return err
 		}
 		l.size = int64(len(magic))
-		return syncDir(dir)
+		return durable.SyncDir(dir)
 	}
 	end, err := scan(l.f, info.Size(), nil)
 	if err != nil {
@@ -189,36 +191,3 @@ func (l *File) Reset() error {
 
 // Close syncs and unlocks.
 func (l *File) Close() error { return errors.Join(l.f.Sync(), l.f.Close()) }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// WriteFile writes a file so that after a crash either the old or the new
-// content is there: temporary file, fsync, rename, fsync of the folder.
-func WriteFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return err
-	}
-	return syncDir(dir)
-}

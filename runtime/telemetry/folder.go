@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/train"
@@ -54,7 +55,7 @@ func WriteSamples(dir string, samples []Sample) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := journal.WriteFile(path, append(b, '\n')); err != nil {
+	if err := durable.WriteFile(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("samples: %w", err)
 	}
 	return nil

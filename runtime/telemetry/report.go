@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"path/filepath"
 
+	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
@@ -26,7 +27,7 @@ var reportTemplate = template.Must(template.New("report").Parse(reportHTML))
 func WriteReport(dir string, st *journal.State) error {
 	b, err := render(dir, st)
 	if err == nil {
-		err = journal.WriteFile(filepath.Join(dir, ReportFile), b)
+		err = durable.WriteFile(filepath.Join(dir, ReportFile), b)
 	}
 	if err != nil {
 		return fmt.Errorf("report: %w", err)

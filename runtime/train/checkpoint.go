@@ -1,10 +1,10 @@
 package train
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 )
 
 // A checkpoint is a folder of two files: step-N.safetensors, the model's state
@@ -33,14 +34,14 @@ func SaveCheckpoint(dir string, tensors engine.StateDict, st State) error {
 		return err
 	}
 	name := fmt.Sprintf("step-%d.safetensors", st.Step)
-	if err := replace(dir, name, func(w *bufio.Writer) error { return bundle.WriteSafetensors(w, tensors) }); err != nil {
+	if err := durable.Write(filepath.Join(dir, name), func(w io.Writer) error { return bundle.WriteSafetensors(w, tensors) }); err != nil {
 		return err
 	}
 	index, err := json.Marshal(checkpoint{Version: 1, Tensors: name, State: st})
 	if err != nil {
 		return err
 	}
-	if err := replace(dir, checkpointIndex, func(w *bufio.Writer) error { _, err := w.Write(append(index, '\n')); return err }); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, checkpointIndex), append(index, '\n')); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(dir)
@@ -53,35 +54,6 @@ func SaveCheckpoint(dir string, tensors engine.StateDict, st State) error {
 		}
 	}
 	return nil
-}
-
-// replace writes a file so that it is there whole or not at all.
-func replace(dir, name string, write func(*bufio.Writer) error) (err error) {
-	f, err := os.CreateTemp(dir, "."+name+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err := errors.Join(write(w), w.Flush()); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func readIndex(dir string) (checkpoint, error) {

@@ -1,0 +1,111 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// What is to be tried: the site's part in planning and searching.
+
+// needs gathers what a plan is made from.
+func (s *site) needs() (search.Needs, error) {
+	rep, err := s.report()
+	if err != nil {
+		return search.Needs{}, err
+	}
+	return search.Needs{
+		WallClock: s.spec.Budget.WallClock.D().Seconds(), Trials: s.spec.Budget.Trials, MaxTokens: s.spec.Budget.Tokens,
+		Slots: len(s.devices), Corpus: rep.Parts["train"].Bytes, HeldOut: rep.HeldOut.Bytes,
+	}, nil
+}
+
+// Plan implements actors.Work.
+func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
+	n, err := s.needs()
+	if err != nil {
+		return search.Plan{}, err
+	}
+	n.Spent = active
+	if n.WallClock > 0 {
+		begin := time.Now()
+		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
+			return search.Plan{}, err
+		}
+		n.Spent += time.Since(begin).Seconds()
+	}
+	p, err := search.MakePlan(n)
+	if err != nil {
+		return p, s.input(&job.FieldError{Path: "budget.wall_clock", Msg: err.Error()})
+	}
+	return p, nil
+}
+
+// space builds the space of a plan.
+func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
+	rep, err := s.report()
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := s.tokenizer(0)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := space.Limits{
+		MinMatrix: p.MinParams, MaxMatrix: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
+		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)),
+	}
+	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
+	if err != nil {
+		return nil, nil, s.input(&job.FieldError{Path: "space", Msg: err.Error()})
+	}
+	return sp, first, nil
+}
+
+// Space is the search space of a job and the configuration that a search of it
+// starts from.
+func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.Space, space.Config, error) {
+	if l.MaxParams = spec.Constraints.MaxParams; l.MaxParams > 0 {
+		l.MinMatrix = min(l.MinMatrix, l.MaxParams/4)
+	}
+	if spec.Constraints.MaxMemoryMB > 0 {
+		l.MaxBytes = spec.Constraints.MaxMemoryMB << 20
+	}
+	over := map[string]string{}
+	for n, e := range spec.Space {
+		over[n] = string(e)
+		if n == space.Layers || n == space.Dim {
+			l.MinMatrix, l.MaxMatrix = 0, 0 // what the user chose isn't narrowed
+		}
+	}
+	sp, err := space.Decoder(l, over)
+	if err != nil {
+		return nil, nil, err
+	}
+	context := 128
+	if p.FinalSeconds > 300 || p.Params > 3e6 {
+		context = 256
+	}
+	return sp, defaults(p, sp, corpus, context), nil
+}
+
+// Search implements actors.Work.
+func (s *site) Search(p search.Plan, slots int) (*search.Search, error) {
+	sp, first, err := s.space(p)
+	if err != nil {
+		return nil, err
+	}
+	o := search.Options{Seed: s.spec.Seed, Architecture: space.IsArchitecture, Startup: min(10, max(3, p.SearchTrials/2))}
+	if len(first) > 0 {
+		o.Initial = []space.Config{first}
+	}
+	st, err := search.NewStrategy(s.spec.SearchStrategy, sp, o)
+	if err != nil {
+		return nil, err
+	}
+	return search.New(st, search.NewHyperband(p.Brackets), slots), nil
+}

@@ -1,0 +1,132 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"time"
+
+	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// What a decision asks a worker to train, and how.
+
+// refitEpochs is the number of passes over the data up to which the final
+// training takes the validation part in. Beyond it that part stands guard
+// against overfitting instead.
+const refitEpochs = 12
+
+// segment turns a resource into a stretch of training.
+func segment(p search.Plan, cfg train.Config, from train.State, resource, decay float64) train.Segment {
+	switch p.Unit {
+	case search.Seconds:
+		return train.Segment{ByTime: true, Seconds: resource, DecayFrom: resource * (1 - decay)}
+	case search.Tokens:
+		steps := max(4, int(resource/float64(cfg.Sequences()*cfg.Arch.Context)))
+		return train.Segment{Steps: steps, DecayFrom: math.Ceil(float64(steps) * (1 - decay))}
+	}
+	perStep := cfg.Arch.FLOPsPerToken(cfg.Arch.Context) * float64(cfg.Sequences()*cfg.Arch.Context)
+	steps := max(4, int(resource*1e9/perStep))
+	return train.Segment{Steps: steps, DecayFrom: math.Ceil(float64(steps) * (1 - decay))}
+}
+
+// config is a configuration of the space as this job trains it.
+func (s *site) config(c space.Config) train.Config {
+	cfg := train.FromSpace(c, s.spec.Seed)
+	cfg.Precision = engine.Precision(s.spec.Precision)
+	return cfg
+}
+
+// Task implements actors.Work.
+func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
+	p := *st.Plan
+	t := train.Task{Threads: s.threads, CheckpointEvery: 10 * time.Second, MaxBytes: s.memory / int64(len(s.devices))}
+	if d != nil {
+		t.Trial, t.Config = d.Trial, s.config(d.Config)
+		t.Dir = s.path("trials", d.Trial)
+		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.Cool)
+		t.EvalTokens = 20_000
+		if p.Unit == search.Seconds {
+			t.EvalTokens = min(100_000, int64(2000*d.Resource)+4000)
+		}
+	} else {
+		if err := s.final(st, p, &t); err != nil {
+			return t, err
+		}
+	}
+	v := t.Config.Arch.Vocab
+	lens, err := s.byteLens(v)
+	if err != nil {
+		return t, err
+	}
+	t.ByteLens, t.TrainPath, t.ValidPath = lens, s.corpus(v, "train"), s.corpus(v, "valid")
+	if t.Final && p.Epochs <= refitEpochs {
+		t.TrainPath, t.EvalEvery = s.corpus(v, fullCorpus), 0
+	}
+	if err := s.writeJSON(t.Config, "trials", t.Trial, "config.json"); err != nil {
+		return t, err
+	}
+	return t, nil
+}
+
+// final fills the task of the final training: the winner's configuration and
+// checkpoint, and what is left of the budget.
+func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
+	var winner *search.Decision
+	for i := range st.Decisions {
+		if st.Decisions[i].Trial == st.Winner {
+			winner = &st.Decisions[i]
+		}
+	}
+	if winner == nil {
+		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
+	}
+	t.Trial, t.Final, t.Config = "final", true, s.config(winner.Config)
+	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
+	from, err := train.CheckpointState(t.From)
+	if err != nil {
+		return err
+	}
+	t.EvalTokens = 100_000
+	if p.Unit != search.Seconds {
+		t.Segment = segment(p, t.Config, from, p.FinalResource, p.FinalDecay)
+		t.Segment.Steps += from.Step
+		t.Segment.DecayFrom += float64(from.Step)
+		t.EvalEvery = math.Ceil(float64(t.Segment.Steps) / 12)
+		return nil
+	}
+	left := s.spec.Budget.WallClock.D().Seconds() - st.Active - p.Reserve
+	at := from.Seconds
+	if own, err := train.CheckpointState(filepath.Join(t.Dir, "checkpoint")); err == nil {
+		at = own.Seconds
+	}
+	end := at + max(left, 1)
+	t.Segment = train.Segment{ByTime: true, Seconds: end, DecayFrom: max(from.Seconds, end-p.FinalDecay*(end-from.Seconds))}
+	t.EvalEvery = max(2, (end-from.Seconds)/12)
+	return nil
+}
+
+// execute runs one rank: it is the workers' Executor.
+func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab); err != nil {
+		return train.Report{}, err
+	}
+	env := train.Env{Rank: a.Rank, World: a.World, NewModel: newModel, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
+	if a.World > 1 {
+		env.Ring = a.Ring.Rank(a.Rank)
+	}
+	return train.Execute(ctx, a.Task, env)
+}
+
+func newModel(c train.Config, threads, world int) (engine.Model, error) {
+	return native.New(c.Arch, native.Options{
+		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
+	})
+}

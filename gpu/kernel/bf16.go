@@ -15,16 +15,12 @@ func FastBF16() bool { return level == avx512 && hasBF16 }
 // range become zero, as they do in the CPU's conversion.
 func RoundBF16(x float32) float32 { return math.Float32frombits(bf16(x) << 16) }
 
-// bf16 is the nearest bfloat16's bits.
+// bf16 is toBF16 but for the numbers below the normal range.
 func bf16(x float32) uint32 {
-	b := math.Float32bits(x)
-	switch {
-	case x != x:
-		return b>>16 | 0x40
-	case b&0x7f800000 == 0:
+	if b := math.Float32bits(x); b&0x7f800000 == 0 {
 		return b >> 16 & 0x8000
 	}
-	return (b + 0x7fff + b>>16&1) >> 16
+	return uint32(toBF16(x))
 }
 
 func pair(x, y float32) float32 { return math.Float32frombits(bf16(x) | bf16(y)<<16) }
@@ -47,17 +43,10 @@ func GemmBF16(op Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c 
 	panels, rest := work[:pairK*pairN], work[pairK*pairN:]
 	for k0 := 0; k0 < k; k0 += kb {
 		kn := min(kb, k-k0)
-		ak := a[k0:]
-		if op == TN {
-			ak = a[k0*lda:]
-		}
+		ak := a[offset(op == TN, 0, k0, lda):]
 		for n0 := 0; n0 < n; n0 += nb {
 			nn := min(nb, n-n0)
-			if op == NT {
-				packPairs(panels, NT, nn, kn, b[n0*ldb+k0:], ldb, rest)
-			} else {
-				packPairs(panels, op, nn, kn, b[k0*ldb+n0:], ldb, rest)
-			}
+			packPairs(panels, op, nn, kn, b[offset(op == NT, k0, n0, ldb):], ldb, rest)
 			macroPairs(op == TN, m, nn, kn, ak, lda, panels, c[n0:], ldc, acc || k0 > 0, rest)
 		}
 	}
@@ -140,36 +129,12 @@ func gatherPairs(dst []float32, transA bool, m, k int, a []float32, lda int) (rs
 
 // macroPairs multiplies A by packed panels of pairs, in blocks of M.
 func macroPairs(transA bool, m, n, k int, a []float32, lda int, panels []float32, c []float32, ldc int, acc bool, scratch []float32) {
-	mr, width := shape()
 	_ = c[(m-1)*ldc+n-1]
 	rows := (k + 1) / 2
-	flag := 0
-	if acc {
-		flag = 1
-	}
 	for m0 := 0; m0 < m; m0 += blockM {
 		mn := min(blockM, m-m0)
-		at := m0 * lda
-		if transA {
-			at = m0
-		}
-		rsa, csa := gatherPairs(scratch, transA, mn, k, a[at:], lda)
-		tiles := (mn + mr - 1) / mr
-		for j0 := 0; j0 < n; j0 += width {
-			w := min(width, n-j0)
-			panel := panels[j0*rows:]
-			i := 0
-			for t := range tiles {
-				r := (mn*(t+1))/tiles - (mn*t)/tiles
-				out := c[(m0+i)*ldc+j0:]
-				if FastBF16() {
-					tilePairs(r, &out[0], &scratch[i*rsa], &panel[0], 4*rsa, 4*csa, 4*ldc, rows, w, flag)
-				} else {
-					tilePairsGeneric(r, out, scratch[i*rsa:], panel, rsa, csa, ldc, rows, w, acc)
-				}
-				i += r
-			}
-		}
+		rsa, csa := gatherPairs(scratch, transA, mn, k, a[offset(transA, m0, 0, lda):], lda)
+		tiles(true, mn, n, rows, scratch, rsa, csa, panels, rows, c[m0*ldc:], ldc, acc)
 	}
 }
 
@@ -178,7 +143,7 @@ func tilePairsGeneric(mr int, c, a, b []float32, rsa, csa, ldc, k, n int, acc bo
 	_, width := shape()
 	halves := func(v float32) (float32, float32) {
 		bits := math.Float32bits(v)
-		return math.Float32frombits(bits << 16), math.Float32frombits(bits &^ 0xffff)
+		return fromBF16(uint16(bits)), fromBF16(uint16(bits >> 16))
 	}
 	for i := range mr {
 		for j := range n {

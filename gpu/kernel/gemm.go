@@ -52,20 +52,21 @@ func Gemm(op Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c []fl
 	nb := evenly(n, blockN, width)
 	for k0 := 0; k0 < k; k0 += kb {
 		kn := min(kb, k-k0)
-		ak := a[k0:]
-		if op == TN {
-			ak = a[k0*lda:]
-		}
+		ak := a[offset(op == TN, 0, k0, lda):]
 		for n0 := 0; n0 < n; n0 += nb {
 			nn := min(nb, n-n0)
-			if op == NT {
-				Pack(work, NT, nn, kn, b[n0*ldb+k0:], ldb)
-			} else {
-				Pack(work, op, nn, kn, b[k0*ldb+n0:], ldb)
-			}
+			Pack(work, op, nn, kn, b[offset(op == NT, k0, n0, ldb):], ldb)
 			macro(op == TN, m, nn, kn, ak, lda, work, kn, c[n0:], ldc, acc || k0 > 0, work[blockK*blockN:])
 		}
 	}
+}
+
+// offset is where element (i, j) of a matrix lies, stored as it is or transposed.
+func offset(transposed bool, i, j, ld int) int {
+	if transposed {
+		i, j = j, i
+	}
+	return i*ld + j
 }
 
 // evenly is the block size that cuts n into equal pieces of at most limit, a
@@ -149,10 +150,7 @@ func GemmPacked(transA bool, m, n, k int, a []float32, lda int, packed []float32
 	nb := evenly(n, blockN, width)
 	for k0 := 0; k0 < k; k0 += kb {
 		kn := min(kb, k-k0)
-		ak := a[k0:]
-		if transA {
-			ak = a[k0*lda:]
-		}
+		ak := a[offset(transA, 0, k0, lda):]
 		for n0 := 0; n0 < n; n0 += nb {
 			macro(transA, m, min(nb, n-n0), kn, ak, lda, packed[n0*rows+k0*width:], rows, c[n0:], ldc, acc || k0 > 0, nil)
 		}
@@ -177,7 +175,7 @@ func gather(dst []float32, m, k int, a []float32, lda int) int {
 // macro multiplies A by packed panels that lie rows·width apart, in blocks of M.
 // A is read where it lies, unless scratch is given and its stride is a bad one.
 func macro(transA bool, m, n, k int, a []float32, lda int, panels []float32, rows int, c []float32, ldc int, acc bool, scratch []float32) {
-	mr, width := shape()
+	_, width := shape()
 	// The furthest elements, checked once for all tiles.
 	_ = c[(m-1)*ldc+n-1]
 	_ = panels[(n-1)/width*rows*width+k*width-1]
@@ -186,32 +184,45 @@ func macro(transA bool, m, n, k int, a []float32, lda int, panels []float32, row
 		rsa, csa = 1, lda
 	}
 	_ = a[(m-1)*rsa+(k-1)*csa]
-	flag := 0
-	if acc {
-		flag = 1
-	}
 	for m0 := 0; m0 < m; m0 += blockM {
 		mn := min(blockM, m-m0)
-		tiles := (mn + mr - 1) / mr
 		block, rsa, csa := a[m0*rsa:], rsa, csa
 		if scratch != nil && !transA && lda%512 == 0 {
 			rsa = gather(scratch, mn, k, block, lda)
 			block = scratch
 		}
-		for j0 := 0; j0 < n; j0 += width {
-			w := min(width, n-j0)
-			panel := panels[j0*rows:]
-			i := 0
-			for t := range tiles {
-				// Rows are dealt evenly, so that no tile is left with one or two.
-				r := (mn*(t+1))/tiles - (mn*t)/tiles
-				if level == generic {
-					tileGeneric(r, c[(m0+i)*ldc+j0:], block[i*rsa:], panel, rsa, csa, ldc, k, w, acc)
-				} else {
-					tile(r, &c[(m0+i)*ldc+j0], &block[i*rsa], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
-				}
-				i += r
+		tiles(false, mn, n, k, block, rsa, csa, panels, rows, c[m0*ldc:], ldc, acc)
+	}
+}
+
+// tiles multiplies a block of A by packed panels, tile by tile; of floats, or of
+// pairs, of which k then counts the rows. The caller has checked the bounds.
+func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32, rows int, c []float32, ldc int, acc bool) {
+	mr, width := shape()
+	flag := 0
+	if acc {
+		flag = 1
+	}
+	count := (m + mr - 1) / mr
+	for j0 := 0; j0 < n; j0 += width {
+		w := min(width, n-j0)
+		panel := panels[j0*rows:]
+		i := 0
+		for t := range count {
+			// Rows are dealt evenly, so that no tile is left with one or two.
+			r := (m*(t+1))/count - (m*t)/count
+			out, from := c[i*ldc+j0:], a[i*rsa:]
+			switch {
+			case pairs && FastBF16():
+				tilePairs(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
+			case pairs:
+				tilePairsGeneric(r, out, from, panel, rsa, csa, ldc, k, w, acc)
+			case level == generic:
+				tileGeneric(r, out, from, panel, rsa, csa, ldc, k, w, acc)
+			default:
+				tile(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
 			}
+			i += r
 		}
 	}
 }

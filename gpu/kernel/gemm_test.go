@@ -59,8 +59,22 @@ func checkClose(t *testing.T, what string, got, want []float32, tol float64) {
 	}
 }
 
+type dims struct{ m, n, k int }
+
+// operands draws matrices of these dimensions, some with gaps between their rows.
+func (d dims) operands(r *rand.Rand, op Op) (a, b, c []float32, lda, ldb, ldc int) {
+	ra, ca, rb, cb := d.m, d.k, d.k, d.n
+	if op == TN {
+		ra, ca = ca, ra
+	}
+	if op == NT {
+		rb, cb = cb, rb
+	}
+	lda, ldb, ldc = ca+d.m%3, cb+d.n%4, d.n+d.k%3
+	return random(r, (ra-1)*lda+ca), random(r, (rb-1)*ldb+cb), random(r, (d.m-1)*ldc+d.n), lda, ldb, ldc
+}
+
 func TestGemm(t *testing.T) {
-	type dims struct{ m, n, k int }
 	var cases []dims
 	for m := 1; m <= 30; m++ {
 		cases = append(cases, dims{m, 1 + (m*7)%67, 1 + (m*5)%23})
@@ -75,16 +89,7 @@ func TestGemm(t *testing.T) {
 		for _, d := range cases {
 			for _, op := range []Op{NN, NT, TN} {
 				for _, acc := range []bool{false, true} {
-					ra, ca, rb, cb := d.m, d.k, d.k, d.n
-					if op == TN {
-						ra, ca = ca, ra
-					}
-					if op == NT {
-						rb, cb = cb, rb
-					}
-					lda, ldb, ldc := ca+d.m%3, cb+d.n%4, d.n+d.k%3
-					a, b := random(r, (ra-1)*lda+ca), random(r, (rb-1)*ldb+cb)
-					c := random(r, (d.m-1)*ldc+d.n)
+					a, b, c, lda, ldb, ldc := d.operands(r, op)
 					want := append([]float32(nil), c...)
 					packedC := append([]float32(nil), c...)
 					product(op, d.m, d.n, d.k, a, lda, b, ldb, want, ldc, acc)
@@ -103,7 +108,6 @@ func TestGemm(t *testing.T) {
 }
 
 func TestGemmBF16(t *testing.T) {
-	type dims struct{ m, n, k int }
 	var cases []dims
 	for i := 1; i <= 40; i++ {
 		cases = append(cases, dims{i, 1 + (i*7)%67, 1 + (i*5)%41})
@@ -122,16 +126,7 @@ func TestGemmBF16(t *testing.T) {
 		for _, d := range cases {
 			for _, op := range []Op{NN, NT, TN} {
 				for _, acc := range []bool{false, true} {
-					ra, ca, rb, cb := d.m, d.k, d.k, d.n
-					if op == TN {
-						ra, ca = ca, ra
-					}
-					if op == NT {
-						rb, cb = cb, rb
-					}
-					lda, ldb, ldc := ca+d.m%3, cb+d.n%4, d.n+d.k%3
-					a, b := random(r, (ra-1)*lda+ca), random(r, (rb-1)*ldb+cb)
-					c := random(r, (d.m-1)*ldc+d.n)
+					a, b, c, lda, ldb, ldc := d.operands(r, op)
 					want := append([]float32(nil), c...)
 					product(op, d.m, d.n, d.k, rounded(a), lda, rounded(b), ldb, want, ldc, acc)
 					GemmBF16(op, d.m, d.n, d.k, a, lda, b, ldb, c, ldc, acc, work)

@@ -10,18 +10,25 @@ import "math"
 // is left over is done by the portable form.
 const wide = 16
 
-// AddTwo computes d = e = a + b; d and e may be a or b.
-func AddTwo(d, e, a, b []float32) {
-	n := len(d)
-	e, a, b = e[:n], a[:n], b[:n]
+// rounds calls f with where a stretch for the assembly starts and how long it is,
+// until fewer than wide of n elements are left, and returns where those start.
+func rounds(n int, f func(i, m int)) int {
 	i := 0
 	if level != generic {
 		for n-i >= wide {
 			m := min(block, (n-i)&^(wide-1))
-			addTwo(&d[i], &e[i], &a[i], &b[i], m)
+			f(i, m)
 			i += m
 		}
 	}
+	return i
+}
+
+// AddTwo computes d = e = a + b; d and e may be a or b.
+func AddTwo(d, e, a, b []float32) {
+	n := len(d)
+	e, a, b = e[:n], a[:n], b[:n]
+	i := rounds(n, func(i, m int) { addTwo(&d[i], &e[i], &a[i], &b[i], m) })
 	for ; i < n; i++ {
 		x := a[i] + b[i]
 		d[i], e[i] = x, x
@@ -31,14 +38,7 @@ func AddTwo(d, e, a, b []float32) {
 // EncodeBF16 rounds src to bf16.
 func EncodeBF16(dst []uint16, src []float32) {
 	dst = dst[:len(src)]
-	i := 0
-	if level != generic {
-		for len(src)-i >= wide {
-			m := min(block, (len(src)-i)&^(wide-1))
-			encodeBF16(&dst[i], &src[i], m)
-			i += m
-		}
-	}
+	i := rounds(len(src), func(i, m int) { encodeBF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
 		dst[i] = toBF16(src[i])
 	}
@@ -47,14 +47,7 @@ func EncodeBF16(dst []uint16, src []float32) {
 // DecodeBF16 widens src exactly.
 func DecodeBF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
-	i := 0
-	if level != generic {
-		for len(src)-i >= wide {
-			m := min(block, (len(src)-i)&^(wide-1))
-			decodeBF16(&dst[i], &src[i], m)
-			i += m
-		}
-	}
+	i := rounds(len(src), func(i, m int) { decodeBF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
 		dst[i] = fromBF16(src[i])
 	}
@@ -63,14 +56,7 @@ func DecodeBF16(dst []float32, src []uint16) {
 // AddBF16 computes dst += src in float32.
 func AddBF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
-	i := 0
-	if level != generic {
-		for len(src)-i >= wide {
-			m := min(block, (len(src)-i)&^(wide-1))
-			addBF16(&dst[i], &src[i], m)
-			i += m
-		}
-	}
+	i := rounds(len(src), func(i, m int) { addBF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
 		dst[i] += fromBF16(src[i])
 	}
@@ -79,14 +65,7 @@ func AddBF16(dst []float32, src []uint16) {
 // EncodeF16 rounds src to f16; what is too large becomes infinite.
 func EncodeF16(dst []uint16, src []float32) {
 	dst = dst[:len(src)]
-	i := 0
-	if level != generic {
-		for len(src)-i >= wide {
-			m := min(block, (len(src)-i)&^(wide-1))
-			encodeF16(&dst[i], &src[i], m)
-			i += m
-		}
-	}
+	i := rounds(len(src), func(i, m int) { encodeF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
 		dst[i] = toF16(src[i])
 	}
@@ -95,14 +74,7 @@ func EncodeF16(dst []uint16, src []float32) {
 // DecodeF16 widens src exactly.
 func DecodeF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
-	i := 0
-	if level != generic {
-		for len(src)-i >= wide {
-			m := min(block, (len(src)-i)&^(wide-1))
-			decodeF16(&dst[i], &src[i], m)
-			i += m
-		}
-	}
+	i := rounds(len(src), func(i, m int) { decodeF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
 		dst[i] = fromF16(src[i])
 	}
@@ -111,14 +83,7 @@ func DecodeF16(dst []float32, src []uint16) {
 // AddF16 computes dst += src in float32.
 func AddF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
-	i := 0
-	if level != generic {
-		for len(src)-i >= wide {
-			m := min(block, (len(src)-i)&^(wide-1))
-			addF16(&dst[i], &src[i], m)
-			i += m
-		}
-	}
+	i := rounds(len(src), func(i, m int) { addF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
 		dst[i] += fromF16(src[i])
 	}

@@ -361,18 +361,24 @@ func (s *Supervisor) stopStage(ctx actor.Context, name string) {
 
 func (s *Supervisor) stageEnded(ctx actor.Context, m *stageEnded) {
 	if m.err != nil {
-		if blameless(m.err) {
-			s.end(ctx, fmt.Errorf("%s: %w", m.stage, m.err), false)
-			return
-		}
-		var final Final
-		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: m.stage, Err: m.err.Error(), Final: errors.As(m.err, &final)})
+		s.stageFailed(ctx, m.stage, m.err)
 		return
 	}
 	if m.event != nil && !s.commit(ctx, *m.event) {
 		return
 	}
 	s.stageDone(ctx, m.stage)
+}
+
+// stageFailed ends an attempt at a stage, or the job with its state kept where the
+// stage is not to blame.
+func (s *Supervisor) stageFailed(ctx actor.Context, stage string, err error) {
+	if blameless(err) {
+		s.end(ctx, fmt.Errorf("%s: %w", stage, err), false)
+		return
+	}
+	var final Final
+	s.step(ctx, job.Event{Kind: job.StageFailed, Stage: stage, Err: err.Error(), Final: errors.As(err, &final)})
 }
 
 func (s *Supervisor) stageDone(ctx actor.Context, stage string) {

@@ -47,12 +47,8 @@ func (s *Supervisor) startSearch(ctx actor.Context) {
 }
 
 func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
-	if blameless(m.err) {
-		s.end(ctx, fmt.Errorf("%s: %w", job.StageSearch, m.err), false)
-		return
-	}
 	if m.err != nil {
-		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageSearch, Err: m.err.Error(), Final: true})
+		s.stageFailed(ctx, job.StageSearch, Final{m.err})
 		return
 	}
 	if s.commit(ctx, journal.Event{Kind: journal.Planned, Plan: &m.plan}) {
@@ -211,8 +207,7 @@ func (s *Supervisor) searchEnded(ctx actor.Context, err error) {
 		}
 	}
 	if err != nil {
-		var final Final
-		s.step(ctx, job.Event{Kind: job.StageFailed, Stage: job.StageSearch, Err: err.Error(), Final: errors.As(err, &final)})
+		s.stageFailed(ctx, job.StageSearch, err)
 		return
 	}
 	s.stageDone(ctx, job.StageSearch)

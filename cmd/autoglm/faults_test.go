@@ -22,17 +22,7 @@ import (
 // standard error and the exit code.
 func follow(t *testing.T, dir string, at func(event, stage string, c *exec.Cmd), args ...string) (string, int) {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), binary, append(args, "--json")...)
-	c.Dir = dir
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	c.Stderr = &stderr
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
+	c, out, stderr := start(t, dir, append(args, "--json")...)
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<24)
 	for lines.Scan() {

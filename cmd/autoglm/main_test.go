@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -50,6 +51,23 @@ func autoglm(t testing.TB, dir string, args ...string) (stdout, stderr string, c
 		t.Fatal(err)
 	}
 	return out.String(), errs.String(), c.ProcessState.ExitCode()
+}
+
+// start starts the binary in dir and hands over what it prints.
+func start(t testing.TB, dir string, args ...string) (c *exec.Cmd, stdout io.Reader, stderr *bytes.Buffer) {
+	t.Helper()
+	c = exec.CommandContext(t.Context(), binary, args...)
+	c.Dir = dir
+	stdout, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr = new(bytes.Buffer)
+	c.Stderr = stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return c, stdout, stderr
 }
 
 func corpus(t testing.TB, dir string) {
@@ -169,17 +187,8 @@ func TestKillNineAndResume(t *testing.T) {
 func TestInterruptKeepsTheState(t *testing.T) {
 	dir := t.TempDir()
 	corpus(t, dir)
-	c := exec.Command(binary, "build", "log.txt", "--budget", "60s", "--out", "run")
-	c.Dir = dir
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	c.Stderr = &stderr
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
+	c, out, stderr := start(t, dir, "build", "log.txt", "--budget", "60s", "--out", "run")
+	var err error
 	buf, all := make([]byte, 4096), ""
 	for !strings.Contains(all, "t001") { // a trial runs
 		n, err := out.Read(buf)

@@ -16,15 +16,25 @@ import (
 
 // WriteFile puts data at path, readable by all.
 func WriteFile(path string, data []byte) error {
-	return Write(path, func(w io.Writer) error {
-		_, err := w.Write(data)
+	return replace(path, func(f *os.File) error {
+		_, err := f.Write(data)
 		return err
 	})
 }
 
-// Write puts at path what write writes, readable by all. On an error path is as it
-// was and nothing is left beside it.
-func Write(path string, write func(io.Writer) error) (err error) {
+// Write puts at path what write writes, in many small pieces if it likes, readable
+// by all. On an error path is as it was and nothing is left beside it.
+func Write(path string, write func(io.Writer) error) error {
+	return replace(path, func(f *os.File) error {
+		w := bufio.NewWriterSize(f, 1<<20)
+		if err := write(w); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
+}
+
+func replace(path string, write func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -36,11 +46,7 @@ func Write(path string, write func(io.Writer) error) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err := write(w); err != nil {
-		return err
-	}
-	if err := w.Flush(); err != nil {
+	if err := write(f); err != nil {
 		return err
 	}
 	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 )
 
 // symbol is the id of a symbol in an arena: two bytes where the vocabulary allows
@@ -75,18 +74,14 @@ func newArena[S symbol](tables []*wordTable, byteID *[256]uint32) (*arena[S], er
 		}
 	}
 	a.runs = append(a.runs, freqRun{math.MaxUint32, 1})
-	var wg sync.WaitGroup
-	for k, t := range tables {
-		wg.Go(func() {
-			p := size + once[k]
-			for i := range t.words {
-				if w := &t.words[i]; w.count == 1 {
-					p = put(p, t.of(w))
-				}
+	parallel(len(tables), func(k int) {
+		t, p := tables[k], size+once[k]
+		for i := range t.words {
+			if w := &t.words[i]; w.count == 1 {
+				p = put(p, t.of(w))
 			}
-		})
-	}
-	wg.Wait()
+		}
+	})
 	a.length = make([]uint32, int(numSpecials)+256)
 	for _, id := range byteID {
 		a.length[id] = 1

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"sync"
 	"unsafe"
 )
 
@@ -93,22 +92,14 @@ func (tr *Trainer) flush() {
 	}
 	docs := tr.pending
 	tr.pending, tr.bytes = nil, 0
-	var wg sync.WaitGroup
-	for k, c := range tr.counters {
-		wg.Go(func() {
-			for i := k; i < len(docs); i += len(tr.counters) {
-				c.count(docs[i])
-			}
-		})
-	}
-	wg.Wait()
+	parallel(len(tr.counters), func(k int) {
+		for i := k; i < len(docs); i += len(tr.counters) {
+			tr.counters[k].count(docs[i])
+		}
+	})
 }
 
 // count counts parts at the same time; there are at most as many as threads.
 func (tr *Trainer) count(parts []string) {
-	var wg sync.WaitGroup
-	for i, part := range parts {
-		wg.Go(func() { tr.counters[i].count(part) })
-	}
-	wg.Wait()
+	parallel(len(parts), func(i int) { tr.counters[i].count(parts[i]) })
 }

@@ -3,7 +3,6 @@ package token
 import (
 	"sort"
 	"strings"
-	"sync"
 )
 
 // Encode appends the ids of text to dst. Text that looks like a special token is
@@ -56,11 +55,7 @@ func (t *Tokenizer) EncodeAll(text string, threads int) []int32 {
 		return t.Encode(make([]int32, 0, len(text)/3), text)
 	}
 	ids := make([][]int32, len(parts))
-	var wg sync.WaitGroup
-	for i, part := range parts {
-		wg.Go(func() { ids[i] = t.Encode(make([]int32, 0, len(part)/3), part) })
-	}
-	wg.Wait()
+	parallel(len(parts), func(i int) { ids[i] = t.Encode(make([]int32, 0, len(parts[i])/3), parts[i]) })
 	n := 0
 	for _, p := range ids {
 		n += len(p)

@@ -2,7 +2,6 @@ package token
 
 import (
 	"hash/maphash"
-	"sync"
 	"unsafe"
 )
 
@@ -91,20 +90,16 @@ func share(tables []*wordTable) []*wordTable {
 		return tables
 	}
 	out := make([]*wordTable, len(tables))
-	var wg sync.WaitGroup
-	for k := range out {
-		wg.Go(func() {
-			out[k] = newWordTable(tables[0].seed)
-			for _, t := range tables {
-				for i := range t.words {
-					w := &t.words[i]
-					if (w.hash>>56)%uint64(len(out)) == uint64(k) {
-						out[k].add(t.of(w), w.hash, w.count)
-					}
+	parallel(len(out), func(k int) {
+		out[k] = newWordTable(tables[0].seed)
+		for _, t := range tables {
+			for i := range t.words {
+				w := &t.words[i]
+				if (w.hash>>56)%uint64(len(out)) == uint64(k) {
+					out[k].add(t.of(w), w.hash, w.count)
 				}
 			}
-		})
-	}
-	wg.Wait()
+		}
+	})
 	return out
 }

@@ -3,7 +3,6 @@ package native
 import (
 	"math"
 
-	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
@@ -66,10 +65,7 @@ func (s *newton) orthogonalize(rows, cols int, gemm gemm, work []float32) {
 // muon updates the matrices of worker i: every threads-th.
 func (m *Model) muon(i int) {
 	h, w := &m.job.hyper, m.worker[i]
-	var product gemm = kernel.Gemm
-	if m.opt.Precision == engine.BF16 {
-		product = kernel.GemmBF16
-	}
+	product := m.opt.product()
 	turn := 0
 	for j := range m.layout {
 		p := &m.layout[j]

@@ -50,6 +50,14 @@ type worker struct {
 // gemm is kernel.Gemm or kernel.GemmBF16.
 type gemm func(op kernel.Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool, work []float32)
 
+// product is the one that training uses.
+func (o Options) product() gemm {
+	if o.Precision == engine.BF16 {
+		return kernel.GemmBF16
+	}
+	return kernel.Gemm
+}
+
 // layerActs are one layer's activations that the backward pass reads.
 type layerActs struct {
 	x     []float32 // [N, C] the residual stream before the layer
@@ -139,9 +147,9 @@ func (w *worker) pass() {
 	m, b := w.model, &w.model.job.batch
 	from, to := b.B*w.id/m.job.active, b.B*(w.id+1)/m.job.active
 	w.nll, w.tokens = 0, 0
-	w.gemm = kernel.Gemm
-	if m.job.mode == training && m.opt.Precision == engine.BF16 {
-		w.gemm = kernel.GemmBF16
+	w.gemm = kernel.Gemm // of scores
+	if m.job.mode == training {
+		w.gemm = m.opt.product()
 	}
 	if m.job.mode == training && w.id > 0 {
 		clear(w.arena)

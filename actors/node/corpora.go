@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -88,27 +87,40 @@ func (s *site) corpus(vocab int, part string) string {
 	return s.path("data", "tokens", fmt.Sprintf("v%d", vocab), part+".bin")
 }
 
-// ensure lays the token files of a vocabulary down, once.
-func (s *site) ensure(ctx context.Context, vocab int) error {
+// ensure lays the token files of a vocabulary down, once; with final those of
+// the final training too.
+func (s *site) ensure(ctx context.Context, vocab int, final bool) error {
+	key := laid{vocab, final}
 	s.mu.Lock()
-	once := s.mu.corpora[vocab]
+	once := s.mu.corpora[key]
 	if once == nil {
 		once = &sync.Once{}
-		s.mu.corpora[vocab] = once
+		s.mu.corpora[key] = once
 	}
 	s.mu.Unlock()
 	once.Do(func() {
-		err := s.lay(ctx, vocab)
+		var err error
+		if final {
+			err = s.layFinal(ctx, vocab)
+		} else {
+			err = s.lay(ctx, vocab)
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.mu.failed[vocab] = err
+		s.mu.failed[key] = err
 		if err != nil {
-			delete(s.mu.corpora, vocab) // the next one tries again
+			delete(s.mu.corpora, key) // the next one tries again
 		}
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mu.failed[vocab]
+	return s.mu.failed[key]
+}
+
+// laid names a set of token files.
+type laid struct {
+	vocab int
+	final bool
 }
 
 func (s *site) lay(ctx context.Context, vocab int) error {
@@ -116,68 +128,58 @@ func (s *site) lay(ctx context.Context, vocab int) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []string{"train", "valid", "test", fullCorpus} {
+	for _, part := range []string{"train", "valid", "test"} {
 		path := s.corpus(vocab, part)
-		if c, err := train.OpenCorpus(path); err == nil {
-			c.Close()
+		if ok, err := isCorpus(path); err != nil {
+			return err
+		} else if ok {
 			continue
-		} else if !errors.Is(err, fs.ErrNotExist) {
+		}
+		r, err := data.OpenPart(s.path("data"), part)
+		if err != nil {
 			return err
 		}
-		parts := []string{part}
-		if part == fullCorpus {
-			parts = []string{"train", "valid"}
-		}
-		r := &chain{dir: s.path("data"), parts: parts}
-		err := train.Tokenize(ctx, r, tok, path, part != "test")
-		if err = errors.Join(err, r.close()); err != nil {
+		err = train.Tokenize(ctx, r, tok, path, part != "test")
+		if err = errors.Join(err, r.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fullCorpus is train and valid together: once the search has chosen, the final
-// training may learn from what it was chosen by. The held-out part stays out.
-const fullCorpus = "full"
+// The final training's own token files. Once the search has chosen, it learns
+// from what it was chosen by: on one long text that lies next to what the model
+// is for. The held-out part stays out.
+const (
+	finalCorpus = "final"
+	guardCorpus = "guard"
+)
 
-// chain reads parts one after the other.
-type chain struct {
-	dir   string
-	parts []string
-	open  *data.PartReader
+func (s *site) layFinal(ctx context.Context, vocab int) error {
+	if err := s.ensure(ctx, vocab, false); err != nil {
+		return err
+	}
+	guard := s.corpus(vocab, guardCorpus)
+	if ok, err := isCorpus(guard); err != nil || ok {
+		return err
+	}
+	lens, err := s.byteLens(vocab)
+	if err != nil {
+		return err
+	}
+	return train.Carve(ctx, []string{s.corpus(vocab, "train"), s.corpus(vocab, "valid")}, s.corpus(vocab, finalCorpus), guard, lens)
 }
 
-// Next implements train.Examples.
-func (c *chain) Next() (data.Example, error) {
-	for {
-		if c.open == nil {
-			if len(c.parts) == 0 {
-				return data.Example{}, io.EOF
-			}
-			r, err := data.OpenPart(c.dir, c.parts[0])
-			if err != nil {
-				return data.Example{}, err
-			}
-			c.open, c.parts = r, c.parts[1:]
-		}
-		ex, err := c.open.Next()
-		if !errors.Is(err, io.EOF) {
-			return ex, err
-		}
-		if err := c.close(); err != nil {
-			return ex, err
-		}
+// isCorpus tells whether a token file is there; one that is damaged is an error.
+func isCorpus(path string) (bool, error) {
+	c, err := train.OpenCorpus(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-}
-
-func (c *chain) close() error {
-	if c.open == nil {
-		return nil
+	if err != nil {
+		return false, err
 	}
-	r := c.open
-	c.open = nil
-	return r.Close()
+	return true, c.Close()
 }
 
 func (s *site) byteLens(vocab int) ([]int, error) {

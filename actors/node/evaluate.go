@@ -50,7 +50,7 @@ func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, err
 		return train.Score{}, err
 	}
 	a := task.Config.Arch
-	if err := s.ensure(ctx, a.Vocab); err != nil {
+	if err := s.ensure(ctx, a.Vocab, false); err != nil {
 		return train.Score{}, err
 	}
 	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))

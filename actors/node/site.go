@@ -30,8 +30,8 @@ type site struct {
 
 	mu struct {
 		sync.Mutex
-		corpora map[int]*sync.Once // by vocabulary
-		failed  map[int]error
+		corpora map[laid]*sync.Once
+		failed  map[laid]error
 		tok     *token.Tokenizer // the largest
 		lens    map[int][]int
 		bad     error
@@ -40,7 +40,7 @@ type site struct {
 
 func newSite(dir string, spec job.Spec, devices []device.Device, threads int, memory int64) *site {
 	s := &site{dir: dir, spec: spec, devices: devices, threads: threads, memory: memory, start: time.Now()}
-	s.mu.corpora, s.mu.failed, s.mu.lens = map[int]*sync.Once{}, map[int]error{}, map[int][]int{}
+	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
 }
 

@@ -18,11 +18,6 @@ import (
 
 // What a decision asks a worker to train, and how.
 
-// refitEpochs is the number of passes over the data up to which the final
-// training takes the validation part in. Beyond it that part stands guard
-// against overfitting instead.
-const refitEpochs = 12
-
 // segment turns a resource into a stretch of training.
 func segment(p search.Plan, cfg train.Config, from train.State, resource, decay float64) train.Segment {
 	switch p.Unit {
@@ -67,8 +62,8 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 		return t, err
 	}
 	t.ByteLens, t.TrainPath, t.ValidPath = lens, s.corpus(v, "train"), s.corpus(v, "valid")
-	if t.Final && p.Epochs <= refitEpochs {
-		t.TrainPath, t.EvalEvery = s.corpus(v, fullCorpus), 0
+	if t.Final {
+		t.TrainPath, t.ValidPath = s.corpus(v, finalCorpus), s.corpus(v, guardCorpus)
 	}
 	if err := s.writeJSON(t.Config, "trials", t.Trial, "config.json"); err != nil {
 		return t, err
@@ -115,7 +110,7 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 
 // execute runs one rank: it is the workers' Executor.
 func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
-	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab); err != nil {
+	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 		return train.Report{}, err
 	}
 	env := train.Env{Rank: a.Rank, World: a.World, NewModel: newModel, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}

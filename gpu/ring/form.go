@@ -1,0 +1,554 @@
+package ring
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Backends.
+const (
+	Auto = "auto" // shared memory where all ranks are on one host, otherwise tcp
+	SHM  = "shm"  // shared memory; control over unix sockets
+	Unix = "unix" // unix sockets
+	TCP  = "tcp"
+)
+
+// Config says which place a rank takes in which ring.
+type Config struct {
+	Rank, World int
+	Epoch       uint64 // of a ring formed anew: higher than the one before
+	Backend     string // "" is Auto
+	// Fingerprint must be the same on all ranks: what they train, in which
+	// version, and how.
+	Fingerprint string
+	Committed   uint64 // the last step that this rank committed in an earlier epoch
+	Rendezvous  Rendezvous
+	Endpoint    *Endpoint // nil: one of this ring alone
+	Streams     int       // connections a direction between two ranks; 0 is 1
+
+	Timeout     time.Duration // for a living rank to come to an operation; 0 is DefaultTimeout
+	FormTimeout time.Duration // for all ranks to be there; 0 is a minute
+	Heartbeat   time.Duration // 0 is 100 ms
+	Suspect     time.Duration // without a sign of life a rank is lost; 0 is 700 ms
+	Events      Events
+}
+
+// Events are called from the ring's goroutines; any may be nil.
+type Events struct {
+	Lost    func(rank int, why string)
+	Refused func(addr, why string) // a connection that has no place here
+}
+
+func (c *Config) defaults() error {
+	if c.World < 1 || c.Rank < 0 || c.Rank >= c.World {
+		return fmt.Errorf("rank %d of a world of %d: ranks count from 0 to world-1", c.Rank, c.World)
+	}
+	if c.World > 1<<15 {
+		return fmt.Errorf("a world of %d ranks; at most %d", c.World, 1<<15)
+	}
+	if c.Backend == "" {
+		c.Backend = Auto
+	}
+	if !slices.Contains([]string{Auto, SHM, Unix, TCP}, c.Backend) {
+		return fmt.Errorf("backend %q; there are %s, %s, %s and %s", c.Backend, Auto, SHM, Unix, TCP)
+	}
+	if c.Rendezvous == nil && c.World > 1 {
+		return errors.New("a ring of several ranks needs a Rendezvous")
+	}
+	if c.Streams == 0 {
+		c.Streams = 1
+	}
+	if c.Streams < 1 || c.Streams > 16 {
+		return fmt.Errorf("%d streams; 1 to 16", c.Streams)
+	}
+	for _, d := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{{&c.Timeout, DefaultTimeout}, {&c.FormTimeout, time.Minute}, {&c.Heartbeat, 100 * time.Millisecond}, {&c.Suspect, 700 * time.Millisecond}} {
+		if *d.v <= 0 {
+			*d.v = d.d
+		}
+	}
+	return nil
+}
+
+// card is what a rank tells the others about itself.
+type card struct {
+	Version     int    `json:"version"`
+	Rank        int    `json:"rank"`
+	World       int    `json:"world"`
+	Epoch       uint64 `json:"epoch"`
+	Backend     string `json:"backend"`
+	Fingerprint string `json:"fingerprint"`
+	Host        string `json:"host"`
+	Unix        string `json:"unix,omitempty"`
+	TCP         string `json:"tcp,omitempty"`
+	Committed   uint64 `json:"committed"`
+	Streams     int    `json:"streams"`
+	CPU         string `json:"cpu"`
+}
+
+// Form joins a ring and returns when all ranks are in it: at most FormTimeout
+// later, with an error that names who is missing or does not fit.
+func Form(ctx context.Context, cfg Config) (*Comm, error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, fmt.Errorf("form ring: %w", err)
+	}
+	stop := newStopper()
+	if cfg.World == 1 {
+		c := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, cfg.Timeout, false)
+		c.committed = cfg.Committed
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, cfg.FormTimeout, fmt.Errorf("%w: not all ranks came within %s", ErrTimeout, cfg.FormTimeout))
+	defer cancel()
+	c, err := form(ctx, &cfg, stop)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && !strings.Contains(err.Error(), cause.Error()) {
+			err = fmt.Errorf("%w (%w)", cause, err)
+		}
+		return nil, fmt.Errorf("form ring epoch %d, rank %d of %d: %w", cfg.Epoch, cfg.Rank, cfg.World, err)
+	}
+	return c, nil
+}
+
+func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
+	ep := cfg.Endpoint
+	var onClose []func() error
+	if ep == nil {
+		var err error
+		if ep, err = NewEndpoint(EndpointConfig{}); err != nil {
+			return nil, err
+		}
+		onClose = append(onClose, ep.Close)
+	}
+	fail := func(err error) (*Comm, error) {
+		for _, f := range onClose {
+			_ = f()
+		}
+		return nil, err
+	}
+	mine := card{
+		Version: wireVersion, Rank: cfg.Rank, World: cfg.World, Epoch: cfg.Epoch, Backend: cfg.Backend, Fingerprint: cfg.Fingerprint,
+		Host: ep.host, Unix: ep.unixAddr(), TCP: ep.tcpAddr(), Committed: cfg.Committed, Streams: cfg.Streams, CPU: runtime.GOARCH,
+	}
+	b, err := json.Marshal(mine)
+	if err != nil {
+		return fail(err)
+	}
+	raw, err := cfg.Rendezvous.Join(ctx, cfg.Rank, cfg.World, cfg.Epoch, b)
+	if err != nil {
+		return fail(fmt.Errorf("rendezvous: %w", err))
+	}
+	cards, err := readCards(raw, &mine)
+	if err != nil {
+		return fail(err)
+	}
+	backend, err := choose(cfg.Backend, cards, ep)
+	if err != nil {
+		return fail(err)
+	}
+	links, err := ep.connect(ctx, cfg, cards, backend)
+	if err != nil {
+		return fail(err)
+	}
+	mesh := newMesh(cfg.Rank, links.control, stop, cfg)
+	var t Transport
+	eager := backend != SHM
+	if backend == SHM {
+		t, err = newShared(mesh, stop, cfg)
+	} else {
+		t = newSockets(mesh, links.out, links.in, stop, cfg)
+	}
+	if err != nil {
+		mesh.abort(err)
+		_ = mesh.close()
+		return fail(err)
+	}
+	c := newComm(cfg.Rank, cfg.World, cfg.Epoch, t, stop, cfg.Timeout, eager)
+	c.onClose = onClose
+	for _, k := range cards {
+		c.committed = max(c.committed, k.Committed)
+	}
+	return c, nil
+}
+
+// alone is the transport of a world of one.
+type alone struct{ stop *stopper }
+
+func (a *alone) Do(*Op) error       { return a.stop.reason() }
+func (a *alone) Abort(reason error) { a.stop.stop(reason) }
+func (a *alone) Close() error       { a.stop.stop(ErrClosed); return nil }
+
+// readCards checks that all ranks mean the same ring.
+func readCards(raw [][]byte, mine *card) ([]card, error) {
+	if len(raw) != mine.World {
+		return nil, fmt.Errorf("rendezvous: %d ranks came to a world of %d", len(raw), mine.World)
+	}
+	cards := make([]card, len(raw))
+	for r, b := range raw {
+		c := &cards[r]
+		if err := json.Unmarshal(b, c); err != nil {
+			return nil, fmt.Errorf("rendezvous: rank %d's card: %w", r, err)
+		}
+		differs := ""
+		switch {
+		case c.Version != mine.Version:
+			differs = fmt.Sprintf("speaks version %d of the ring's protocol, this rank %d; run the same autoglm everywhere", c.Version, mine.Version)
+		case c.Rank != r:
+			differs = fmt.Sprintf("came as rank %d", c.Rank)
+		case c.World != mine.World:
+			differs = fmt.Sprintf("was started for a world of %d ranks, this one for %d", c.World, mine.World)
+		case c.Epoch != mine.Epoch:
+			differs = fmt.Sprintf("is at epoch %d, this rank at %d", c.Epoch, mine.Epoch)
+		case c.Fingerprint != mine.Fingerprint:
+			differs = fmt.Sprintf("would train something else: %q, this rank %q", c.Fingerprint, mine.Fingerprint)
+		case c.Backend != mine.Backend:
+			differs = fmt.Sprintf("asks for backend %s, this rank for %s", c.Backend, mine.Backend)
+		case c.Streams != mine.Streams:
+			differs = fmt.Sprintf("asks for %d streams, this rank for %d", c.Streams, mine.Streams)
+		}
+		if differs != "" {
+			return nil, fmt.Errorf("rank %d %s", r, differs)
+		}
+	}
+	return cards, nil
+}
+
+// choose settles the backend: all ranks see the same cards and so choose alike.
+func choose(backend string, cards []card, ep *Endpoint) (string, error) {
+	elsewhere := slices.IndexFunc(cards, func(c card) bool { return c.Host != cards[0].Host })
+	switch backend {
+	case Auto:
+		if elsewhere < 0 && cards[0].Unix != "" && slices.IndexFunc(cards, func(c card) bool { return c.Unix == "" }) < 0 {
+			return SHM, nil
+		}
+		backend = TCP
+	case SHM, Unix:
+		if elsewhere >= 0 {
+			return "", fmt.Errorf("backend %s joins processes of one host, but rank %d is on another one than rank 0; choose %s or %s", backend, elsewhere, TCP, Auto)
+		}
+	}
+	for r, c := range cards {
+		if backend == TCP && c.TCP == "" || backend != TCP && c.Unix == "" {
+			return "", fmt.Errorf("backend %s: rank %d does not listen for it", backend, r)
+		}
+	}
+	return backend, nil
+}
+
+// EndpointConfig says where a process listens for other ranks, and how it reaches
+// them.
+type EndpointConfig struct {
+	// Listener takes TCP connections, or what stands for them (a TLS listener);
+	// nil listens on Address, which is "127.0.0.1:0" when empty.
+	Listener net.Listener
+	Address  string
+	// Advertise is the address that others are told; "" is the listener's.
+	Advertise string
+	// Dial reaches another rank's TCP address; nil is a plain connection.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// NoLocal leaves unix sockets, and with them shared memory, out.
+	NoLocal bool
+}
+
+// Endpoint is where a process takes other ranks' connections. It outlives rings:
+// a rank of an old epoch that comes back is told so.
+type Endpoint struct {
+	host  string
+	cfg   EndpointConfig
+	local net.Listener // abstract unix socket
+	tcp   net.Listener
+}
+
+// NewEndpoint opens the listeners.
+func NewEndpoint(cfg EndpointConfig) (*Endpoint, error) {
+	e := &Endpoint{cfg: cfg, host: hostID(), tcp: cfg.Listener}
+	if e.tcp == nil {
+		addr := cfg.Address
+		if addr == "" {
+			addr = "127.0.0.1:0"
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("listen for ranks: %w", err)
+		}
+		e.tcp = l
+	}
+	if !cfg.NoLocal {
+		var name [12]byte
+		rand.Read(name[:])
+		l, err := net.Listen("unix", "@autoglm-ring-"+hex.EncodeToString(name[:]))
+		if err != nil {
+			e.tcp.Close()
+			return nil, fmt.Errorf("listen for ranks: %w", err)
+		}
+		e.local = l
+	}
+	return e, nil
+}
+
+// Close stops listening.
+func (e *Endpoint) Close() error {
+	err := e.tcp.Close()
+	if e.local != nil {
+		err = errors.Join(err, e.local.Close())
+	}
+	return err
+}
+
+func (e *Endpoint) unixAddr() string {
+	if e.local == nil {
+		return ""
+	}
+	return e.local.Addr().String()
+}
+
+func (e *Endpoint) tcpAddr() string {
+	if e.cfg.Advertise != "" {
+		return e.cfg.Advertise
+	}
+	return e.tcp.Addr().String()
+}
+
+// hostID is the same in processes that can share memory: one kernel, one network
+// namespace (abstract unix sockets belong to it).
+func hostID() string {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	ns, _ := os.Readlink("/proc/self/ns/net")
+	return strings.TrimSpace(string(boot)) + " " + ns
+}
+
+// links are a rank's connections by the other rank's number.
+type links struct {
+	control []net.Conn
+	out, in [][]stream
+}
+
+func (l *links) close() {
+	for _, c := range l.control {
+		if c != nil {
+			c.Close()
+		}
+	}
+	for _, all := range [][][]stream{l.out, l.in} {
+		for _, ss := range all {
+			for _, s := range ss {
+				if s != nil {
+					s.close()
+				}
+			}
+		}
+	}
+}
+
+// connect links this rank with every other one: the higher rank dials for the
+// control connection, the sender for each stream of data.
+func (e *Endpoint) connect(ctx context.Context, cfg *Config, cards []card, backend string) (*links, error) {
+	streams := cfg.Streams
+	if backend == SHM {
+		streams = 0
+	}
+	l := &links{control: make([]net.Conn, cfg.World), out: make([][]stream, cfg.World), in: make([][]stream, cfg.World)}
+	awaited := 0
+	for r := range cards {
+		if r != cfg.Rank {
+			l.out[r], l.in[r] = make([]stream, streams), make([]stream, streams)
+			if awaited += streams; r > cfg.Rank {
+				awaited++
+			}
+		}
+	}
+	listener := e.tcp
+	if backend != TCP {
+		listener = e.local
+	}
+	accepted := make(chan error, 1)
+	go func() { accepted <- e.accept(ctx, listener, cfg, l, awaited) }()
+	err := e.dialAll(ctx, cfg, cards, backend, l, streams)
+	if err != nil {
+		interrupt(listener)
+	}
+	if aerr := <-accepted; err == nil {
+		err = aerr
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// interrupt makes a blocked Accept return.
+func interrupt(l net.Listener) {
+	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
+		_ = d.SetDeadline(time.Unix(1, 0))
+		return
+	}
+	_ = l.Close()
+}
+
+func (e *Endpoint) dialAll(ctx context.Context, cfg *Config, cards []card, backend string, l *links, streams int) error {
+	h := hello{rank: cfg.Rank, world: cfg.World, epoch: cfg.Epoch, fingerprint: cfg.Fingerprint}
+	for i := 1; i < len(cards); i++ {
+		r := (cfg.Rank + i) % len(cards) // not all to rank 0 first
+		if r < cfg.Rank {
+			h.purpose, h.stream = forControl, 0
+			c, err := e.dial(ctx, backend, cards[r], h)
+			if err != nil {
+				return fmt.Errorf("reach rank %d at %s: %w", r, cards[r].TCP, err)
+			}
+			l.control[r] = c
+		}
+		for s := range streams {
+			h.purpose, h.stream = forData, byte(s)
+			c, err := e.dial(ctx, backend, cards[r], h)
+			if err == nil {
+				l.out[r][s], err = newStream(c, false)
+			}
+			if err != nil {
+				return fmt.Errorf("reach rank %d at %s: %w", r, cards[r].TCP, err)
+			}
+		}
+	}
+	return nil
+}
+
+// dial reaches one rank and says hello. It tries again while nobody listens, or
+// while that rank still is in an older epoch, until ctx ends.
+func (e *Endpoint) dial(ctx context.Context, backend string, to card, h hello) (net.Conn, error) {
+	pause := time.Millisecond
+	for {
+		c, err := e.dialOnce(ctx, backend, to)
+		if err == nil {
+			deadline, _ := ctx.Deadline()
+			if err = greet(c, h, deadline); err == nil {
+				return c, nil
+			}
+			c.Close()
+		}
+		var refused *RefusedError
+		if errors.As(err, &refused) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+			pause = min(2*pause, 100*time.Millisecond)
+		}
+	}
+}
+
+func (e *Endpoint) dialOnce(ctx context.Context, backend string, to card) (net.Conn, error) {
+	var d net.Dialer
+	if backend != TCP {
+		return d.DialContext(ctx, "unix", to.Unix)
+	}
+	if e.cfg.Dial != nil {
+		return e.cfg.Dial(ctx, to.TCP)
+	}
+	return d.DialContext(ctx, "tcp", to.TCP)
+}
+
+// accept takes the connections that this rank is owed and refuses all others.
+func (e *Endpoint) accept(ctx context.Context, l net.Listener, cfg *Config, to *links, awaited int) error {
+	deadline, _ := ctx.Deadline()
+	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
+		if err := d.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { interrupt(l) })
+	defer stop()
+	for awaited > 0 {
+		c, err := l.Accept()
+		if err != nil {
+			return fmt.Errorf("%s did not connect: %w", missing(to, cfg.Rank), err)
+		}
+		why, err := e.admit(c, cfg, to, deadline)
+		if err != nil {
+			c.Close()
+			return err
+		}
+		if why != "" {
+			if cfg.Events.Refused != nil {
+				cfg.Events.Refused(c.RemoteAddr().String(), why)
+			}
+			c.Close()
+			continue
+		}
+		awaited--
+	}
+	return nil
+}
+
+// admit hears who is there; why is the reason of a refusal.
+func (e *Endpoint) admit(c net.Conn, cfg *Config, to *links, deadline time.Time) (why string, err error) {
+	if soon := time.Now().Add(5 * time.Second); soon.Before(deadline) {
+		deadline = soon // a stranger that says nothing doesn't hold the others up for long
+	}
+	if err := c.SetDeadline(deadline); err != nil {
+		return err.Error(), nil
+	}
+	h, err := readHello(c)
+	if err != nil {
+		return err.Error(), nil
+	}
+	r, s := h.rank, int(h.stream)
+	switch {
+	case h.epoch < cfg.Epoch:
+		why = fmt.Sprintf("epoch %d is over, this ring is at epoch %d; form a new one to come back", h.epoch, cfg.Epoch)
+	case h.epoch > cfg.Epoch:
+		why = fmt.Sprintf("this ring is at epoch %d, not yet at %d", cfg.Epoch, h.epoch)
+	case h.world != cfg.World:
+		why = fmt.Sprintf("this ring has %d ranks, not %d", cfg.World, h.world)
+	case h.fingerprint != cfg.Fingerprint:
+		why = fmt.Sprintf("this ring trains %q, not %q", cfg.Fingerprint, h.fingerprint)
+	case r >= cfg.World || r == cfg.Rank:
+		why = fmt.Sprintf("this is rank %d of %d; there is no place for another rank %d", cfg.Rank, cfg.World, r)
+	case h.purpose == forControl && (r < cfg.Rank || to.control[r] != nil), h.purpose == forData && (s >= len(to.in[r]) || to.in[r][s] != nil):
+		why = fmt.Sprintf("rank %d is there already; are two processes started as rank %d?", r, r)
+	case h.purpose != forControl && h.purpose != forData:
+		why = fmt.Sprintf("a connection for purpose %d", h.purpose)
+	}
+	if werr := writeAnswer(c, why); why != "" || werr != nil {
+		if why == "" {
+			why = werr.Error()
+		}
+		return why, nil
+	}
+	if err := c.SetDeadline(time.Time{}); err != nil {
+		return err.Error(), nil
+	}
+	if h.purpose == forControl {
+		to.control[r] = c
+		return "", nil
+	}
+	to.in[r][s], err = newStream(c, true)
+	return "", err
+}
+
+// missing names the ranks that have not connected.
+func missing(l *links, rank int) string {
+	var names []string
+	for r := range l.control {
+		if r != rank && (r > rank && l.control[r] == nil || slices.Contains(l.in[r], nil)) {
+			names = append(names, fmt.Sprint(r))
+		}
+	}
+	if len(names) == 1 {
+		return "rank " + names[0]
+	}
+	return "ranks " + strings.Join(names, ", ")
+}

@@ -1,0 +1,531 @@
+package ring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) {
+	if child() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// transports are all ways to join ranks, for tests that hold for each.
+var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls"}
+
+// formed joins world ranks in this process.
+func formed(t testing.TB, transport string, world int, change func(*Config)) []*Comm {
+	t.Helper()
+	comms := make([]*Comm, world)
+	if transport == "inproc" {
+		g := NewGroup(world, 1)
+		for r := range comms {
+			comms[r] = g.Rank(r)
+		}
+	} else {
+		meet := &Meeting{}
+		errs := make([]error, world)
+		var wg sync.WaitGroup
+		for r := range world {
+			cfg := Config{Rank: r, World: world, Epoch: 1, Backend: transport, Rendezvous: meet, Timeout: 20 * time.Second, FormTimeout: 20 * time.Second}
+			cfg.Suspect = 10 * time.Second // a busy machine is no dead one
+			switch transport {
+			case "registered":
+				cfg.Backend = SHM
+			case "tcp 3 streams":
+				cfg.Backend, cfg.Streams = TCP, 3
+			case "tls":
+				cfg.Backend = TCP
+				ep := tlsEndpoint(t)
+				t.Cleanup(func() { ep.Close() })
+				cfg.Endpoint = ep
+			}
+			if change != nil {
+				change(&cfg)
+			}
+			wg.Go(func() { comms[r], errs[r] = Form(t.Context(), cfg) })
+		}
+		wg.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { closeAll(t, comms) })
+	return comms
+}
+
+func closeAll(t testing.TB, comms []*Comm) {
+	var wg sync.WaitGroup
+	for _, c := range comms {
+		wg.Go(func() {
+			if err := c.Close(); err != nil {
+				t.Errorf("close rank %d: %v", c.Rank(), err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// onAll runs f on each rank's goroutine.
+func onAll(comms []*Comm, f func(c *Comm) error) []error {
+	errs := make([]error, len(comms))
+	var wg sync.WaitGroup
+	for r, c := range comms {
+		wg.Go(func() { errs[r] = f(c) })
+	}
+	wg.Wait()
+	return errs
+}
+
+// buffers gives each rank a buffer of n elements of what the rank and seed say,
+// where the transport likes it.
+func buffers(comms []*Comm, transport string, dt DType, n int, seed uint64) ([]Buffer, error) {
+	out := make([]Buffer, len(comms))
+	errs := onAll(comms, func(c *Comm) error {
+		rng := rand.New(rand.NewPCG(seed, uint64(c.Rank())))
+		b := Buffer{DType: dt}
+		if dt == F32 {
+			b.Data = make([]float32, n)
+			if transport == "registered" {
+				mem, err := c.Alloc(n + 7)
+				if err != nil {
+					return err
+				}
+				b.Data = mem[7:] // an offset, and no alignment to a cache line
+			}
+			for i := range b.Data {
+				b.Data[i] = float32(rng.NormFloat64())
+			}
+		} else {
+			b.Half = make([]uint16, n)
+			for i := range b.Half {
+				b.Half[i] = half(dt, float32(rng.NormFloat64()))
+			}
+		}
+		out[c.Rank()] = b
+		return nil
+	})
+	return out, errors.Join(errs...)
+}
+
+// Every collective over every transport gives what its definition says, bit for
+// bit, on every rank.
+func TestConformance(t *testing.T) {
+	for _, transport := range transports {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			for world := 2; world <= 5; world++ {
+				comms := formed(t, transport, world, nil)
+				rapid.Check(t, func(rt *rapid.T) {
+					dt := rapid.SampledFrom([]DType{F32, F32, BF16, F16}).Draw(rt, "dtype")
+					kind := rapid.SampledFrom([]Kind{AllReduce, AllReduce, ReduceScatter, AllGather, Broadcast, Barrier}).Draw(rt, "kind")
+					n := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 40_000), rapid.IntRange(0, 1_200_000)).Draw(rt, "n")
+					root := rapid.IntRange(0, world-1).Draw(rt, "root")
+					if kind == Barrier {
+						n = 0
+					}
+					bufs, err := buffers(comms, transport, dt, n, rapid.Uint64().Draw(rt, "seed"))
+					if err != nil {
+						rt.Fatal(err)
+					}
+					want := expect(kind, dt, bufs, root)
+					errs := onAll(comms, func(c *Comm) error {
+						b := bufs[c.Rank()]
+						switch kind {
+						case AllReduce:
+							return c.AllReduce(b)
+						case ReduceScatter:
+							return c.ReduceScatter(b)
+						case AllGather:
+							return c.AllGather(b)
+						case Broadcast:
+							return c.Broadcast(b, root)
+						}
+						return c.Barrier()
+					})
+					if err := errors.Join(errs...); err != nil {
+						rt.Fatal(err)
+					}
+					for r, b := range bufs {
+						lo, hi := 0, n
+						if kind == ReduceScatter {
+							lo, hi = Share(n, r, world)
+						}
+						for i := lo; i < hi; i++ {
+							if at(b, i) != at(want, i) {
+								rt.Fatalf("%s of %d %s over %d ranks: rank %d element %d is %#x, want %#x", kind, n, dt, world, r, i, at(b, i), at(want, i))
+							}
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+// at is an element's bits.
+func at(b Buffer, i int) uint32 {
+	if b.DType == F32 {
+		return f32bits(b.Data[i])
+	}
+	return uint32(b.Half[i])
+}
+
+// expect is the definition of each collective, written out.
+func expect(kind Kind, dt DType, bufs []Buffer, root int) Buffer {
+	n := bufs[0].Len()
+	out := Buffer{DType: dt}
+	if dt == F32 {
+		out.Data = make([]float32, n)
+	} else {
+		out.Half = make([]uint16, n)
+	}
+	set := func(i int, from Buffer) {
+		if dt == F32 {
+			out.Data[i] = from.Data[i]
+		} else {
+			out.Half[i] = from.Half[i]
+		}
+	}
+	switch kind {
+	case AllReduce, ReduceScatter:
+		for i := range n {
+			var sum float32
+			for r, b := range bufs {
+				x := float32(0)
+				if dt == F32 {
+					x = b.Data[i]
+				} else {
+					x = widen(dt, b.Half[i])
+				}
+				if r == 0 {
+					sum = x
+				} else {
+					sum += x
+				}
+			}
+			if dt == F32 {
+				out.Data[i] = sum
+			} else {
+				out.Half[i] = half(dt, sum)
+			}
+		}
+	case AllGather:
+		for r, b := range bufs {
+			lo, hi := Share(n, r, len(bufs))
+			for i := lo; i < hi; i++ {
+				set(i, b)
+			}
+		}
+	case Broadcast:
+		for i := range n {
+			set(i, bufs[root])
+		}
+	}
+	return out
+}
+
+// Many buckets in a row, handed over while others are on their way, with ranks
+// that run ahead of each other.
+func TestReduceAndWait(t *testing.T) {
+	for _, transport := range transports {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			const world, buckets, steps = 3, 7, 20
+			comms := formed(t, transport, world, nil)
+			errs := onAll(comms, func(c *Comm) error {
+				size := func(b int) int { return 1 << (2 * b) * 5 } // 5 … 20480 … elements
+				for step := range steps {
+					var bufs [][]float32
+					for b := range buckets {
+						d := make([]float32, size(b))
+						for i := range d {
+							d[i] = float32((c.Rank() + 1) * (step + b + i%3))
+						}
+						bufs = append(bufs, d)
+						c.Reduce(b, Buffer{Data: d})
+					}
+					if err := c.Wait(); err != nil {
+						return err
+					}
+					for b, d := range bufs {
+						for i, x := range d {
+							if x != float32(6*(step+b+i%3)) {
+								return fmt.Errorf("step %d bucket %d element %d: %g", step, b, i, x)
+							}
+						}
+					}
+					if err := c.Commit(uint64(step + 1)); err != nil {
+						return err
+					}
+				}
+				if c.Committed() != steps {
+					return fmt.Errorf("committed %d", c.Committed())
+				}
+				return nil
+			})
+			if err := errors.Join(errs...); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestAbortWakesEveryRank(t *testing.T) {
+	for _, transport := range transports {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			comms := formed(t, transport, 3, nil)
+			reason := errors.New("no more")
+			errs := make(chan error, 2)
+			for _, c := range comms[:2] {
+				go func() {
+					c.Reduce(0, Buffer{Data: make([]float32, 100_000)})
+					errs <- c.Wait()
+				}()
+			}
+			comms[2].Abort(reason)
+			for range 2 {
+				if err := <-errs; err == nil || !strings.Contains(err.Error(), reason.Error()) {
+					t.Fatalf("got %v", err)
+				}
+			}
+			if err := comms[2].AllReduce(Buffer{Data: make([]float32, 100)}); !errors.Is(err, reason) {
+				t.Fatalf("after the end: %v", err)
+			}
+		})
+	}
+}
+
+func TestDisagreementNamesTheRank(t *testing.T) {
+	for _, transport := range transports {
+		for name, second := range map[string]func(*Comm) error{
+			"another bucket":     func(c *Comm) error { c.Reduce(1, Buffer{Data: make([]float32, 8)}); return c.Wait() },
+			"another length":     func(c *Comm) error { return c.AllReduce(Buffer{Data: make([]float32, 9)}) },
+			"another type":       func(c *Comm) error { return c.AllReduce(Buffer{Half: make([]uint16, 8), DType: BF16}) },
+			"another collective": func(c *Comm) error { return c.AllGather(Buffer{Data: make([]float32, 8)}) },
+		} {
+			t.Run(transport+" "+name, func(t *testing.T) {
+				t.Parallel()
+				comms := formed(t, transport, 2, nil)
+				errs := onAll(comms, func(c *Comm) error {
+					if c.Rank() == 0 {
+						return c.AllReduce(Buffer{Data: make([]float32, 8)})
+					}
+					return second(c)
+				})
+				for r, err := range errs {
+					if err == nil {
+						t.Fatalf("rank %d did not see it", r)
+					}
+					if !strings.Contains(err.Error(), "rank 0") || !strings.Contains(err.Error(), "rank 1") || !strings.Contains(err.Error(), "out of step") {
+						t.Errorf("rank %d: %v", r, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A rank that leaves is named by whoever would need it.
+func TestGoodbye(t *testing.T) {
+	for _, transport := range transports {
+		if transport == "inproc" {
+			continue // its ranks end with Abort
+		}
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			comms := formed(t, transport, 3, nil)
+			errs := onAll(comms, func(c *Comm) error {
+				if err := c.AllReduce(Buffer{Data: make([]float32, 50_000)}); err != nil {
+					return fmt.Errorf("too early: %w", err)
+				}
+				if c.Rank() == 1 {
+					return c.Close()
+				}
+				return c.AllReduce(Buffer{Data: make([]float32, 50_000)})
+			})
+			var lost *LostError
+			for _, r := range []int{0, 2} {
+				if !errors.Is(errs[r], ErrLost) || !errors.As(errs[r], &lost) {
+					t.Errorf("rank %d: %v", r, errs[r])
+				}
+			}
+		})
+	}
+}
+
+// A living rank that never comes ends the wait at its bound.
+func TestTimeout(t *testing.T) {
+	for _, transport := range transports {
+		if transport == "inproc" {
+			continue
+		}
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			comms := formed(t, transport, 2, func(c *Config) { c.Timeout = 50 * time.Millisecond })
+			err := comms[0].AllReduce(Buffer{Data: make([]float32, 5)})
+			if !errors.Is(err, ErrTimeout) || !strings.Contains(err.Error(), "rank 1 did not come") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for name, c := range map[string]struct {
+		second func(*Config)
+		want   string
+	}{
+		"world":       {func(c *Config) { c.World = 3 }, "world of"},
+		"rank":        {func(c *Config) { c.Rank = 0 }, "rank 0"},
+		"model":       {func(c *Config) { c.Fingerprint = "d64" }, "would train something else"},
+		"backend":     {func(c *Config) { c.Backend = TCP }, "asks for backend"},
+		"streams":     {func(c *Config) { c.Streams = 2 }, "streams"},
+		"no backend":  {func(c *Config) { c.Backend = "carrier pigeon" }, "there are"},
+		"beyond":      {func(c *Config) { c.Rank = 2 }, "ranks count from 0"},
+		"never comes": {func(c *Config) { c.Rendezvous = &Meeting{} }, "did not come"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			meet := &Meeting{}
+			var errs [2]error
+			var wg sync.WaitGroup
+			for r := range 2 {
+				cfg := Config{Rank: r, World: 2, Epoch: 1, Rendezvous: meet, Fingerprint: "d32", FormTimeout: 300 * time.Millisecond}
+				if r == 1 {
+					c.second(&cfg)
+				}
+				wg.Go(func() {
+					comm, err := Form(t.Context(), cfg)
+					if err == nil {
+						err = comm.Close()
+					}
+					errs[r] = err
+				})
+			}
+			wg.Wait()
+			if err := errors.Join(errs[:]...); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// Where the hosts differ, auto takes TCP and shared memory says why it can't.
+func TestChoose(t *testing.T) {
+	near, far := card{Host: "a", Unix: "@x", TCP: "1"}, card{Host: "b", Unix: "@y", TCP: "2"}
+	for _, c := range []struct {
+		backend string
+		cards   []card
+		want    string
+	}{
+		{Auto, []card{near, near}, SHM},
+		{Auto, []card{near, far}, TCP},
+		{Auto, []card{near, {Host: "a", TCP: "3"}}, TCP},
+		{SHM, []card{near, far}, "rank 1 is on another"},
+		{Unix, []card{near, near}, Unix},
+		{TCP, []card{near, {Host: "a"}}, "rank 1 does not listen"},
+	} {
+		got, err := choose(c.backend, c.cards, nil)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%s over %v: %s, want %s", c.backend, c.cards, got, c.want)
+		}
+	}
+}
+
+func TestMaster(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	join := func(rank, world int, limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		cards, err := (&Master{Address: addr}).Join(ctx, rank, world, 1, []byte{byte(rank)})
+		if err != nil {
+			return err
+		}
+		for r, c := range cards {
+			if len(c) != 1 || c[0] != byte(r) {
+				return fmt.Errorf("cards %v", cards)
+			}
+		}
+		return nil
+	}
+	errs := make(chan error, 8)
+	go func() { errs <- join(0, 3, 20*time.Second) }()
+	if err := join(5, 3, 20*time.Second); err == nil || !strings.Contains(err.Error(), "RANK 5 does not fit") {
+		t.Errorf("rank 5: %v", err)
+	}
+	if err := join(1, 4, 20*time.Second); err == nil || !strings.Contains(err.Error(), "WORLD_SIZE 4 does not fit") {
+		t.Errorf("world 4: %v", err)
+	}
+	// Two processes come as rank 2; one of them is refused, before or after.
+	for range 2 {
+		go func() { errs <- join(2, 3, 20*time.Second) }()
+	}
+	if err := <-errs; err == nil || !strings.Contains(err.Error(), "two processes were started with RANK 2") {
+		t.Errorf("a second rank 2: %v", err)
+	}
+	go func() { errs <- join(1, 3, 20*time.Second) }()
+	for range 3 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := join(0, 3, 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), "ranks 1, 2 did not come") {
+		t.Errorf("nobody comes: %v", err)
+	}
+	if err := join(1, 3, 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), "rank 0 at "+addr) {
+		t.Errorf("no master: %v", err)
+	}
+}
+
+func TestFromEnv(t *testing.T) {
+	for _, c := range []struct{ env, want string }{
+		{"RANK=1 WORLD_SIZE=4 MASTER_ADDR=10.0.0.1 MASTER_PORT=1234", "1 4 10.0.0.1:1234"},
+		{"RANK=0 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=29500 TORCHELASTIC_USE_AGENT_STORE=True", "0 2 h:29501"},
+		{"OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=4", "3 4 127.0.0.1:29500"},
+		{"SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LAUNCH_NODE_IPADDR=fe80::1", "0 1 [fe80::1]:29500"},
+		{"RANK=4 WORLD_SIZE=4", "ranks count from 0 to 3"},
+		{"RANK=1", "set both"},
+		{"RANK=x WORLD_SIZE=4", "no number"},
+		{"RANK=0 WORLD_SIZE=1 MASTER_PORT=http", "no port"},
+		{"", "no rank in the environment"},
+	} {
+		env := map[string]string{}
+		for _, kv := range strings.Fields(c.env) {
+			k, v, _ := strings.Cut(kv, "=")
+			env[k] = v
+		}
+		cfg, err := FromEnv(func(k string) string { return env[k] })
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = fmt.Sprint(cfg.Rank, cfg.World, " ", cfg.Rendezvous.(*Master).Address)
+			got = strings.ReplaceAll(got, "  ", " ")
+		}
+		if !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s, want %s", c.env, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,94 @@
+package ring
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math"
+	"math/big"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-autoglm/autoglm/gpu/kernel"
+)
+
+func f32bits(x float32) uint32 { return math.Float32bits(x) }
+
+func half(dt DType, x float32) uint16 {
+	var out [1]uint16
+	if dt == BF16 {
+		kernel.EncodeBF16(out[:], []float32{x})
+	} else {
+		kernel.EncodeF16(out[:], []float32{x})
+	}
+	return out[0]
+}
+
+func widen(dt DType, h uint16) float32 {
+	var out [1]float32
+	if dt == BF16 {
+		kernel.DecodeBF16(out[:], []uint16{h})
+	} else {
+		kernel.DecodeF16(out[:], []uint16{h})
+	}
+	return out[0]
+}
+
+// tlsEndpoint listens and dials with mutual TLS of a certificate of its own kind.
+func tlsEndpoint(t testing.TB) *Endpoint {
+	t.Helper()
+	cert, pool := certificate(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ep, err := NewEndpoint(EndpointConfig{
+		Listener: l, NoLocal: true,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			d := tls.Dialer{Config: &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: "ring"}}
+			return d.DialContext(ctx, "tcp", addr)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ep
+}
+
+var (
+	theCert  *tls.Certificate
+	certOnce sync.Once
+)
+
+func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	certOnce.Do(func() {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl := &x509.Certificate{
+			SerialNumber: big.NewInt(1), DNSNames: []string{"ring"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		}
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theCert = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	})
+	pool := x509.NewCertPool()
+	pool.AddCert(theCert.Leaf)
+	return *theCert, pool
+}
+
+func child() bool { return false }

@@ -26,7 +26,7 @@ import (
 // s+1 and so have read s. Larger buffers that every rank can reach are summed in
 // place, each rank its share, between arrived and done. All others go through
 // slots in rounds: stage what others own, reduce what this rank owns, take what
-// others have reduced.
+// others have reduced. All ranks see all heads, and so go the same way.
 type board struct {
 	rank, world int
 	lanes       []lane
@@ -86,9 +86,13 @@ const (
 	depth     = 4
 )
 
-// small operations' slots are read by everybody: what a rank may bring shrinks
-// as ranks grow in number.
-func smallLimit(world int) int { return min(smallSlot, max(1024, (128<<10)/world)) }
+// tiny is the size up to which even what could be summed in place goes through
+// the small slots, bytes.
+const tiny = 2 << 10
+
+// smallLimit is the same for what can't. Small operations' slots are read by
+// everybody: what a rank may bring shrinks as ranks grow in number.
+func smallLimit(world int) int { return min(smallSlot, max(tiny, (128<<10)/world)) }
 
 // slotSize of a world, bytes.
 func slotSize(world int) int { return max(4<<10, min(maxSlot, (1<<20)/world)&^4095) }
@@ -216,7 +220,8 @@ func (b *board) do(op *Op, arena uint32, offset uint64) error {
 	mine.heads[op.Seq&1] = head{
 		bytes: uint64(len(op.Data)), offset: offset, arena: arena, seq: op.Seq, root: op.Root, bucket: op.Bucket, kind: op.Kind, dtype: op.DType,
 	}
-	small := len(op.Data) <= smallLimit(b.world)
+	inPlace := arena != 0 || b.in == nil
+	small := len(op.Data) <= tiny || !inPlace && len(op.Data) <= smallLimit(b.world)
 	if small {
 		// What others need of this rank: all of a sum, its own share of a gather.
 		lo, hi := 0, len(op.Data)
@@ -226,7 +231,10 @@ func (b *board) do(op *Op, arena uint32, offset uint64) error {
 		copy(b.smallOf(b.rank, op.Seq)[lo:hi], op.Data[lo:hi])
 	}
 	raise(&mine.arrived, op.Seq)
-	direct := b.reach != nil
+	reachable := 0
+	if inPlace {
+		reachable++
+	}
 	for r := range b.lanes {
 		if r == b.rank {
 			b.bufs[r] = op.Data
@@ -240,17 +248,15 @@ func (b *board) do(op *Op, arena uint32, offset uint64) error {
 			b.stop.stop(err)
 			return err
 		}
-		if !small && direct {
-			if b.bufs[r] = b.reach(r, h, len(op.Data)); b.bufs[r] == nil {
-				direct = false
-			}
+		if b.bufs[r] = b.reach(r, h, len(op.Data)); b.bufs[r] != nil {
+			reachable++
 		}
 	}
 	switch {
-	case small:
+	case len(op.Data) <= tiny || reachable == 0 && small:
 		b.fromSmall(op)
 		return nil
-	case direct && (arena != 0 || b.in == nil):
+	case reachable == b.world:
 		return b.inPlace(op)
 	}
 	return b.inRounds(op)

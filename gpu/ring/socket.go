@@ -29,6 +29,8 @@ type sockets struct {
 	stop        *stopper
 	timeout     time.Duration
 	spin        int
+	inline      int
+	piece       int
 
 	op      *Op
 	small   bool
@@ -43,10 +45,13 @@ type sockets struct {
 	closed  bool
 }
 
-const (
-	inlineLimit = 32 << 10  // up to this an operation is one message to each rank
-	pieceBytes  = 256 << 10 // of a larger one's messages
-)
+// inlineBytes is up to where an operation is one message to each rank: it costs
+// one delay instead of two, and world−1 times the bytes that are needed.
+func inlineBytes(world int) int { return max(4<<10, (256<<10)/world) }
+
+// pieceBytes is the length of a larger operation's messages. Over loopback long
+// ones are quickest by far; two of each other rank's wait to be summed.
+func pieceBytes(world int) int { return max(64<<10, min(1<<20, (16<<20)/world)) &^ 4095 }
 
 // peer is the connections to one other rank.
 type peer struct {
@@ -129,6 +134,7 @@ type inStream struct {
 	ready  bool   // … and belongs to the current operation: dst is set
 	dst    []byte // where the rest of the payload goes
 	slot   int    // of a contribution
+	ended  bool   // the other side has hung up
 }
 
 // newSockets joins ranks over streams: out[r] and in[r] lead to and from rank r.
@@ -137,17 +143,18 @@ func newSockets(m *mesh, out, in [][]stream, stop *stopper, cfg *Config) *socket
 	if cfg.World > runtime.NumCPU() {
 		t.spin = 2
 	}
+	t.inline, t.piece = inlineBytes(cfg.World), pieceBytes(cfg.World)
 	t.peers = make([]*peer, cfg.World)
 	for r := range t.peers {
 		if r == cfg.Rank {
 			continue
 		}
-		p := &peer{rank: r, inl: make([]byte, inlineLimit)}
+		p := &peer{rank: r, inl: make([]byte, t.inline)}
 		for _, s := range out[r] {
-			p.out = append(p.out, &outStream{s: s, buf: make([]byte, 0, messageSize+inlineLimit)})
+			p.out = append(p.out, &outStream{s: s, buf: make([]byte, 0, messageSize+t.inline)})
 		}
 		for _, s := range in[r] {
-			p.in = append(p.in, &inStream{s: s, buf: make([]byte, messageSize+inlineLimit)})
+			p.in = append(p.in, &inStream{s: s, buf: make([]byte, messageSize+t.inline)})
 		}
 		p.slots, p.have = make([][]byte, 2*len(p.out)), make([]bool, 2*len(p.out))
 		t.peers[r] = p
@@ -201,10 +208,10 @@ func (t *sockets) Do(op *Op) error {
 }
 
 func (t *sockets) begin(op *Op) {
-	t.op, t.small, t.reduced, t.pieces = op, len(op.Data) <= inlineLimit, 0, 0
+	t.op, t.small, t.reduced, t.pieces = op, len(op.Data) <= t.inline, 0, 0
 	lo, hi := op.share(t.rank, t.world)
 	if op.Kind.sums() && !t.small {
-		t.pieces = (hi - lo + pieceBytes - 1) / pieceBytes
+		t.pieces = (hi - lo + t.piece - 1) / t.piece
 	}
 	for _, p := range t.peers {
 		if p == nil {
@@ -260,7 +267,7 @@ func (t *sockets) owes(p *peer, o *outStream) bool {
 	}
 	lo, hi := t.op.share(t.rank, t.world)
 	plo, phi := t.op.share(p.rank, t.world)
-	return t.op.Kind.gathers() && lo+o.nextR*pieceBytes < hi || t.op.Kind.sums() && plo+o.nextC*pieceBytes < phi
+	return t.op.Kind.gathers() && lo+o.nextR*t.piece < hi || t.op.Kind.sums() && plo+o.nextC*t.piece < phi
 }
 
 // fromInline makes the result of a small operation of all ranks' messages.
@@ -344,7 +351,7 @@ func (t *sockets) sumReady() (moved bool) {
 				}
 			}
 		}
-		own := t.op.Data[lo+t.reduced*pieceBytes : min(lo+(t.reduced+1)*pieceBytes, hi)]
+		own := t.op.Data[lo+t.reduced*t.piece : min(lo+(t.reduced+1)*t.piece, hi)]
 		t.from = t.from[:0]
 		for r, p := range t.peers {
 			if r == t.rank {
@@ -385,10 +392,10 @@ func (t *sockets) next(p *peer, o *outStream) bool {
 	step := len(p.out)
 	if op.Kind.gathers() {
 		lo, hi := op.share(t.rank, t.world)
-		at := lo + o.nextR*pieceBytes
+		at := lo + o.nextR*t.piece
 		if at < hi && (!op.Kind.sums() || o.nextR < t.reduced) {
 			o.nextR += step
-			o.payload = op.Data[at:min(at+pieceBytes, hi)]
+			o.payload = op.Data[at:min(at+t.piece, hi)]
 			m.what, m.offset, m.length = result, uint64(at), uint64(len(o.payload))
 			m.put(o.buf)
 			return true
@@ -396,9 +403,9 @@ func (t *sockets) next(p *peer, o *outStream) bool {
 	}
 	if op.Kind.sums() {
 		lo, hi := op.share(p.rank, t.world)
-		if at := lo + o.nextC*pieceBytes; at < hi {
+		if at := lo + o.nextC*t.piece; at < hi {
 			o.nextC += step
-			o.payload = op.Data[at:min(at+pieceBytes, hi)]
+			o.payload = op.Data[at:min(at+t.piece, hi)]
 			m.what, m.offset, m.length = contribution, uint64(at), uint64(len(o.payload))
 			m.put(o.buf)
 			return true
@@ -439,6 +446,12 @@ func (t *sockets) send(p *peer, o *outStream) (moved bool, err error) {
 // receive reads from one connection until it would wait.
 func (t *sockets) receive(p *peer, in *inStream) (moved bool, err error) {
 	for {
+		if in.ended {
+			if p.got < p.want || p.gotR < p.wantR {
+				return moved, io.EOF
+			}
+			return moved, nil // it has given all that this operation needs
+		}
 		if !in.headed {
 			if in.w-in.r < messageSize {
 				if in.r > 0 {
@@ -450,6 +463,10 @@ func (t *sockets) receive(p *peer, in *inStream) (moved bool, err error) {
 					limit = len(in.buf)
 				}
 				n, err := in.s.read(in.buf[in.w:limit])
+				if errors.Is(err, io.EOF) && in.w == in.r {
+					in.ended = true
+					continue
+				}
 				if err != nil {
 					return moved, err
 				}
@@ -527,20 +544,20 @@ func (t *sockets) place(p *peer, in *inStream) (bool, error) {
 			return true, nil
 		}
 	case m.what == contribution && !t.small && op.Kind.sums():
-		k := (at - lo) / pieceBytes
-		if at >= lo && (at-lo)%pieceBytes == 0 && at < hi && n == min(pieceBytes, hi-at) && k >= t.reduced {
+		k := (at - lo) / t.piece
+		if at >= lo && (at-lo)%t.piece == 0 && at < hi && n == min(t.piece, hi-at) && k >= t.reduced {
 			if k >= t.reduced+len(p.slots) {
 				return false, nil
 			}
 			in.slot = k % len(p.slots)
 			if p.slots[in.slot] == nil {
-				p.slots[in.slot] = make([]byte, pieceBytes)
+				p.slots[in.slot] = make([]byte, t.piece)
 			}
 			in.dst = p.slots[in.slot][:n]
 			return true, nil
 		}
 	case m.what == result && !t.small && op.Kind.gathers():
-		if at >= plo && (at-plo)%pieceBytes == 0 && at < phi && n == min(pieceBytes, phi-at) {
+		if at >= plo && (at-plo)%t.piece == 0 && at < phi && n == min(t.piece, phi-at) {
 			in.dst = op.Data[at : at+n]
 			return true, nil
 		}
@@ -579,7 +596,7 @@ func (t *sockets) poll() {
 			}
 		}
 		for _, in := range p.in {
-			if !in.headed || in.ready {
+			if !in.ended && (!in.headed || in.ready) {
 				t.polls = append(t.polls, unix.PollFd{Fd: int32(in.s.fd()), Events: in.s.events(unix.POLLIN)})
 			}
 		}

@@ -118,9 +118,12 @@ func newBoard(mem []byte, rank, world int, slots bool, timeout time.Duration, st
 		n := depth * world * world * b.slot
 		b.in, b.out = mem[:n], mem[n:n+depth*world*b.slot]
 	}
-	b.spin = 4000
+	// While each rank has a core it spins for a good while: to yield early lets two
+	// ranks share a core and the other one idle. With more ranks than cores, whoever
+	// is waited for needs this one.
+	b.spin = 200_000
 	if world > runtime.NumCPU() {
-		b.spin = 30 // whoever is waited for needs this core
+		b.spin = 30
 	}
 	b.yield = runtime.Gosched
 	b.bufs = make([][]byte, world)
@@ -159,7 +162,8 @@ func (b *board) wait(w *word, want uint32, rank int, op *Op) error {
 			return nil
 		}
 	}
-	for range 200 {
+	// Few yields: newer kernels take a whole slice from whoever yields.
+	for range 20 {
 		b.yield()
 		if reached(w, want) {
 			return nil

@@ -20,6 +20,11 @@ type Comm struct {
 	closeOnce   sync.Once
 	closeErr    error
 
+	// What Reform needs; nil in a ring that Form did not make.
+	cfg   *Config
+	cards []card
+	mesh  *mesh
+
 	queue   *queue // of Reduce; nil when Wait does the work
 	pending []Op
 }

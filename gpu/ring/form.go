@@ -2,13 +2,10 @@ package ring
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,6 +38,8 @@ type Config struct {
 	Heartbeat   time.Duration // 0 is 100 ms
 	Suspect     time.Duration // without a sign of life a rank is lost; 0 is 700 ms
 	Events      Events
+
+	own bool // the endpoint is this ring's alone
 }
 
 // Events are called from the ring's goroutines; any may be nil.
@@ -110,6 +109,10 @@ func Form(ctx context.Context, cfg Config) (*Comm, error) {
 		c.committed = cfg.Committed
 		return c, nil
 	}
+	return formWithin(ctx, cfg, stop)
+}
+
+func formWithin(ctx context.Context, cfg Config, stop *stopper) (*Comm, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.FormTimeout, fmt.Errorf("%w: not all ranks came within %s", ErrTimeout, cfg.FormTimeout))
 	defer cancel()
 	c, err := form(ctx, &cfg, stop)
@@ -125,12 +128,16 @@ func Form(ctx context.Context, cfg Config) (*Comm, error) {
 func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	ep := cfg.Endpoint
 	var onClose []func() error
+	if cfg.own {
+		onClose = append(onClose, ep.Close)
+	}
 	if ep == nil {
 		var err error
 		if ep, err = NewEndpoint(EndpointConfig{}); err != nil {
 			return nil, err
 		}
 		onClose = append(onClose, ep.Close)
+		cfg.Endpoint, cfg.own = ep, true
 	}
 	fail := func(err error) (*Comm, error) {
 		for _, f := range onClose {
@@ -176,7 +183,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 		return fail(err)
 	}
 	c := newComm(cfg.Rank, cfg.World, cfg.Epoch, t, stop, cfg.Timeout, eager)
-	c.onClose = onClose
+	c.onClose, c.cfg, c.cards, c.mesh = onClose, cfg, cards, mesh
 	for _, k := range cards {
 		c.committed = max(c.committed, k.Committed)
 	}
@@ -247,88 +254,6 @@ func choose(backend string, cards []card, ep *Endpoint) (string, error) {
 	return backend, nil
 }
 
-// EndpointConfig says where a process listens for other ranks, and how it reaches
-// them.
-type EndpointConfig struct {
-	// Listener takes TCP connections, or what stands for them (a TLS listener);
-	// nil listens on Address, which is "127.0.0.1:0" when empty.
-	Listener net.Listener
-	Address  string
-	// Advertise is the address that others are told; "" is the listener's.
-	Advertise string
-	// Dial reaches another rank's TCP address; nil is a plain connection.
-	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// NoLocal leaves unix sockets, and with them shared memory, out.
-	NoLocal bool
-}
-
-// Endpoint is where a process takes other ranks' connections. It outlives rings:
-// a rank of an old epoch that comes back is told so.
-type Endpoint struct {
-	host  string
-	cfg   EndpointConfig
-	local net.Listener // abstract unix socket
-	tcp   net.Listener
-}
-
-// NewEndpoint opens the listeners.
-func NewEndpoint(cfg EndpointConfig) (*Endpoint, error) {
-	e := &Endpoint{cfg: cfg, host: hostID(), tcp: cfg.Listener}
-	if e.tcp == nil {
-		addr := cfg.Address
-		if addr == "" {
-			addr = "127.0.0.1:0"
-		}
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return nil, fmt.Errorf("listen for ranks: %w", err)
-		}
-		e.tcp = l
-	}
-	if !cfg.NoLocal {
-		var name [12]byte
-		rand.Read(name[:])
-		l, err := net.Listen("unix", "@autoglm-ring-"+hex.EncodeToString(name[:]))
-		if err != nil {
-			e.tcp.Close()
-			return nil, fmt.Errorf("listen for ranks: %w", err)
-		}
-		e.local = l
-	}
-	return e, nil
-}
-
-// Close stops listening.
-func (e *Endpoint) Close() error {
-	err := e.tcp.Close()
-	if e.local != nil {
-		err = errors.Join(err, e.local.Close())
-	}
-	return err
-}
-
-func (e *Endpoint) unixAddr() string {
-	if e.local == nil {
-		return ""
-	}
-	return e.local.Addr().String()
-}
-
-func (e *Endpoint) tcpAddr() string {
-	if e.cfg.Advertise != "" {
-		return e.cfg.Advertise
-	}
-	return e.tcp.Addr().String()
-}
-
-// hostID is the same in processes that can share memory: one kernel, one network
-// namespace (abstract unix sockets belong to it).
-func hostID() string {
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	ns, _ := os.Readlink("/proc/self/ns/net")
-	return strings.TrimSpace(string(boot)) + " " + ns
-}
-
 // links are a rank's connections by the other rank's number.
 type links struct {
 	control []net.Conn
@@ -369,15 +294,15 @@ func (e *Endpoint) connect(ctx context.Context, cfg *Config, cards []card, backe
 			}
 		}
 	}
-	listener := e.tcp
-	if backend != TCP {
-		listener = e.local
-	}
 	accepted := make(chan error, 1)
-	go func() { accepted <- e.accept(ctx, listener, cfg, l, awaited) }()
+	acceptCtx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	guests := e.expect(cfg.Epoch)
+	defer e.unexpect(cfg.Epoch)
+	go func() { accepted <- e.accept(acceptCtx, guests, cfg, l, awaited) }()
 	err := e.dialAll(ctx, cfg, cards, backend, l, streams)
 	if err != nil {
-		interrupt(listener)
+		giveUp(err)
 	}
 	if aerr := <-accepted; err == nil {
 		err = aerr
@@ -387,15 +312,6 @@ func (e *Endpoint) connect(ctx context.Context, cfg *Config, cards []card, backe
 		return nil, err
 	}
 	return l, nil
-}
-
-// interrupt makes a blocked Accept return.
-func interrupt(l net.Listener) {
-	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		_ = d.SetDeadline(time.Unix(1, 0))
-		return
-	}
-	_ = l.Close()
 }
 
 func (e *Endpoint) dialAll(ctx context.Context, cfg *Config, cards []card, backend string, l *links, streams int) error {
@@ -462,55 +378,35 @@ func (e *Endpoint) dialOnce(ctx context.Context, backend string, to card) (net.C
 }
 
 // accept takes the connections that this rank is owed and refuses all others.
-func (e *Endpoint) accept(ctx context.Context, l net.Listener, cfg *Config, to *links, awaited int) error {
-	deadline, _ := ctx.Deadline()
-	if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		if err := d.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
-	stop := context.AfterFunc(ctx, func() { interrupt(l) })
-	defer stop()
+func (e *Endpoint) accept(ctx context.Context, guests <-chan guest, cfg *Config, to *links, awaited int) error {
 	for awaited > 0 {
-		c, err := l.Accept()
-		if err != nil {
-			return fmt.Errorf("%s did not connect: %w", missing(to, cfg.Rank), err)
-		}
-		why, err := e.admit(c, cfg, to, deadline)
-		if err != nil {
-			c.Close()
-			return err
-		}
-		if why != "" {
-			if cfg.Events.Refused != nil {
-				cfg.Events.Refused(c.RemoteAddr().String(), why)
+		select {
+		case g := <-guests:
+			why, err := admit(g, cfg, to)
+			if err != nil {
+				g.conn.Close()
+				return err
 			}
-			c.Close()
-			continue
+			if why == "" {
+				awaited--
+				continue
+			}
+			if cfg.Events.Refused != nil {
+				cfg.Events.Refused(g.conn.RemoteAddr().String(), why)
+			}
+			g.conn.Close()
+		case <-ctx.Done():
+			return fmt.Errorf("%s did not connect: %w", missing(to, cfg.Rank), context.Cause(ctx))
 		}
-		awaited--
 	}
 	return nil
 }
 
-// admit hears who is there; why is the reason of a refusal.
-func (e *Endpoint) admit(c net.Conn, cfg *Config, to *links, deadline time.Time) (why string, err error) {
-	if soon := time.Now().Add(5 * time.Second); soon.Before(deadline) {
-		deadline = soon // a stranger that says nothing doesn't hold the others up for long
-	}
-	if err := c.SetDeadline(deadline); err != nil {
-		return err.Error(), nil
-	}
-	h, err := readHello(c)
-	if err != nil {
-		return err.Error(), nil
-	}
+// admit answers a guest; why is the reason of a refusal.
+func admit(g guest, cfg *Config, to *links) (why string, err error) {
+	h := g.hello
 	r, s := h.rank, int(h.stream)
 	switch {
-	case h.epoch < cfg.Epoch:
-		why = fmt.Sprintf("epoch %d is over, this ring is at epoch %d; form a new one to come back", h.epoch, cfg.Epoch)
-	case h.epoch > cfg.Epoch:
-		why = fmt.Sprintf("this ring is at epoch %d, not yet at %d", cfg.Epoch, h.epoch)
 	case h.world != cfg.World:
 		why = fmt.Sprintf("this ring has %d ranks, not %d", cfg.World, h.world)
 	case h.fingerprint != cfg.Fingerprint:
@@ -522,20 +418,20 @@ func (e *Endpoint) admit(c net.Conn, cfg *Config, to *links, deadline time.Time)
 	case h.purpose != forControl && h.purpose != forData:
 		why = fmt.Sprintf("a connection for purpose %d", h.purpose)
 	}
-	if werr := writeAnswer(c, why); why != "" || werr != nil {
+	if werr := writeAnswer(g.conn, why); why != "" || werr != nil {
 		if why == "" {
 			why = werr.Error()
 		}
 		return why, nil
 	}
-	if err := c.SetDeadline(time.Time{}); err != nil {
+	if err := g.conn.SetDeadline(time.Time{}); err != nil {
 		return err.Error(), nil
 	}
 	if h.purpose == forControl {
-		to.control[r] = c
+		to.control[r] = g.conn
 		return "", nil
 	}
-	to.in[r][s], err = newStream(c, true)
+	to.in[r][s], err = newStream(g.conn, true)
 	return "", err
 }
 

@@ -18,7 +18,8 @@ import (
 // result to all. That moves as many bytes as a ring of neighbours does, in two
 // steps instead of 2·(world−1), and gives the same bits as shared memory.
 //
-// What is small goes to all whole, in one message. All is read and written
+// What is small goes to all whole, in one message; of more than two ranks through
+// rank 0, which takes fewer messages though one delay more. All is read and written
 // without blocking by the one goroutine in Do, which spins a little, then
 // yields, then polls: a wake-up through the run-time's poller costs more than a
 // small message itself.
@@ -34,8 +35,10 @@ type sockets struct {
 
 	op      *Op
 	small   bool
-	reduced int // pieces of this rank's share that are summed
-	pieces  int // … of all
+	star    bool // a small one goes through rank 0
+	summed  bool // … which has made the result
+	reduced int  // pieces of this rank's share that are summed
+	pieces  int  // … of all
 	add     adder
 	to      [][]byte
 	from    [][]byte
@@ -134,7 +137,6 @@ type inStream struct {
 	ready  bool   // … and belongs to the current operation: dst is set
 	dst    []byte // where the rest of the payload goes
 	slot   int    // of a contribution
-	ended  bool   // the other side has hung up
 }
 
 // newSockets joins ranks over streams: out[r] and in[r] lead to and from rank r.
@@ -187,11 +189,8 @@ func (t *sockets) Do(op *Op) error {
 		}
 		switch idle++; {
 		case idle < t.spin:
-		case idle < t.spin+200:
+		case idle < t.spin+20:
 			schedYield()
-			if idle&15 == 0 && t.stop.flag.Load() {
-				return t.stop.reason()
-			}
 		default:
 			if t.stop.flag.Load() {
 				return t.stop.reason()
@@ -209,6 +208,7 @@ func (t *sockets) Do(op *Op) error {
 
 func (t *sockets) begin(op *Op) {
 	t.op, t.small, t.reduced, t.pieces = op, len(op.Data) <= t.inline, 0, 0
+	t.star, t.summed = t.small && t.world > 2 && (op.Kind == AllReduce || op.Kind == Barrier), false
 	lo, hi := op.share(t.rank, t.world)
 	if op.Kind.sums() && !t.small {
 		t.pieces = (hi - lo + t.piece - 1) / t.piece
@@ -220,6 +220,7 @@ func (t *sockets) begin(op *Op) {
 		p.got, p.want, p.gotR, p.wantR = 0, 0, 0, 0
 		plo, phi := op.share(p.rank, t.world)
 		switch {
+		case t.star && t.rank > 0 && p.rank > 0: // they hear of each other through rank 0
 		case t.small:
 			p.want = 1
 		default:
@@ -253,9 +254,11 @@ func (t *sockets) complete() bool {
 			}
 		}
 	}
-	if t.small {
+	switch {
+	case t.star && t.rank > 0:
+		copy(t.op.Data, t.peers[0].inl)
+	case t.small && !t.summed:
 		t.fromInline()
-		return true
 	}
 	return t.reduced == t.pieces
 }
@@ -263,7 +266,7 @@ func (t *sockets) complete() bool {
 // owes tells whether a stream has messages to come.
 func (t *sockets) owes(p *peer, o *outStream) bool {
 	if t.small {
-		return !o.inlined
+		return !o.inlined && !(t.star && t.rank > 0 && p.rank > 0)
 	}
 	lo, hi := t.op.share(t.rank, t.world)
 	plo, phi := t.op.share(p.rank, t.world)
@@ -322,7 +325,21 @@ func (t *sockets) progress() (moved bool, err error) {
 			moved = moved || m
 		}
 	}
+	if t.star && t.rank == 0 && !t.summed && t.allHere() {
+		t.fromInline()
+		t.summed, moved = true, true
+	}
 	return t.sumReady() || moved, nil
+}
+
+// allHere tells whether every rank's message of a small operation is in.
+func (t *sockets) allHere() bool {
+	for _, p := range t.peers {
+		if p != nil && p.got < p.want {
+			return false
+		}
+	}
+	return true
 }
 
 // broken turns an error of a connection into the loss of its rank.
@@ -376,7 +393,7 @@ func (t *sockets) next(p *peer, o *outStream) bool {
 	o.payload = nil
 	o.buf = o.buf[:messageSize]
 	if t.small {
-		if o.inlined {
+		if !t.owes(p, o) || t.star && t.rank == 0 && !t.summed {
 			return false
 		}
 		o.inlined = true
@@ -446,11 +463,8 @@ func (t *sockets) send(p *peer, o *outStream) (moved bool, err error) {
 // receive reads from one connection until it would wait.
 func (t *sockets) receive(p *peer, in *inStream) (moved bool, err error) {
 	for {
-		if in.ended {
-			if p.got < p.want || p.gotR < p.wantR {
-				return moved, io.EOF
-			}
-			return moved, nil // it has given all that this operation needs
+		if p.got >= p.want && p.gotR >= p.wantR {
+			return moved, nil // what comes now is not for this operation; it may be the end
 		}
 		if !in.headed {
 			if in.w-in.r < messageSize {
@@ -463,10 +477,6 @@ func (t *sockets) receive(p *peer, in *inStream) (moved bool, err error) {
 					limit = len(in.buf)
 				}
 				n, err := in.s.read(in.buf[in.w:limit])
-				if errors.Is(err, io.EOF) && in.w == in.r {
-					in.ended = true
-					continue
-				}
 				if err != nil {
 					return moved, err
 				}
@@ -596,7 +606,7 @@ func (t *sockets) poll() {
 			}
 		}
 		for _, in := range p.in {
-			if !in.ended && (!in.headed || in.ready) {
+			if (p.got < p.want || p.gotR < p.wantR) && (!in.headed || in.ready) {
 				t.polls = append(t.polls, unix.PollFd{Fd: int32(in.s.fd()), Events: in.s.events(unix.POLLIN)})
 			}
 		}

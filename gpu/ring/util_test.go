@@ -91,4 +91,4 @@ func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	return *theCert, pool
 }
 
-func child() bool { return false }
+var bg = context.Background()

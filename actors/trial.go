@@ -63,7 +63,7 @@ func (t *Trial) form(ctx actor.Context) {
 	t.epoch = t.epochs()
 	t.group, t.left, t.err, t.isLost, t.report = nil, len(t.workers), nil, false, train.Report{}
 	if len(t.workers) > 1 {
-		t.group = ring.NewGroup(len(t.workers), t.epoch)
+		t.group = ring.NewGroupOver(t.task.Backend, len(t.workers), t.epoch)
 	}
 	for r, w := range t.workers {
 		ctx.Send(w, &Assign{Epoch: t.epoch, Rank: r, World: len(t.workers), Ring: t.group, Task: t.task, Owner: ctx.Self()})

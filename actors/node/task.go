@@ -42,7 +42,7 @@ func (s *site) config(c space.Config) train.Config {
 // Task implements actors.Work.
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
-	t := train.Task{Threads: s.threads, CheckpointEvery: 10 * time.Second, MaxBytes: s.memory / int64(len(s.devices))}
+	t := train.Task{Threads: s.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.memory / int64(len(s.devices))}
 	if d != nil {
 		t.Trial, t.Config = d.Trial, s.config(d.Config)
 		t.Dir = s.path("trials", d.Trial)
@@ -115,7 +115,12 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 	}
 	env := train.Env{Rank: a.Rank, World: a.World, NewModel: newModel, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
 	if a.World > 1 {
-		env.Ring = a.Ring.Rank(a.Rank)
+		end, err := a.Ring.Join(ctx, a.Rank)
+		if err != nil {
+			return train.Report{}, err
+		}
+		defer end.Close()
+		env.Ring = end
 	}
 	return train.Execute(ctx, a.Task, env)
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -346,7 +347,10 @@ func mpi(name, binary string, c config) (map[int]float64, error) {
 	argv := []string{"-n", strconv.Itoa(c.ranks)}
 	env := os.Environ()
 	if family == "openmpi" {
-		argv = append(argv, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none")
+		argv = append(argv, "--allow-run-as-root", "--bind-to", "none")
+		if c.ranks > runtime.NumCPU() {
+			argv = append(argv, "--oversubscribe") // its ranks then yield while they wait
+		}
 		switch name {
 		case "openmpi":
 			argv = append(argv, "--mca", "btl", "vader,self")

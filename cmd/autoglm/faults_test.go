@@ -314,3 +314,34 @@ func TestNaNInCheckpoint(t *testing.T) {
 	}
 	goesOn(t, dir)
 }
+
+// However the ranks of the final training join, the build leaves the same bytes.
+func TestBackendsGiveTheSameBytes(t *testing.T) {
+	dir := t.TempDir()
+	corpus(t, dir)
+	job, err := os.ReadFile(filepath.Join(dir, "job.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundles := map[string]string{}
+	for _, backend := range []string{"inproc", "shm", "unix", "tcp"} {
+		write(t, filepath.Join(dir, backend+".yaml"), strings.Replace(string(job), "cpu-any", "cpu-2", 1)+"backend: "+backend+"\n")
+		if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", backend+".yaml", "--out", backend); code != 0 {
+			t.Fatalf("%s: exit %d: %s", backend, code, stderr)
+		}
+		b, err := os.ReadFile(filepath.Join(dir, backend, "bundle", "model.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundles[backend] = string(b)
+	}
+	for backend, b := range bundles {
+		if b != bundles["inproc"] {
+			t.Errorf("%s gives another model than inproc", backend)
+		}
+	}
+	write(t, filepath.Join(dir, "bad.yaml"), string(job)+"backend: udp\n")
+	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "bad.yaml", "--out", "bad"); code != 2 || !strings.Contains(stderr, "inproc, shm, unix, tcp") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}

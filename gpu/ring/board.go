@@ -208,7 +208,6 @@ func (b *board) all(counter func(*lane) *word, want uint32, op *Op) error {
 	return nil
 }
 
-func arrived(l *lane) *word { return &l.arrived }
 func staged(l *lane) *word  { return &l.staged }
 func reduced(l *lane) *word { return &l.reduced }
 func taken(l *lane) *word   { return &l.taken }

@@ -93,10 +93,7 @@ const piece = 32 << 10
 
 // adder sums buffers of one element type in the order they are given. It is
 // owned by one goroutine.
-type adder struct {
-	acc  []float32
-	d, s [][]byte // scratch of sum
-}
+type adder struct{ acc []float32 }
 
 // sum writes the sum of all of from to all of to. All are of one length; a
 // destination may be one of the operands, it may not overlap one in part.

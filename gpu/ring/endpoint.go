@@ -26,6 +26,8 @@ type EndpointConfig struct {
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// NoLocal leaves unix sockets, and with them shared memory, out.
 	NoLocal bool
+	// NoTCP leaves TCP out.
+	NoTCP bool
 }
 
 // Endpoint is where a process takes other ranks' connections. It outlives rings:
@@ -62,7 +64,7 @@ const (
 func NewEndpoint(cfg EndpointConfig) (*Endpoint, error) {
 	e := &Endpoint{cfg: cfg, host: hostID(), tcp: cfg.Listener}
 	e.mu.guests, e.mu.conns = map[uint64]chan guest{}, map[net.Conn]bool{}
-	if e.tcp == nil {
+	if e.tcp == nil && !cfg.NoTCP {
 		addr := cfg.Address
 		if addr == "" {
 			addr = "127.0.0.1:0"
@@ -78,13 +80,17 @@ func NewEndpoint(cfg EndpointConfig) (*Endpoint, error) {
 		rand.Read(name[:])
 		l, err := net.Listen("unix", "@autoglm-ring-"+hex.EncodeToString(name[:]))
 		if err != nil {
-			e.tcp.Close()
+			if e.tcp != nil {
+				e.tcp.Close()
+			}
 			return nil, fmt.Errorf("listen for ranks: %w", err)
 		}
 		e.local = l
 		e.wg.Go(func() { e.serve(l) })
 	}
-	e.wg.Go(func() { e.serve(e.tcp) })
+	if e.tcp != nil {
+		e.wg.Go(func() { e.serve(e.tcp) })
+	}
 	return e, nil
 }
 
@@ -200,7 +206,10 @@ func (e *Endpoint) Close() error {
 	}
 	clear(e.mu.guests)
 	e.mu.Unlock()
-	err := e.tcp.Close()
+	var err error
+	if e.tcp != nil {
+		err = e.tcp.Close()
+	}
 	if e.local != nil {
 		err = errors.Join(err, e.local.Close())
 	}
@@ -216,7 +225,10 @@ func (e *Endpoint) unixAddr() string {
 }
 
 func (e *Endpoint) tcpAddr() string {
-	if e.cfg.Advertise != "" {
+	switch {
+	case e.tcp == nil:
+		return ""
+	case e.cfg.Advertise != "":
 		return e.cfg.Advertise
 	}
 	return e.tcp.Addr().String()

@@ -133,7 +133,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	}
 	if ep == nil {
 		var err error
-		if ep, err = NewEndpoint(EndpointConfig{}); err != nil {
+		if ep, err = NewEndpoint(EndpointConfig{NoTCP: cfg.Backend == SHM || cfg.Backend == Unix, NoLocal: cfg.Backend == TCP}); err != nil {
 			return nil, err
 		}
 		onClose = append(onClose, ep.Close)

@@ -1,17 +1,32 @@
 package ring
 
 import (
+	"context"
+	"errors"
+	"sync"
+	"time"
 	"unsafe"
 )
+
+// InProcess is the backend of a Group whose ranks share memory without more ado.
+const InProcess = "inproc"
 
 // Group is a ring whose ranks are goroutines of one process. Its methods are
 // safe for concurrent use.
 type Group struct {
-	world int
-	epoch uint64
-	stop  *stopper
-	mem   []byte
-	bufs  [][2][]byte // by rank and parity of the operation
+	world   int
+	epoch   uint64
+	backend string
+	stop    *stopper
+
+	// Of InProcess.
+	mem  []byte
+	bufs [][2][]byte // by rank and parity of the operation
+
+	// Of the others.
+	meet Meeting
+	mu   sync.Mutex
+	ends []*Comm
 }
 
 // NewGroup makes a ring of world ranks in this process.
@@ -20,10 +35,52 @@ func NewGroup(world int, epoch uint64) *Group {
 	if off := uintptr(unsafe.Pointer(&mem[0])) & 127; off != 0 {
 		mem = mem[128-off:]
 	}
-	return &Group{world: world, epoch: epoch, stop: newStopper(), mem: mem, bufs: make([][2][]byte, world)}
+	return &Group{world: world, epoch: epoch, backend: InProcess, stop: newStopper(), mem: mem, bufs: make([][2][]byte, world)}
 }
 
-// Rank gives rank r's end, 0 ≤ r < world. It is called once for each rank.
+// NewGroupOver is NewGroup by another backend: the ranks join as processes would.
+// Auto and "" are InProcess. It opens what the backend needs, on loopback only.
+func NewGroupOver(backend string, world int, epoch uint64) *Group {
+	if backend == InProcess || backend == Auto || backend == "" {
+		return NewGroup(world, epoch)
+	}
+	return &Group{world: world, epoch: epoch, backend: backend, stop: newStopper()}
+}
+
+// Join gives rank r's end, 0 ≤ r < world, once for each rank; close it when it is
+// no longer needed. By other backends than InProcess it returns when all ranks
+// have called it.
+func (g *Group) Join(ctx context.Context, r int) (*Comm, error) {
+	if g.backend == InProcess {
+		return g.Rank(r), nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-g.stop.done:
+			cancel(g.stop.reason())
+		case <-ctx.Done():
+		}
+	}()
+	c, err := Form(ctx, Config{
+		Rank: r, World: g.world, Epoch: g.epoch, Backend: g.backend, Rendezvous: &g.meet,
+		Suspect: time.Minute, // they live and die together
+	})
+	if err != nil {
+		g.stop.stop(err)
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if reason := g.stop.reason(); reason != nil {
+		return nil, errors.Join(reason, c.Close())
+	}
+	g.ends = append(g.ends, c)
+	return c, nil
+}
+
+// Rank gives rank r's end of an InProcess ring, 0 ≤ r < world, once for each rank.
 func (g *Group) Rank(r int) *Comm {
 	t := &local{group: g, board: newBoard(g.mem, r, g.world, false, DefaultTimeout, g.stop)}
 	t.board.reach = func(r int, h *head, _ int) []byte { return g.bufs[r][h.seq&1] }
@@ -32,7 +89,15 @@ func (g *Group) Rank(r int) *Comm {
 
 // Abort ends the ring: every operation, running or to come, returns the first
 // reason.
-func (g *Group) Abort(reason error) { g.stop.stop(reason) }
+func (g *Group) Abort(reason error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stop.stop(reason) {
+		for _, c := range g.ends {
+			c.Abort(reason)
+		}
+	}
+}
 
 // local is the in-process transport.
 type local struct {

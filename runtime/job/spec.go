@@ -24,6 +24,7 @@ type Spec struct {
 	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
 	Objective          string            `json:"objective"`           // bits_per_byte
 	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
+	Backend            string            `json:"backend"`             // how the ranks of a training join, one of Backends
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
@@ -107,11 +108,15 @@ func TaskTypes() []string {
 // hardware does and in f32 elsewhere.
 func Precisions() []string { return []string{"auto", "f32", "bf16"} }
 
+// Backends lists what backend may say: auto picks by where the ranks are, so in
+// one process inproc. All give the same bits.
+func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp"} }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Backend: "auto", Retries: 1,
 	}
 }
 
@@ -138,6 +143,9 @@ func (s *Spec) Validate() error {
 	}
 	if s.Objective != "bits_per_byte" {
 		return fieldError("objective", "%q is not known; bits_per_byte is", s.Objective)
+	}
+	if !contains(Backends(), s.Backend) {
+		return fieldError("backend", "%q is not one of %s%s", s.Backend, strings.Join(Backends(), ", "), didYouMean(s.Backend, Backends()))
 	}
 	if !contains(Precisions(), s.Precision) {
 		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))

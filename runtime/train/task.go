@@ -30,6 +30,7 @@ type Task struct {
 	ByteLens   []int  `msgpack:"byte_lens"` // text length of each token id
 	EvalTokens int64  `msgpack:"eval_tokens"`
 
+	Backend         string        `msgpack:"backend"`          // how the ranks join, see gpu/ring; "" picks
 	Threads         int           `msgpack:"threads"`          // of each rank
 	CheckpointEvery time.Duration `msgpack:"checkpoint_every"` // 0 is none inside the segment
 	// Final keeps the best of several evaluations and saves checkpoints while

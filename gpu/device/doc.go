@@ -1,13 +1,25 @@
-// Package device says what this machine has to compute with, and resolves a
-// request such as gpu-4x-a100 or cpu-2 to devices.
+// Package device says what this machine has to compute with, resolves a request
+// such as gpu-4x-a100 or cpu-2 to devices, and leases them.
 //
-//	inv, err := device.Inventory()
-//	devices, err := inv.Match(device.Request{Kind: device.CPU, Count: 2})
+//	m, err := device.Inventory()
+//	leases, err := device.OpenLeases(device.LockDir())
+//	devices, held, err := leases.Acquire(m, device.Request{Kind: device.CPU, Count: 2}, "build run1", 0)
+//	defer held.Release()
 //
-// A CPU device is one core that the process may use (affinity mask and cgroup
-// quota respected). GPUs are seen through /proc/driver/nvidia; this build has no
-// engine for them, and Match says so.
+// A CPU device is one logical processor that the process may use (affinity mask,
+// cpuset and cgroup quota respected). GPUs are seen through /proc/driver/nvidia
+// by every build; one made with the tag gpu asks NVML, and knows their memory,
+// links, load and health too.
 //
-// Vocabulary: inventory (all devices of one machine), request (what a job asks
-// for), device (one unit that a worker owns).
+// The caller's duties: release what was acquired, and compute on a device only
+// while Held.Check returns nil.
+//
+// Invariants: two owners never hold one device of a host, across processes and
+// users that share the lock folder; a lease ends with its process, however that
+// ends. A device that is sick is never matched.
+//
+// Vocabulary: inventory (all devices of one machine), source (who knows of
+// them), request (what a job asks for), device (one unit that a worker owns),
+// lease (the right to compute on one), epoch (counts a device's leases), sick
+// (taken out, and why).
 package device

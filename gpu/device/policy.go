@@ -1,0 +1,37 @@
+package device
+
+import "fmt"
+
+// LoadPolicy says where work goes that may run on either kind: to the GPU while
+// its load is under the threshold, otherwise to the CPU.
+type LoadPolicy struct {
+	Threshold  float64 `json:"threshold"`  // load of the GPU, 0 to 1
+	Hysteresis float64 `json:"hysteresis"` // so far below the threshold the load must fall before work comes back
+}
+
+// DefaultLoadPolicy is 0.7, and back at 0.6.
+func DefaultLoadPolicy() LoadPolicy { return LoadPolicy{Threshold: 0.7, Hysteresis: 0.1} }
+
+// Validate names the field that is wrong.
+func (p LoadPolicy) Validate() error {
+	if !(p.Threshold > 0 && p.Threshold <= 1) {
+		return fmt.Errorf("threshold %v is not above 0 and at most 1", p.Threshold)
+	}
+	if !(p.Hysteresis >= 0 && p.Hysteresis < p.Threshold) {
+		return fmt.Errorf("hysteresis %v is not between 0 and the threshold %v", p.Hysteresis, p.Threshold)
+	}
+	return nil
+}
+
+// Next is where work goes now. Last is where it went before, Auto at the start.
+// A load that isn't known (negative, NaN) keeps it off the GPU.
+func (p LoadPolicy) Next(last Kind, load float64) Kind {
+	limit := p.Threshold
+	if last == CPU {
+		limit -= p.Hysteresis
+	}
+	if load >= 0 && load < limit {
+		return GPU
+	}
+	return CPU
+}

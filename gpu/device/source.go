@@ -1,0 +1,34 @@
+package device
+
+import "os"
+
+// Source knows of some of a machine's devices. Calls may block for as long as a
+// driver does (NVML: up to seconds), never overlap, and return fresh values that
+// belong to the caller. A device that can't be read is returned as sick; an
+// error means that nothing could be read.
+type Source interface {
+	Name() string
+	Scan() (Machine, error) // MemoryBytes is 0 unless the source knows the host's
+	Close() error
+}
+
+// Sources are those of this machine and build: processors, then GPUs.
+func Sources() []Source {
+	return []Source{NewProcFS(os.DirFS("/")), newGPUSource()}
+}
+
+// Scan puts together what sources see.
+func Scan(sources ...Source) (Machine, error) {
+	var m Machine
+	for _, s := range sources {
+		part, err := s.Scan()
+		if err != nil {
+			return m, err
+		}
+		m.Devices = append(m.Devices, part.Devices...)
+		m.Links = append(m.Links, part.Links...)
+		m.Notes = append(m.Notes, part.Notes...)
+		m.MemoryBytes = max(m.MemoryBytes, part.MemoryBytes)
+	}
+	return m, nil
+}

@@ -1,0 +1,7 @@
+//go:build !gpu
+
+package device
+
+import "os"
+
+func newGPUSource() Source { return NewDriver(os.DirFS("/"), openDevice) }

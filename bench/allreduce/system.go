@@ -406,15 +406,7 @@ func secured(text string) (*ring.Endpoint, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(cert.Leaf)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool})
-	if err != nil {
-		return nil, err
-	}
-	return ring.NewEndpoint(ring.EndpointConfig{
-		Listener: l, NoLocal: true,
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			d := tls.Dialer{Config: &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: "ring"}}
-			return d.DialContext(ctx, "tcp", addr)
-		},
-	})
+	return ring.NewEndpoint(ring.EndpointConfig{NoLocal: true, TLS: &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool, ServerName: "ring",
+	}})
 }

@@ -141,7 +141,7 @@ func (v *view) Progress(p actors.Progress) {
 		}{"progress", p.Trial, p.Metrics})
 	case !v.live && p.Trial == "final" && time.Since(v.shown[p.Seq]) > 5*time.Second:
 		v.shown[p.Seq] = time.Now()
-		fmt.Fprintf(v.out, "%6s  final     step %d, loss %.3f, %.0f tokens/s\n", clock(v.active()), m.Step, m.Loss, m.PerSecond)
+		fmt.Fprintf(v.out, "%6s  final     step %d, loss %.3f, %.0f tokens/s%s\n", clock(v.active()), m.Step, m.Loss, m.PerSecond, waited(m))
 	}
 }
 
@@ -359,4 +359,12 @@ func (v *view) interrupted() {
 		v.line(map[string]string{"event": "interrupted", "dir": v.dir, "resume": "autoglm resume " + v.dir})
 	}
 	fmt.Fprintf(os.Stderr, "Interrupted; everything is kept. Go on with:\n  autoglm resume %s\n", v.dir)
+}
+
+// waited says how much of the time a rank only waited for the others' gradients.
+func waited(m train.StepMetrics) string {
+	if m.SyncBytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %.1f%% waiting for the ring", 100*m.SyncShare)
 }

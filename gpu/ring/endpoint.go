@@ -3,6 +3,7 @@ package ring
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,6 +25,10 @@ type EndpointConfig struct {
 	Advertise string
 	// Dial reaches another rank's TCP address; nil is a plain connection.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// TLS secures TCP on both sides; nil is plain, or what Listener and Dial do. With
+	// a ServerName that one is checked, otherwise the host of the dialled address.
+	// Shared memory and unix sockets need none: nobody else can reach them.
+	TLS *tls.Config
 	// NoLocal leaves unix sockets, and with them shared memory, out.
 	NoLocal bool
 	// NoTCP leaves TCP out.
@@ -74,6 +79,9 @@ func NewEndpoint(cfg EndpointConfig) (*Endpoint, error) {
 			return nil, fmt.Errorf("listen for ranks: %w", err)
 		}
 		e.tcp = l
+	}
+	if cfg.TLS != nil && e.tcp != nil {
+		e.tcp = e.cfg.overTLS(e.tcp)
 	}
 	if !cfg.NoLocal {
 		var name [12]byte

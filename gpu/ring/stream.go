@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -88,6 +89,7 @@ func later(n int, e unix.Errno) (int, error) {
 // writes behind, through one buffer, and an eventfd tells when there is something.
 type pump struct {
 	conn  net.Conn
+	under *batched // of conn, where it gathers writes; nil where not
 	event int
 	reads bool
 
@@ -99,7 +101,7 @@ type pump struct {
 	done chan struct{}
 }
 
-const pumpBuffer = 512 << 10
+const pumpBuffer = 1 << 20
 
 func newPump(c net.Conn, reads bool) (*pump, error) {
 	e, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -108,6 +110,11 @@ func newPump(c net.Conn, reads bool) (*pump, error) {
 	}
 	p := &pump{conn: c, event: e, reads: reads, buf: make([]byte, pumpBuffer), done: make(chan struct{})}
 	p.cond = sync.NewCond(&p.mu)
+	if t, ok := c.(*tls.Conn); ok && !reads {
+		if p.under, ok = t.NetConn().(*batched); ok {
+			p.under.gather()
+		}
+	}
 	if reads {
 		go p.fill()
 	} else {
@@ -165,7 +172,7 @@ func (p *pump) fill() {
 // drain writes behind.
 func (p *pump) drain() {
 	defer close(p.done)
-	tmp := make([]byte, 64<<10)
+	tmp := make([]byte, batchBytes)
 	for {
 		p.mu.Lock()
 		for p.r == p.w && p.err == nil {
@@ -181,7 +188,11 @@ func (p *pump) drain() {
 		}
 		p.signal()
 		p.mu.Unlock()
-		if _, err := p.conn.Write(tmp[:n]); err != nil {
+		_, err := p.conn.Write(tmp[:n])
+		if err == nil && p.under != nil {
+			err = p.under.flush()
+		}
+		if err != nil {
 			p.mu.Lock()
 			if p.err == nil {
 				p.err = err

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"math"
 	"math/big"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -43,17 +42,9 @@ func widen(dt DType, h uint16) float32 {
 func tlsEndpoint(t testing.TB) *Endpoint {
 	t.Helper()
 	cert, pool := certificate(t)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ep, err := NewEndpoint(EndpointConfig{
-		Listener: l, NoLocal: true,
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			d := tls.Dialer{Config: &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: "ring"}}
-			return d.DialContext(ctx, "tcp", addr)
-		},
-	})
+	ep, err := NewEndpoint(EndpointConfig{NoLocal: true, TLS: &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool, ServerName: "ring",
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

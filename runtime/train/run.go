@@ -11,12 +11,40 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
-// Collective joins the ranks of a run: one member of a ring. Reduce and Wait are
-// called from the run's goroutine alone. Wait blocks until all ranks are there
-// or the ring is aborted.
+// Collective joins the ranks of a run: one rank's end of a ring. It is called from
+// the run's goroutine alone. Wait blocks until all ranks are there or the ring is
+// aborted. Commit stands between a step's sums and their use: where it returns nil
+// on any rank, all ranks hold the sums.
 type Collective interface {
 	Reduce(bucket int, b ring.Buffer)
 	Wait() error
+	Commit(step uint64) error
+}
+
+// meter measures what a run spends on its ring.
+type meter struct {
+	Collective
+	exposed time.Duration // in which the rank did nothing but wait
+	bytes   int64         // handed over to be summed
+}
+
+func (m *meter) Reduce(bucket int, b ring.Buffer) {
+	if bucket >= 0 { // control words have numbers below
+		m.bytes += int64(b.Len() * b.DType.Size())
+	}
+	m.Collective.Reduce(bucket, b)
+}
+
+func (m *meter) Wait() error {
+	begin := time.Now()
+	defer func() { m.exposed += time.Since(begin) }()
+	return m.Collective.Wait()
+}
+
+func (m *meter) Commit(step uint64) error {
+	begin := time.Now()
+	defer func() { m.exposed += time.Since(begin) }()
+	return m.Collective.Commit(step)
 }
 
 // ErrDiverged means that the loss or the gradient is no longer a number.
@@ -31,6 +59,8 @@ type StepMetrics struct {
 	LR        float64 `json:"lr" msgpack:"lr"`               // share of the peak rate
 	GradNorm  float64 `json:"grad_norm" msgpack:"grad_norm"`
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
+	SyncShare float64 `json:"sync_share,omitempty" msgpack:"sync_share"`       // of the time, in which the rank only waited for the ring; of several ranks
+	SyncBytes int64   `json:"sync_bytes,omitempty" msgpack:"sync_bytes"`       // of gradient summed in a step
 	Bits      float64 `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"` // of a validation sample, where one was taken
 }
 
@@ -66,6 +96,12 @@ type Run struct {
 // ctx's cause, the ring's, or the engine's; the state is where the last whole
 // step ended.
 func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
+	var sync *meter
+	if r.World > 1 {
+		sync = &meter{Collective: r.Ring}
+		defer func(own Collective) { r.Ring = own }(r.Ring)
+		r.Ring = sync
+	}
 	batches := NewBatches(r.Train, r.Config.Arch.Context, r.Config.Seed)
 	t := r.Config.Arch.Context
 	total := r.Config.Sequences()
@@ -107,6 +143,11 @@ func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
 		if err != nil {
 			return st, err
 		}
+		if sync != nil {
+			if err := sync.Commit(uint64(st.Step + 1)); err != nil {
+				return st, err
+			}
+		}
 		share := rate(r.Config, st.Step, pos, seg)
 		norm, err := r.Model.Update(r.hyper(share))
 		if errors.Is(err, engine.ErrNotFinite) {
@@ -128,10 +169,16 @@ func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
 		now = r.Clock()
 		st.Seconds = base + (now - start).Seconds()
 		if r.Events.Step != nil && (now-lastReport >= 250*time.Millisecond || st.Step == 1) {
-			r.Events.Step(StepMetrics{
+			m := StepMetrics{
 				Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Loss: lossSum / float64(lossSteps), LR: share, GradNorm: norm,
 				PerSecond: float64(st.Tokens-reportTokens) / max((now-lastReport).Seconds(), 1e-9),
-			})
+			}
+			if sync != nil {
+				m.SyncShare = sync.exposed.Seconds() / max((now-lastReport).Seconds(), 1e-9)
+				m.SyncBytes = sync.bytes / int64(lossSteps)
+				sync.exposed, sync.bytes = 0, 0
+			}
+			r.Events.Step(m)
 			lastReport, reportTokens, lossSum, lossSteps = now, st.Tokens, 0, 0
 		}
 		if r.Events.Checkpoint != nil && r.CheckpointEvery > 0 && now-lastCheckpoint >= r.CheckpointEvery {

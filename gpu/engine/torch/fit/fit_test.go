@@ -1,0 +1,190 @@
+package fit
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const wrappers = `void atg_one(tensor *out__, tensor self) {
+  PROTECT(
+    auto outputs__ = torch::one(*self);
+    out__[0] = new torch::Tensor(outputs__);
+  )
+}
+
+tensor *atg_two(tensor *tensors_data, int tensors_len) {
+  PROTECT(
+    return torch::two();
+  )
+  return nullptr;
+}
+int64_t atg_three(tensor self) {
+  PROTECT(
+    return torch::three(*self);
+  )
+  return 0;
+}
+`
+
+func TestBlank(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		lines []int
+		want  []string // names
+		err   string
+	}{
+		{name: "none"},
+		{name: "void", lines: []int{3}, want: []string{"atg_one"}},
+		{name: "pointer, twice", lines: []int{10, 9}, want: []string{"atg_two"}},
+		{name: "all, out of order", lines: []int{16, 4, 10}, want: []string{"atg_one", "atg_two", "atg_three"}},
+		{name: "the signature itself", lines: []int{14}, want: []string{"atg_three"}},
+		{name: "between wrappers", lines: []int{7}, err: "in no wrapper"},
+		{name: "outside", lines: []int{99}, err: "outside"},
+	} {
+		out, names, err := blank([]byte(wrappers), c.lines)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: error %v, want one with %q", c.name, err, c.err)
+			}
+			continue
+		}
+		if err != nil || !slices.Equal(names, c.want) {
+			t.Errorf("%s: blanked %v, %v; want %v", c.name, names, err, c.want)
+		}
+		if bytes.Count(out, []byte("\n")) != strings.Count(wrappers, "\n") {
+			t.Errorf("%s: lines moved", c.name)
+		}
+		for _, name := range []string{"one", "two", "three"} {
+			kept := bytes.Contains(out, []byte("torch::"+name+"("))
+			if blanked := slices.Contains(c.want, "atg_"+name); kept == blanked {
+				t.Errorf("%s: body of %s kept %t, blanked %t", c.name, name, kept, blanked)
+			}
+		}
+	}
+}
+
+func TestBlankGolden(t *testing.T) {
+	out, _, err := blank([]byte(wrappers), []int{3, 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"{\n  PROTECT(throw std::runtime_error(\"atg_one is not in this libtorch\");)\n\n\n\n}\n",
+		"{\n  PROTECT(throw std::runtime_error(\"atg_two is not in this libtorch\");) return 0;\n\n\n\n}\n",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	got := parseErrors("In file included from a.cpp:1:\n/x/torch_api_generated.cpp.h:12:3: error: ‘qr’ is not a member\n  12 | x\nb.h:7: fatal error: no such file\nc.h:3:1: note: here\nd.h:0:1: error: no\r\n")
+	want := []compileError{{"/x/torch_api_generated.cpp.h", 12, "‘qr’ is not a member"}, {"b.h", 7, "no such file"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestParseVersion(t *testing.T) {
+	for text, want := range map[string]string{
+		"#define TORCH_VERSION_MAJOR 2\n/// x\n#define TORCH_VERSION_MINOR 15\n# define TORCH_VERSION_PATCH 3\n#define TORCH_VERSION \\\n": "2.15.3",
+		"#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_PATCH 3\n":                                                                   "TORCH_VERSION_MINOR is not defined",
+		"#define TORCH_VERSION_MAJOR 99999999999999999999\n":                                                                               "TORCH_VERSION_MAJOR is 99999999999999999999: not a number",
+	} {
+		v, err := parseVersion(text)
+		got := v.String()
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestABI(t *testing.T) {
+	newer := "_ZN3c105ErrorC2ENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEES6_PKv"
+	older := "_ZN3c105ErrorC1ENS_14SourceLocationESs"
+	if cxx11, symbol, err := abiOf("l", []string{"x", newer}); err != nil || !cxx11 || symbol != newer {
+		t.Error(cxx11, symbol, err)
+	}
+	if cxx11, symbol, err := abiOf("l", []string{older}); err != nil || cxx11 || symbol != older {
+		t.Error(cxx11, symbol, err)
+	}
+	if _, _, err := abiOf("l", []string{"memcpy"}); err == nil || !strings.Contains(err.Error(), "_ZN3c105ErrorC") {
+		t.Errorf("no constructor: %v", err)
+	}
+}
+
+func TestLibGo(t *testing.T) {
+	l := Libtorch{Include: "/t/include", Lib: "/t/lib", Version: Version{2, 1, 0}, Standard: "c++17"}
+	got, err := l.libGo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`-std=c++17 -O2 -w -D_GLIBCXX_USE_CXX11_ABI=0 "-I/t/include" "-I/t/include/torch/csrc/api/include"`, `"-L/t/lib"`, `"-Wl,-rpath,/t/lib"`, "package libtch\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	l.CXX11, l.Standard = true, "c++20"
+	if got, err = l.libGo(); err != nil || strings.Contains(got, "CXX11_ABI") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	l.Lib = "/t\"/lib"
+	if _, err := l.libGo(); err == nil {
+		t.Error("a path with a quote was taken")
+	}
+}
+
+func TestLinkError(t *testing.T) {
+	err := linkError("x.o: undefined reference to `c10::Error::Error(std::string)'\n", Libtorch{})
+	if err == nil || !strings.Contains(err.Error(), "c10::Error::Error(std::string)") {
+		t.Errorf("link error %v doesn't name the symbol", err)
+	}
+	if err := linkError("no space left", Libtorch{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "lib/libtorch.so") {
+		t.Errorf("empty folder: %v", err)
+	}
+	if _, err := sourceRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "--source") {
+		t.Errorf("no source: %v", err)
+	}
+}
+
+func FuzzBlank(f *testing.F) {
+	f.Add([]byte(wrappers), "torch_api_generated.cpp.h:3:1: error: no")
+	f.Add([]byte("void atg_x() {\n}\n"), "a:1: error: b\na:2: error: c")
+	f.Fuzz(func(t *testing.T, src []byte, output string) {
+		var lines []int
+		for _, e := range parseErrors(output) {
+			lines = append(lines, e.Line)
+		}
+		out, names, err := blank(src, lines)
+		if err != nil {
+			return
+		}
+		if bytes.Count(out, []byte("\n")) != bytes.Count(src, []byte("\n")) {
+			t.Error("lines moved")
+		}
+		if (len(names) == 0) != (len(lines) == 0) {
+			t.Errorf("%d lines, %d wrappers", len(lines), len(names))
+		}
+	})
+}
+
+func FuzzParseVersion(f *testing.F) {
+	f.Add("#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 15\n#define TORCH_VERSION_PATCH 0\n")
+	f.Fuzz(func(t *testing.T, header string) {
+		if v, err := parseVersion(header); err == nil && (v.Major < 0 || v.Minor < 0 || v.Patch < 0) {
+			t.Errorf("version %v", v)
+		}
+	})
+}

@@ -1,0 +1,239 @@
+//go:build libtorch
+
+package torch
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+)
+
+// mode is what a pass over a batch is for.
+type mode int
+
+const (
+	training mode = iota // loss and gradients
+	scoring              // loss
+)
+
+// pass runs sequences from … from+n of a batch and returns the sum of their
+// scored targets' negative log-likelihoods. When training it adds their gradients, all of
+// them or, on an error, none.
+func (m *Model) pass(b engine.Batch, from, n int, mode mode) (nll float64, err error) {
+	if m.refuse != nil && m.refuse(n) {
+		return 0, errMemory
+	}
+	var s scope
+	defer s.free()
+	if mode == training {
+		lib.AtGradSetEnabled(1)
+		// Micro-batches of one batch drop different elements.
+		lib.SetSeed(int64(b.Seed + uint64(from)*0x9e3779b97f4a7c15))
+	}
+	defer lib.AtGradSetEnabled(0)
+	if mode != training {
+		lib.AtGradSetEnabled(0)
+	}
+	logits := m.forward(&s, b, from, n, mode == training) // [n·T, V]
+	targets := s.ids(b.Targets[from*b.T:(from+n)*b.T], m.opt.Device, int64(n*b.T))
+	// The sum over targets that are not ignored.
+	const sumReduction = 2
+	loss := s.op(func(o *tensor) {
+		lib.AtgCrossEntropyLoss(o, logits, targets, nil, sumReduction, int64(engine.Ignore), 0)
+	})
+	nll = s.value(loss)
+	if mode == training && s.err == nil {
+		objective := loss
+		if m.opt.ZLoss > 0 {
+			objective = s.add(loss, s.scale(m.logZ(&s, logits, b.Targets[from*b.T:(from+n)*b.T]), m.opt.ZLoss))
+		}
+		grads := s.backward(s.scale(objective, 1/b.Norm), m.order)
+		lib.AtGradSetEnabled(0)
+		for i, g := range grads {
+			s.addInto(m.grads.views[i], g)
+		}
+	}
+	return nll, s.err
+}
+
+// logZ is Σ log²Z over the scored rows of logits.
+func (m *Model) logZ(s *scope, logits tensor, targets []int32) tensor {
+	z := s.op(func(o *tensor) { lib.AtgLogsumexp(o, logits, []int64{1}, 1, 0) })
+	scored := make([]float32, len(targets))
+	for i, t := range targets {
+		if t != engine.Ignore {
+			scored[i] = 1
+		}
+	}
+	mask := s.zeros(cpu, int64(len(targets)))
+	if s.err == nil {
+		copy(unsafe.Slice((*float32)(lib.AtDataPtr(mask)), len(targets)), scored)
+	}
+	return s.sum(s.mul(s.square(z), s.to(mask, m.opt.Device)), kindFloat32)
+}
+
+// ids copies token ids to the device.
+func (s *scope) ids(ids []int32, device int, shape ...int64) tensor {
+	t := s.op(func(o *tensor) { lib.AtgZeros(o, shape, len(shape), kindInt64, cpu) })
+	if s.err == nil {
+		for i, p := 0, unsafe.Slice((*int64)(lib.AtDataPtr(t)), len(ids)); i < len(p); i++ {
+			p[i] = int64(ids[i])
+		}
+	}
+	return s.to(t, device)
+}
+
+// Logits is the forward pass alone, without dropout: [B, T, V] in new memory.
+func (m *Model) Logits(b engine.Batch) ([]float32, error) {
+	if err := m.check(b, false); err != nil {
+		return nil, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	lib.AtGradSetEnabled(0)
+	var s scope
+	defer s.free()
+	x := s.to(m.forward(&s, b, 0, b.B, false), cpu)
+	x = s.op(func(o *tensor) { lib.AtgContiguous(o, x) })
+	if s.err != nil {
+		return nil, fmt.Errorf("torch: logits: %w", s.err)
+	}
+	out := make([]float32, b.B*b.T*m.arch.Vocab)
+	copy(out, unsafe.Slice((*float32)(lib.AtDataPtr(x)), len(out)))
+	return out, nil
+}
+
+// forward is the model: logits [B·T, V] of sequences from … from+B. Sizes:
+//
+//	B sequences   T tokens   C width   H query heads   K key/value heads   D head size   V vocabulary
+func (m *Model) forward(s *scope, batch engine.Batch, from, n int, train bool) tensor {
+	a := &m.arch
+	B, T, C, V := int64(n), int64(batch.T), int64(a.Dim), int64(a.Vocab)
+	bf16 := train && m.opt.Precision == engine.BF16
+	drop := func(x tensor) tensor {
+		if !train || m.opt.Dropout == 0 {
+			return x
+		}
+		return s.op(func(o *tensor) { lib.AtgDropout(o, x, m.opt.Dropout, 1) })
+	}
+	linear := func(x tensor, name string) tensor { return s.linear(x, m.leaves[name], bf16) }
+
+	ids := s.ids(batch.Inputs[from*batch.T:(from+n)*batch.T], m.opt.Device, B, T)
+	embed := m.leaves["model.embed_tokens.weight"]
+	x := s.op(func(o *tensor) { lib.AtgEmbedding(o, embed, ids, -1, 0, 0) }) // [B, T, C]
+	x = drop(x)
+	for l := range a.Layers {
+		p := fmt.Sprintf("model.layers.%d.", l)
+		y := s.rmsNorm(x, m.leaves[p+"input_layernorm.weight"], a.NormEps)
+		q := linear(y, p+"self_attn.q_proj.weight")
+		k := linear(y, p+"self_attn.k_proj.weight")
+		v := linear(y, p+"self_attn.v_proj.weight")
+		y = m.attend(s, q, k, v, B, T, bf16) // [B, T, C]
+		x = s.add(x, drop(linear(y, p+"self_attn.o_proj.weight")))
+		y = s.rmsNorm(x, m.leaves[p+"post_attention_layernorm.weight"], a.NormEps)
+		gate := linear(y, p+"mlp.gate_proj.weight") // [B, T, F]
+		gate = s.op(func(o *tensor) { lib.AtgSilu(o, gate) })
+		y = s.mul(gate, linear(y, p+"mlp.up_proj.weight"))
+		x = s.add(x, drop(linear(y, p+"mlp.down_proj.weight")))
+	}
+	x = s.rmsNorm(x, m.leaves["model.norm.weight"], a.NormEps)
+	head := embed
+	if !a.Tied {
+		head = m.leaves["lm_head.weight"]
+	}
+	return s.view(s.linear(s.view(x, B*T, C), head, bf16), B*T, V)
+}
+
+// linear is x·Wᵀ; in bf16 both are rounded, and the result is float32 again.
+func (s *scope) linear(x, w tensor, bf16 bool) tensor {
+	if bf16 {
+		x, w = s.cast(x, kindBF16), s.cast(w, kindBF16)
+	}
+	y := s.op(func(o *tensor) { lib.AtgLinear(o, x, w, nil) })
+	if bf16 {
+		y = s.cast(y, kindFloat32)
+	}
+	return y
+}
+
+// rmsNorm is x/√(mean(x²)+eps)·g over the last dimension.
+func (s *scope) rmsNorm(x, g tensor, eps float64) tensor {
+	square := s.square(x)
+	mean := s.op(func(o *tensor) { lib.AtgMeanDim(o, square, []int64{-1}, 1, 1, kindFloat32) })
+	mean = s.addScalar(mean, eps)
+	rstd := s.op(func(o *tensor) { lib.AtgRsqrt(o, mean) })
+	return s.mul(s.mul(x, rstd), g)
+}
+
+// attend is causal grouped-query attention of q [B, T, H·D], k and v [B, T, K·D].
+func (m *Model) attend(s *scope, q, k, v tensor, B, T int64, bf16 bool) tensor {
+	a := &m.arch
+	H, K, D := int64(a.Heads), int64(a.KVHeads), int64(a.HeadDim())
+	cos, sin := s.narrow(m.cos, 0, 0, int(T)), s.narrow(m.sin, 0, 0, int(T))
+	heads := func(x tensor, n int64) tensor { return s.transpose(s.view(x, B, T, n, D), 1, 2) } // [B, n, T, D]
+	q = s.rotate(heads(q, H), cos, sin, int(D))
+	k = s.rotate(heads(k, K), cos, sin, int(D))
+	v = heads(v, K)
+	if K < H {
+		// Each key and value head serves H/K query heads that stand together.
+		share := func(x tensor) tensor {
+			x = s.view(x, B, K, 1, T, D)
+			shape := []int64{B, K, H / K, T, D}
+			x = s.op(func(o *tensor) { lib.AtgExpand(o, x, shape, len(shape), 0) })
+			return s.view(x, B, H, T, D)
+		}
+		k, v = share(k), share(v)
+	}
+	if bf16 {
+		q, k, v = s.cast(q, kindBF16), s.cast(k, kindBF16), s.cast(v, kindBF16)
+	}
+	var y tensor
+	if m.fused {
+		y = s.op(func(o *tensor) { lib.AtgScaledDotProductAttention(o, q, k, v, nil, 0, 1, 0, 1) })
+	} else {
+		y = s.composed(q, k, v, m.opt.Device, T, D)
+	}
+	if bf16 {
+		y = s.cast(y, kindFloat32)
+	}
+	return s.view(s.transpose(y, 1, 2), B, T, H*D)
+}
+
+// rotate is the half-split rotary embedding of x [B, n, T, D].
+func (s *scope) rotate(x, cos, sin tensor, D int) tensor {
+	low, high := s.narrow(x, 3, 0, D/2), s.narrow(x, 3, D/2, D/2)
+	halves := []tensor{s.op(func(o *tensor) { lib.AtgNeg(o, high) }), low}
+	turned := s.op(func(o *tensor) { lib.AtgCat(o, halves, 2, 3) })
+	return s.add(s.mul(x, cos), s.mul(turned, sin))
+}
+
+// composed is causal attention out of products and a softmax, for a libtorch
+// without the fused one.
+func (s *scope) composed(q, k, v tensor, device int, T, D int64) tensor {
+	scores := s.scale(s.matmul(q, s.transpose(k, 2, 3)), 1/math.Sqrt(float64(D)))
+	future := s.zeros(device, T, T)
+	future = s.addScalar(future, 1)
+	future = s.op(func(o *tensor) { lib.AtgTriu(o, future, 1) })
+	const kindBool = 11
+	future = s.cast(future, kindBool)
+	scores = s.scalar(math.Inf(-1), func(o *tensor, v lib.Cscalar) { lib.AtgMaskedFill(o, scores, future, v) })
+	p := s.op(func(o *tensor) { lib.AtgSoftmax(o, scores, -1, kindFloat32) })
+	return s.matmul(s.op(func(o *tensor) { lib.AtgToDtype(o, p, lib.AtScalarType(v), 0, 0) }), v)
+}
+
+// probeAttention asks for the fused attention once.
+func (m *Model) probeAttention() {
+	if m.own.err != nil {
+		return
+	}
+	var s scope
+	defer s.free()
+	x := s.zeros(m.opt.Device, 1, 1, 2, 8)
+	s.op(func(o *tensor) { lib.AtgScaledDotProductAttention(o, x, x, x, nil, 0, 1, 0, 1) })
+	m.fused = s.err == nil
+}

@@ -1,0 +1,361 @@
+//go:build libtorch
+
+package torch
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/ring"
+)
+
+// Options says how a model is held and trained.
+type Options struct {
+	Device    int              // CPU, or a CUDA device from 0 on
+	Threads   int              // of libtorch's operations on a CPU, for the whole process; 0 is 1
+	MaxBatch  int              // B: most sequences of one batch; 0 is 1
+	MaxSeq    int              // T: most tokens of a sequence; 0 is the shape's context
+	Dropout   float64          // probability, on the embedding's output and each branch's; 0 ≤ p < 1
+	ZLoss     float64          // weight of mean log²Z in the gradient (PaLM's); 0 is none
+	Optimizer engine.Optimizer // "" is AdamW
+	Precision engine.Precision // of the products while training; "" is F32, Auto is BF16 on CUDA
+	Seed      uint64           // of the initial parameters
+}
+
+// CPU is Options.Device of the processor.
+const CPU = cpu
+
+// DefaultOptions is the CPU, one thread, sixteen sequences, AdamW.
+func DefaultOptions() Options {
+	return Options{Device: CPU, Threads: 1, MaxBatch: 16, Optimizer: engine.AdamW}
+}
+
+func (o Options) withDefaults(a glm.Arch) Options {
+	o.Threads = max(o.Threads, 1)
+	if o.MaxBatch == 0 {
+		o.MaxBatch = 1
+	}
+	if o.MaxSeq == 0 {
+		o.MaxSeq = a.Context
+	}
+	if o.Optimizer == "" {
+		o.Optimizer = engine.AdamW
+	}
+	switch {
+	case o.Precision == "", o.Precision == engine.Auto && o.Device == CPU:
+		o.Precision = engine.F32
+	case o.Precision == engine.Auto:
+		o.Precision = engine.BF16
+	}
+	return o
+}
+
+// Validate reports the first option that cannot be used.
+func (o Options) Validate() error {
+	switch {
+	case o.Device < CPU:
+		return fmt.Errorf("torch: device is %d, must be %d (the CPU) or a CUDA device's number", o.Device, CPU)
+	case o.MaxBatch < 1:
+		return fmt.Errorf("torch: max batch is %d, must be positive", o.MaxBatch)
+	case o.MaxSeq < 1:
+		return fmt.Errorf("torch: max sequence is %d, must be positive", o.MaxSeq)
+	case !(o.Dropout >= 0 && o.Dropout < 1):
+		return fmt.Errorf("torch: dropout is %g, must be in [0, 1)", o.Dropout)
+	case !(o.ZLoss >= 0) || math.IsInf(o.ZLoss, 0):
+		return fmt.Errorf("torch: z-loss weight is %g, must be finite and not negative", o.ZLoss)
+	case o.Precision != engine.F32 && o.Precision != engine.BF16:
+		return fmt.Errorf("torch: precision %q is unknown, use %q, %q or %q", o.Precision, engine.Auto, engine.F32, engine.BF16)
+	case o.Optimizer != engine.AdamW && o.Optimizer != engine.Muon:
+		return fmt.Errorf("torch: optimizer %q is unknown, use %q or %q", o.Optimizer, engine.AdamW, engine.Muon)
+	}
+	return nil
+}
+
+// arena is a flat tensor of all parameters, gradients or moments, laid out as
+// glm.Arch.Layout says.
+type arena struct {
+	flat  tensor    // [size] on the device
+	host  []float32 // its memory on a CPU, a copy of it otherwise
+	views []tensor  // of each parameter, in its shape
+}
+
+// Model is one replica. It implements engine.Model and is owned by one goroutine.
+type Model struct {
+	arch   glm.Arch
+	opt    Options
+	layout []glm.Param
+	size   int
+
+	own                   scope // the tensors below; freed by Close
+	params, grads, m1, m2 arena
+	leaves                map[string]tensor // parameters that autograd sees, over params' memory
+	order                 []tensor          // leaves in the layout's order
+	cos, sin              tensor            // [MaxSeq, D] of the rotary embedding
+	step                  [1]float32        // updates taken
+
+	fused  bool // libtorch has scaled_dot_product_attention
+	micro  int  // sequences that fit the device at once; falls when memory is short
+	staged bool // grads.host was given away for summing and isn't on the device yet
+	// refuse stands in for a device's refusal of memory, in tests.
+	refuse func(sequences int) bool
+}
+
+var _ engine.Model = (*Model)(nil)
+
+// New makes a model with initial parameters drawn from o.Seed, those that engine
+// native draws.
+func New(a glm.Arch, o Options) (*Model, error) {
+	if err := a.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults(a)
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if n := int(lib.AtcCudaDeviceCount()); o.Device >= n {
+		return nil, fmt.Errorf("torch: device %d, but libtorch sees %d CUDA devices; see nvidia-smi and that this libtorch is CUDA's", o.Device, n)
+	}
+	lib.SetThreads(o.Threads)
+	m := &Model{arch: a, opt: o, micro: o.MaxBatch, leaves: map[string]tensor{}}
+	m.layout, m.size = a.Layout()
+	for _, to := range []*arena{&m.params, &m.grads, &m.m1, &m.m2} {
+		*to = m.newArena()
+	}
+	s := &m.own
+	for i, p := range m.layout {
+		leaf := s.op(func(o *tensor) { lib.AtgDetach(o, m.params.views[i]) })
+		s.op(func(o *tensor) { lib.AtgRequiresGrad_(o, leaf, 1) })
+		m.leaves[p.Name] = leaf
+		m.order = append(m.order, leaf)
+	}
+	m.rotary()
+	m.probeAttention()
+	if s.err == nil {
+		a.Init(m.params.host, o.Seed)
+		m.upload(s, &m.params)
+	}
+	if s.err != nil {
+		err := fmt.Errorf("torch: %w", s.err)
+		s.free()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Model) newArena() arena {
+	s := &m.own
+	a := arena{flat: s.zeros(m.opt.Device, int64(m.size))}
+	if s.err != nil {
+		return a
+	}
+	if m.opt.Device == CPU {
+		a.host = unsafe.Slice((*float32)(lib.AtDataPtr(a.flat)), m.size)
+	} else {
+		a.host = make([]float32, m.size)
+	}
+	for _, p := range m.layout {
+		a.views = append(a.views, s.view(s.narrow(a.flat, 0, p.Offset, p.Elems), dims(p.Shape)...))
+	}
+	return a
+}
+
+func dims(shape []int) []int64 {
+	d := make([]int64, len(shape))
+	for i, n := range shape {
+		d[i] = int64(n)
+	}
+	return d
+}
+
+// upload and download move an arena between its host copy and the device; on a
+// CPU they are one.
+func (m *Model) upload(s *scope, a *arena) {
+	if m.opt.Device != CPU {
+		s.copyInto(a.flat, s.blob(a.host, int64(m.size)))
+	}
+}
+
+func (m *Model) download(s *scope, a *arena) {
+	if m.opt.Device != CPU {
+		s.copyInto(s.blob(a.host, int64(m.size)), a.flat)
+	}
+}
+
+// blob is a tensor over x, which stays in its place: the caller keeps x alive
+// until the scope's end.
+func (s *scope) blob(x []float32, shape ...int64) tensor {
+	return s.op(func(o *tensor) { *o = lib.TensorOfBlob(unsafe.Pointer(&x[0]), shape, kindFloat32, cpu) })
+}
+
+// rotary makes the tables of cosines and sines, in float32 as Hugging Face does.
+func (m *Model) rotary() {
+	T, D := m.opt.MaxSeq, m.arch.HeadDim()
+	cos, sin := make([]float32, T*D), make([]float32, T*D)
+	for i := range D {
+		freq := float32(1 / math.Pow(m.arch.RopeTheta, float64(2*(i%(D/2)))/float64(D)))
+		for t := range T {
+			angle := float64(float32(t) * freq)
+			cos[t*D+i], sin[t*D+i] = float32(math.Cos(angle)), float32(math.Sin(angle))
+		}
+	}
+	var s scope // of the views of Go's memory
+	defer s.free()
+	for _, table := range []struct {
+		to   *tensor
+		from []float32
+	}{{&m.cos, cos}, {&m.sin, sin}} {
+		*table.to = m.own.zeros(m.opt.Device, int64(T), int64(D))
+		if m.own.err == nil {
+			s.copyInto(*table.to, s.blob(table.from, int64(T), int64(D)))
+		}
+	}
+	if m.own.err == nil {
+		m.own.err = s.err
+	}
+}
+
+// Arch implements engine.Model.
+func (m *Model) Arch() glm.Arch { return m.arch }
+
+// Close frees the model's tensors. No other call may follow, and no tensor of
+// State may be read.
+func (m *Model) Close() error {
+	m.own.free()
+	return nil
+}
+
+// Backward implements engine.Model. When the device is out of memory, the batch
+// is halved until it fits, and later batches are cut so from the start.
+func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, error) {
+	if !(b.Norm > 0) || math.IsInf(b.Norm, 0) {
+		return 0, fmt.Errorf("torch: batch norm is %g, must be the positive number of scored targets", b.Norm)
+	}
+	if err := m.check(b, true); err != nil {
+		return 0, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var loss float64
+	for from := 0; from < b.B; {
+		n := min(m.micro, b.B-from)
+		nll, err := m.pass(b, from, n, training)
+		if errors.Is(err, errMemory) && n > 1 {
+			m.micro = (n + 1) / 2
+			continue
+		}
+		if err != nil {
+			m.ZeroGrad()
+			return 0, fmt.Errorf("torch: backward of %d sequences: %w", n, err)
+		}
+		loss += nll / b.Norm
+		from += n
+	}
+	if sync == nil {
+		return loss, nil
+	}
+	var s scope
+	defer s.free()
+	m.download(&s, &m.grads)
+	if s.err != nil {
+		return 0, fmt.Errorf("torch: gradients to the host: %w", s.err)
+	}
+	m.staged = m.opt.Device != CPU
+	m.handOver(sync)
+	return loss, nil
+}
+
+// Bucket sizes in elements, engine native's: ranks of both may share a ring.
+const (
+	firstBucket = 1 << 16 // 256 KiB
+	laterBucket = 1 << 18 // 1 MiB
+)
+
+// handOver gives the gradient to sync in buckets, from the arena's end on.
+func (m *Model) handOver(sync engine.GradientSync) {
+	end, size := m.size, firstBucket
+	for bucket := 0; end > 0; bucket++ {
+		from := max(0, end-size)
+		if from < size/2 {
+			from = 0
+		}
+		sync.Reduce(bucket, ring.Buffer{Data: m.grads.host[from:end:end]})
+		end, size = from, laterBucket
+	}
+}
+
+// ZeroGrad implements engine.Model.
+func (m *Model) ZeroGrad() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var s scope
+	defer s.free()
+	s.zero(m.grads.flat)
+	m.staged = false
+}
+
+// Eval implements engine.Model.
+func (m *Model) Eval(b engine.Batch) (nll float64, tokens int, err error) {
+	if err := m.check(b, true); err != nil {
+		return 0, 0, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for from := 0; from < b.B; {
+		n := min(m.micro, b.B-from)
+		sum, err := m.pass(b, from, n, scoring)
+		if errors.Is(err, errMemory) && n > 1 {
+			m.micro = (n + 1) / 2
+			continue
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("torch: eval of %d sequences: %w", n, err)
+		}
+		nll += sum
+		from += n
+	}
+	for _, t := range b.Targets {
+		if t != engine.Ignore {
+			tokens++
+		}
+	}
+	return nll, tokens, nil
+}
+
+// check refuses a batch that would read outside its tables.
+func (m *Model) check(b engine.Batch, scored bool) error {
+	n := b.B * b.T
+	switch {
+	case b.B < 1 || b.B > m.opt.MaxBatch:
+		return fmt.Errorf("torch: batch has %d sequences, model was made for 1 to %d (Options.MaxBatch)", b.B, m.opt.MaxBatch)
+	case b.T < 1 || b.T > m.opt.MaxSeq:
+		return fmt.Errorf("torch: sequences have %d tokens, model was made for 1 to %d (Options.MaxSeq)", b.T, m.opt.MaxSeq)
+	case len(b.Inputs) != n:
+		return fmt.Errorf("torch: batch has %d inputs, %d×%d has %d", len(b.Inputs), b.B, b.T, n)
+	case scored && len(b.Targets) != n:
+		return fmt.Errorf("torch: batch has %d targets, %d×%d has %d", len(b.Targets), b.B, b.T, n)
+	}
+	v := int32(m.arch.Vocab)
+	for i, id := range b.Inputs {
+		if id < 0 || id >= v {
+			return fmt.Errorf("torch: input %d is token %d, vocabulary has %d", i, id, v)
+		}
+	}
+	if !scored {
+		return nil
+	}
+	for i, id := range b.Targets {
+		if id != engine.Ignore && (id < 0 || id >= v) {
+			return fmt.Errorf("torch: target %d is token %d, vocabulary has %d", i, id, v)
+		}
+	}
+	return nil
+}

@@ -114,6 +114,9 @@ type proc struct {
 
 func start(t testing.TB, backend string, world int, env ...string) []*proc {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

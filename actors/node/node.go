@@ -33,7 +33,12 @@ type Options struct {
 	Hooks         actors.Hooks
 	Log           io.Writer                              // of actor failures; nil drops them
 	Fallback      func(asked error, has []device.Device) // told when AllowFallback applied
+	Lease         Lease                                  // nil computes beside whoever else does
 }
+
+// Lease picks the devices of a request and holds them until Release; it may wait
+// for them. Its errors are those of device.Leases.Acquire.
+type Lease func(device.Machine, device.Request) ([]device.Device, *device.Held, error)
 
 // Errors that a caller tells apart.
 var (
@@ -50,6 +55,7 @@ type Node struct {
 	state   *journal.State
 	site    *site
 	devices []device.Device
+	held    *device.Held // for the life of the node
 	threads int
 }
 
@@ -82,6 +88,7 @@ func Open(o Options) (*Node, error) {
 	}
 	n := &Node{opts: o, log: log}
 	if err := n.open(); err != nil {
+		n.held.Release()
 		log.Close()
 		return nil, err
 	}
@@ -117,10 +124,11 @@ func (n *Node) open() error {
 	if err := spec.Validate(); err != nil {
 		return err
 	}
-	machine, devices, err := Devices(spec, n.opts.AllowFallback, n.opts.Fallback)
+	machine, devices, held, err := Devices(spec, n.opts)
 	if err != nil {
 		return err
 	}
+	n.held = held
 	n.devices, n.threads = group(devices)
 	n.site = newSite(n.opts.Dir, spec, n.devices, n.threads, machine.MemoryBytes)
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
@@ -141,25 +149,42 @@ func (n *Node) clear() error {
 	return n.log.Reset()
 }
 
-// Devices matches a job's constraint with this machine; with fallback, all CPU
-// cores stand in for what is missing.
-func Devices(spec job.Spec, fallback bool, told func(error, []device.Device)) (device.Machine, []device.Device, error) {
+// Devices matches a job's constraint with this machine, and leases what it picks
+// if the options say how; with AllowFallback, all CPU cores stand in for what is
+// missing.
+func Devices(spec job.Spec, o Options) (device.Machine, []device.Device, *device.Held, error) {
 	machine, err := device.Inventory()
 	if err != nil {
-		return machine, nil, err
+		return machine, nil, nil, err
 	}
 	req, err := device.ParseRequest(spec.HardwareConstraint)
 	if err != nil {
-		return machine, nil, err
+		return machine, nil, nil, err
 	}
-	devices, err := machine.Match(req)
-	if errors.Is(err, device.ErrUnmet) && fallback {
-		unmet := err
-		if devices, err = machine.Match(device.Request{Kind: device.Auto}); err == nil && told != nil {
-			told(unmet, devices)
+	pick := o.Lease
+	if pick == nil {
+		pick = func(m device.Machine, r device.Request) ([]device.Device, *device.Held, error) {
+			ds, err := m.Match(r)
+			return ds, nil, err
 		}
 	}
-	return machine, devices, err
+	var devices []device.Device
+	var held *device.Held
+	if req.Kind == device.GPU {
+		// What the machine lacks comes first; then what this build does.
+		if _, err = machine.Match(req); err == nil {
+			err = fmt.Errorf("%w: %s asks for GPUs and this machine has %s, but this build of autoglm computes on CPUs only", device.ErrUnmet, req, machine)
+		}
+	} else {
+		devices, held, err = pick(machine, req)
+	}
+	if errors.Is(err, device.ErrUnmet) && o.AllowFallback {
+		unmet := err
+		if devices, held, err = pick(machine, device.Request{Kind: device.Auto}); err == nil && o.Fallback != nil {
+			o.Fallback(unmet, devices)
+		}
+	}
+	return machine, devices, held, err
 }
 
 // group shares cores out to at most maxWorkers workers.
@@ -180,13 +205,17 @@ func (n *Node) State() *journal.State { return n.state }
 // Devices lists what the job computes on.
 func (n *Node) Devices() []device.Device { return n.devices }
 
-// Close unlocks the folder of a node that was not run.
-func (n *Node) Close() error { return n.log.Close() }
+// Close unlocks the folder of a node that was not run, and lets its devices go.
+func (n *Node) Close() error {
+	n.held.Release()
+	return n.log.Close()
+}
 
 // Run carries the job out. It returns nil when the job is done, ErrInterrupted
-// when ctx ended first, else why it failed. The folder is unlocked after it.
+// when ctx ended first, else why it failed. The folder is unlocked and the devices
+// are free after it.
 func (n *Node) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, n.log.Close()) }()
+	defer func() { err = errors.Join(err, n.Close()) }()
 	workers := len(n.devices)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors(workers, n.threads)))
 

@@ -29,7 +29,7 @@ type Range struct {
 // the hardware and times it for three seconds.
 func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Outlook, error) {
 	var o Outlook
-	machine, devices, err := Devices(spec, fallback, nil)
+	machine, devices, _, err := Devices(spec, Options{AllowFallback: fallback})
 	if err != nil {
 		return o, err
 	}

@@ -102,6 +102,7 @@ func named(s job.Spec) bool {
 
 func buildCommand() *cobra.Command {
 	var f jobFlags
+	var l leaseFlags
 	c := &cobra.Command{
 		Use:   "build [FILE…]",
 		Short: "Build a model from text",
@@ -110,7 +111,11 @@ that the budget can train, trains it, and leaves it in OUT/bundle.
 
 Without a FILE it builds from an embedded sample (Moby Dick). Without --out the
 folder is run1, or the next one that is free. Ctrl-C keeps the state; go on with
-'autoglm resume OUT'.`,
+'autoglm resume OUT'.
+
+A build leases the processors that it computes on; autoglm devices shows who
+holds them. Another build takes those that are free. When there are too few it
+waits and says for whom: --wait bounds that, --share computes beside the others.`,
 		Example: `  autoglm build
   autoglm build corpus.jsonl --budget 10m --out run1
   autoglm build questions.csv --job job.yaml --valid held-out.csv`,
@@ -136,16 +141,18 @@ folder is run1, or the next one that is free. Ctrl-C keeps the state; go on with
 			} else if _, err := data.Probe(c.Context(), node.DataConfig(spec)); err != nil {
 				return err // before anything is written
 			}
-			return carry(c.Context(), node.Options{Dir: out, Spec: spec, AllowFallback: f.fallback}, f.json, sample)
+			return carry(c.Context(), node.Options{Dir: out, Spec: spec, AllowFallback: f.fallback, Lease: l.lease(c.Context(), "build "+out)}, f.json, sample)
 		},
 	}
 	f.add(c)
+	l.add(c)
 	c.Flags().StringVar(&f.out, "out", "", "`DIR` to build in (default run1, run2, …)")
 	return c
 }
 
 func resumeCommand() *cobra.Command {
 	var asJSON, fallback bool
+	var l leaseFlags
 	c := &cobra.Command{
 		Use:   "resume DIR",
 		Short: "Go on after Ctrl-C, a crash or a reboot",
@@ -154,11 +161,12 @@ running ones continue from their last checkpoint, and the clock of the budget
 counts only the time that the build has worked.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return carry(c.Context(), node.Options{Dir: args[0], Resume: true, AllowFallback: fallback}, asJSON, false)
+			return carry(c.Context(), node.Options{Dir: args[0], Resume: true, AllowFallback: fallback, Lease: l.lease(c.Context(), "resume "+args[0])}, asJSON, false)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON event a line on standard output, and nothing else there")
 	c.Flags().BoolVar(&fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
+	l.add(c)
 	return c
 }
 

@@ -218,32 +218,6 @@ func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 	}
 }
 
-func devicesCommand() *cobra.Command {
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "devices",
-		Short: "List what this machine has to compute with",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			m, err := device.Inventory()
-			if err != nil {
-				return err
-			}
-			m.SIMD = kernel.Level()
-			if asJSON {
-				return printJSON(m)
-			}
-			for _, d := range m.Devices {
-				fmt.Printf("%-7s %-4s %s\n", d.ID, d.Kind, d.Model)
-			}
-			fmt.Printf("kernels %s, %d MB of memory\n", m.SIMD, m.MemoryBytes>>20)
-			return nil
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
-	return c
-}
-
 func doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",

@@ -89,7 +89,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, node.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.As(err, &u), errors.As(err, &field), errors.As(err, &input), errors.Is(err, device.ErrUnmet),
+	case errors.As(err, &u), errors.As(err, &field), errors.As(err, &input), errors.Is(err, device.ErrUnmet), errors.Is(err, device.ErrBusy),
 		errors.Is(err, node.ErrHasJob), errors.Is(err, node.ErrNoJob), errors.Is(err, node.ErrInUse):
 		return exitUsage
 	}

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "%s\n", out)
 		os.Exit(1)
 	}
+	// Builds of these tests exclude each other, and no one else's.
+	if err := os.Setenv("AUTOGLM_LOCKS", filepath.Join(dir, "locks")); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)

@@ -7,9 +7,9 @@
 //	defer held.Release()
 //
 // A CPU device is one logical processor that the process may use (affinity mask,
-// cpuset and cgroup quota respected). GPUs are seen through /proc/driver/nvidia
-// by every build; one made with the tag gpu asks NVML, and knows their memory,
-// links, load and health too.
+// cpuset and cgroup quota respected). GPUs are seen through /proc/driver/nvidia:
+// their models and bus ids, and whether they can be opened. Their memory, links,
+// load and temperature are known to NVML alone, which no source asks yet.
 //
 // The caller's duties: release what was acquired, and compute on a device only
 // while Held.Check returns nil.

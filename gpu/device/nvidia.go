@@ -15,13 +15,13 @@ import (
 type Driver struct {
 	root fs.FS
 	open func(name string) error // nil skips the check of permissions
-	hint string                  // what would show more
+	hint string                  // what shows more
 }
 
 // NewDriver reads a root folder, this machine's or a recorded one. Open tries a
 // device file ("/dev/nvidia0") for reading and writing; nil tries none.
 func NewDriver(root fs.FS, open func(name string) error) *Driver {
-	return &Driver{root: root, open: open, hint: "this build sees GPUs but not their memory, links or health: build with -tags gpu (needs a C compiler) for those"}
+	return &Driver{root: root, open: open, hint: "autoglm sees these GPUs but not their memory, links, load or temperature: nvidia-smi shows those"}
 }
 
 func openDevice(name string) error {

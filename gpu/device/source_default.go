@@ -1,7 +1,0 @@
-//go:build !gpu
-
-package device
-
-import "os"
-
-func newGPUSource() Source { return NewDriver(os.DirFS("/"), openDevice) }

@@ -33,7 +33,7 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	n.Spent = active
 	if n.WallClock > 0 {
 		begin := time.Now()
-		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
+		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, s.spec.Engine, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
 			return search.Plan{}, err
 		}
 		n.Spent += time.Since(begin).Seconds()

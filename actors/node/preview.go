@@ -41,7 +41,7 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 		Slots: len(o.Devices), Corpus: int64(float64(bytes) * (1 - cfg.ValidFraction - cfg.TestFraction)), HeldOut: int64(float64(bytes) * cfg.TestFraction),
 	}
 	begin := time.Now()
-	if n.Rate, err = Rate(ctx, len(o.Devices), threads, engine.Precision(spec.Precision), 3); err != nil {
+	if n.Rate, err = Rate(ctx, len(o.Devices), threads, spec.Engine, engine.Precision(spec.Precision), 3); err != nil {
 		return o, err
 	}
 	n.Spent = min(time.Since(begin).Seconds(), 1, 0.01*n.WallClock) // a build times the machine for less

@@ -17,14 +17,18 @@ var probeArch = glm.Arch{Vocab: 512, Dim: 128, Layers: 4, Heads: 4, KVHeads: 4, 
 
 // Rate times whole training steps on n devices of threads threads at once and
 // returns one device's FLOP/s (the slowest counts).
-func Rate(ctx context.Context, n, threads int, precision engine.Precision, seconds float64) (float64, error) {
+func Rate(ctx context.Context, n, threads int, name string, precision engine.Precision, seconds float64) (float64, error) {
+	build, err := makerOf(name)
+	if err != nil {
+		return 0, err
+	}
 	rates, errs := make([]float64, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			rates[i], errs[i] = rate(ctx, threads, precision, seconds)
+			rates[i], errs[i] = rate(ctx, threads, build, precision, seconds)
 		}()
 	}
 	wg.Wait()
@@ -38,9 +42,9 @@ func Rate(ctx context.Context, n, threads int, precision engine.Precision, secon
 	return slowest, nil
 }
 
-func rate(ctx context.Context, threads int, precision engine.Precision, seconds float64) (float64, error) {
+func rate(ctx context.Context, threads int, build maker, precision engine.Precision, seconds float64) (float64, error) {
 	cfg := train.Config{Arch: probeArch, BatchTokens: 2048, Optimizer: engine.AdamW, Precision: precision}
-	m, err := newModel(cfg, threads, 1)
+	m, err := build(cfg, threads, 1)
 	if err != nil {
 		return 0, err
 	}

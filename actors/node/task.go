@@ -9,7 +9,6 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/engine"
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -113,7 +112,11 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 		return train.Report{}, err
 	}
-	env := train.Env{Rank: a.Rank, World: a.World, NewModel: newModel, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
+	build, err := makerOf(s.spec.Engine)
+	if err != nil {
+		return train.Report{}, err
+	}
+	env := train.Env{Rank: a.Rank, World: a.World, NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
 	if a.World > 1 {
 		end, err := a.Ring.Join(ctx, a.Rank)
 		if err != nil {
@@ -123,10 +126,4 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 		env.Ring = end
 	}
 	return train.Execute(ctx, a.Task, env)
-}
-
-func newModel(c train.Config, threads, world int) (engine.Model, error) {
-	return native.New(c.Arch, native.Options{
-		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
-	})
 }

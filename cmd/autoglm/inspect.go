@@ -238,7 +238,7 @@ func doctorCommand() *cobra.Command {
 				fmt.Println("          no AVX2: training runs on portable code, many times slower")
 			}
 			n := min(m.Count(device.CPU), 8)
-			rate, err := node.Rate(c.Context(), n, 1, engine.Auto, 1)
+			rate, err := node.Rate(c.Context(), n, 1, "auto", engine.Auto, 1)
 			if err != nil {
 				return err
 			}

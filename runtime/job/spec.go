@@ -24,6 +24,7 @@ type Spec struct {
 	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
 	Objective          string            `json:"objective"`           // bits_per_byte
 	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
+	Engine             string            `json:"engine"`              // what computes, one of Engines
 	Backend            string            `json:"backend"`             // how the ranks of a training join, one of Backends
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
@@ -108,6 +109,10 @@ func TaskTypes() []string {
 // hardware does and in f32 elsewhere.
 func Precisions() []string { return []string{"auto", "f32", "bf16"} }
 
+// Engines lists what engine may say: native is part of every build, torch of one
+// with libtorch; auto is native.
+func Engines() []string { return []string{"auto", "native", "torch"} }
+
 // Backends lists what backend may say: auto picks by where the ranks are, so in
 // one process inproc. All give the same bits.
 func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp"} }
@@ -116,7 +121,7 @@ func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp
 func Default() Spec {
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Backend: "auto", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Retries: 1,
 	}
 }
 
@@ -143,6 +148,9 @@ func (s *Spec) Validate() error {
 	}
 	if s.Objective != "bits_per_byte" {
 		return fieldError("objective", "%q is not known; bits_per_byte is", s.Objective)
+	}
+	if !contains(Engines(), s.Engine) {
+		return fieldError("engine", "%q is not one of %s%s", s.Engine, strings.Join(Engines(), ", "), didYouMean(s.Engine, Engines()))
 	}
 	if !contains(Backends(), s.Backend) {
 		return fieldError("backend", "%q is not one of %s%s", s.Backend, strings.Join(Backends(), ", "), didYouMean(s.Backend, Backends()))

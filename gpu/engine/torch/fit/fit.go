@@ -119,7 +119,7 @@ func (r *Report) prepare(ctx context.Context, c Config, source string, progress 
 		return err
 	}
 	// The folder's name tells what the copy was made from and for.
-	key := sha256.Sum256([]byte(gotchVersion + "\n" + libGo))
+	key := sha256.Sum256([]byte(gotchVersion + " mended\n" + libGo))
 	dir := filepath.Join(cache, fmt.Sprintf("%s-%x", r.Libtorch.Version, key[:6]))
 	r.Gotch, r.ModFile = filepath.Join(dir, "gotch"), filepath.Join(dir, "go.mod")
 	record := filepath.Join(dir, "blanked.json")
@@ -165,6 +165,14 @@ func (r *Report) patch(ctx context.Context, cache, dir, libGo, source string, pr
 		if err := os.WriteFile(filepath.Join(gotch, name), []byte(data), 0o644); err != nil {
 			return err
 		}
+	}
+	wrappers := filepath.Join(gotch, "libtch", wrapperFile)
+	src, err := os.ReadFile(wrappers)
+	if err == nil {
+		err = os.WriteFile(wrappers, mendMask(src), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("mend gotch: %w", err)
 	}
 	if r.Blanked, err = blankUntilClean(ctx, filepath.Join(gotch, "libtch"), r.Libtorch, progress); err != nil {
 		return err

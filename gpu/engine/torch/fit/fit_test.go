@@ -188,3 +188,12 @@ func FuzzParseVersion(f *testing.F) {
 		}
 	})
 }
+
+// Only the fused attention's mask becomes optional.
+func TestMendMask(t *testing.T) {
+	src := "  a(torch::scaled_dot_product_attention(*q, (attn_mask ? *attn_mask : torch::Tensor()), p));\n  b((attn_mask ? *attn_mask : torch::Tensor()));"
+	want := "  a(torch::scaled_dot_product_attention(*q, (attn_mask ? c10::optional<torch::Tensor>(*attn_mask) : c10::optional<torch::Tensor>()), p));\n  b((attn_mask ? *attn_mask : torch::Tensor()));"
+	if got := string(mendMask([]byte(src))); got != want {
+		t.Errorf("%s", got)
+	}
+}

@@ -95,6 +95,19 @@ func blank(src []byte, lines []int) ([]byte, []string, error) {
 	return bytes.Join(text, []byte("\n")), names, nil
 }
 
+// mendMask lets a missing mask of the fused attention be missing: gotch passes an
+// undefined tensor instead, which libtorch refuses together with is_causal.
+func mendMask(src []byte) []byte {
+	text := bytes.Split(src, []byte("\n"))
+	for i, line := range text {
+		if bytes.Contains(line, []byte("torch::scaled_dot_product_attention(")) {
+			text[i] = bytes.ReplaceAll(line, []byte("(attn_mask ? *attn_mask : torch::Tensor())"),
+				[]byte("(attn_mask ? c10::optional<torch::Tensor>(*attn_mask) : c10::optional<torch::Tensor>())"))
+		}
+	}
+	return bytes.Join(text, []byte("\n"))
+}
+
 // isEnd says whether the line closes a function.
 func isEnd(line []byte) bool {
 	return len(line) > 0 && line[0] == '}'

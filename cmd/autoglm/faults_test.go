@@ -344,4 +344,8 @@ func TestBackendsGiveTheSameBytes(t *testing.T) {
 	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "bad.yaml", "--out", "bad"); code != 2 || !strings.Contains(stderr, "inproc, shm, unix, tcp") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
+	write(t, filepath.Join(dir, "torch.yaml"), string(job)+"engine: torch\n")
+	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "torch.yaml", "--out", "torch"); code != 2 || !strings.Contains(stderr, "autoglm libtorch fit") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
 }

@@ -14,7 +14,7 @@ type Source interface {
 
 // Sources are those of this machine and build: processors, then GPUs.
 func Sources() []Source {
-	return []Source{NewProcFS(os.DirFS("/")), NewDriver(os.DirFS("/"), openDevice)}
+	return []Source{NewProcFS(os.DirFS("/")), gpuSource(NewDriver(os.DirFS("/"), openDevice))}
 }
 
 // Scan puts together what sources see.

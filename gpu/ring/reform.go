@@ -44,6 +44,12 @@ func (c *Comm) Reform(ctx context.Context) (*Comm, error) {
 	// The endpoint goes on to the new ring.
 	c.onClose = nil
 	guests := cfg.Endpoint.expect(cfg.Epoch)
+	met := false
+	defer func() {
+		if !met {
+			cfg.Endpoint.unexpect(cfg.Epoch)
+		}
+	}()
 	if err := c.Close(); err != nil {
 		return nil, fmt.Errorf("reform: close epoch %d: %w", c.epoch, err)
 	}
@@ -74,13 +80,15 @@ func (c *Comm) Reform(ctx context.Context) (*Comm, error) {
 	}
 	cfg.Rendezvous = fixed
 	if cfg.World == 1 {
-		next := newComm(0, 1, cfg.Epoch, &alone{newStopper()}, newStopper(), cfg.Timeout, false)
+		stop := newStopper()
+		next := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, cfg.Timeout, false)
 		next.committed = cfg.Committed
 		if cfg.own {
 			next.onClose = append(next.onClose, cfg.Endpoint.Close)
 		}
 		return next, nil
 	}
+	met = true // Form goes on to expect those who are quicker
 	return formWithin(ctx, cfg, newStopper())
 }
 

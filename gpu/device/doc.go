@@ -9,7 +9,8 @@
 // A CPU device is one logical processor that the process may use (affinity mask,
 // cpuset and cgroup quota respected). GPUs are seen through /proc/driver/nvidia:
 // their models and bus ids, and whether they can be opened. Their memory, links,
-// load and temperature are known to NVML alone, which no source asks yet.
+// load, temperature and errors are known to NVML alone, which needs cgo and so the
+// build tag gpu.
 //
 // The caller's duties: release what was acquired, and compute on a device only
 // while Held.Check returns nil.

@@ -61,6 +61,9 @@ func TestConformanceOfThisMachine(t *testing.T) {
 }
 
 func TestKilledHolderFreesItsDevices(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
 	dir := filepath.Join(t.TempDir(), "locks")
 	leases, err := device.OpenLeases(dir)
 	if err != nil {

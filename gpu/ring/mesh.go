@@ -84,7 +84,12 @@ func (m *mesh) lose(rank int, why string) {
 	if m.closing.Load() {
 		return
 	}
-	if m.stop.stop(&LostError{Rank: rank, Why: why}) && m.events.Lost != nil {
+	if !m.stop.stop(&LostError{Rank: rank, Why: why}) {
+		return
+	}
+	// The others hear it before they hear this rank's goodbye.
+	m.tellAll(frameLost, uint64(rank), why)
+	if m.events.Lost != nil {
 		m.events.Lost(rank, why)
 	}
 }
@@ -260,10 +265,17 @@ func (m *mesh) close() error {
 	m.tellAll(frameBye, 0, "")
 	// Whoever hears it hangs up. To hang up first would, over TCP, take back what
 	// it has not read yet.
+	var lost *LostError
+	errors.As(m.stop.reason(), &lost)
 	for _, p := range m.peers {
-		if p != nil {
-			_ = p.conn.SetReadDeadline(time.Now().Add(m.limit))
+		if p == nil {
+			continue
 		}
+		patience := m.limit
+		if lost != nil && lost.Rank == p.rank {
+			patience = 0 // it hears nothing
+		}
+		_ = p.conn.SetReadDeadline(time.Now().Add(patience))
 	}
 	m.wg.Wait()
 	for _, p := range m.peers {

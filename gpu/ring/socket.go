@@ -344,9 +344,17 @@ func (t *sockets) allHere() bool {
 
 // broken turns an error of a connection into the loss of its rank.
 func (t *sockets) broken(p *peer, err error) error {
-	switch {
-	case errors.Is(err, ErrOutOfStep):
+	if errors.Is(err, ErrOutOfStep) {
 		return err
+	}
+	// A rank hangs up when it has lost another one: the reason comes on its control
+	// connection.
+	select {
+	case <-t.stop.done:
+		return t.stop.reason()
+	case <-time.After(100 * time.Millisecond):
+	}
+	switch {
 	case errors.Is(err, io.EOF) && t.mesh.left(p.rank):
 		return &LostError{Rank: p.rank, Why: fmt.Sprintf("it left before operation %d (%s, bucket %d) was over", t.op.Seq, t.op.Kind, t.op.Bucket)}
 	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):

@@ -29,13 +29,7 @@ func (l Limits) quota() int {
 // readLimits reads cgroup v2, v1, or both mixed, under root.
 func readLimits(root fs.FS) Limits {
 	var l Limits
-	text := func(name string) string {
-		b, err := fs.ReadFile(root, name)
-		if err != nil {
-			return ""
-		}
-		return strings.TrimSpace(string(b))
-	}
+	text := func(name string) string { return readText(root, name) }
 	// Inside a container the path may be the host's and not be mounted here: then
 	// the root of the mount is the container's own.
 	own := ParseCgroup(text("proc/self/cgroup"))

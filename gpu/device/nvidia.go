@@ -59,20 +59,20 @@ func (s *Driver) Scan() (Machine, error) {
 		case err != nil:
 			d.Sick = fmt.Sprintf("the driver lost it: %v", err)
 		default:
-			if model := field(b, "Model"); model != "" {
+			if model := field(string(b), "Model"); model != "" {
 				d.Model = model
 			}
-			if uuid := field(b, "GPU UUID"); strings.HasPrefix(uuid, "GPU-") && !strings.Contains(uuid, "?") {
+			if uuid := field(string(b), "GPU UUID"); strings.HasPrefix(uuid, "GPU-") && !strings.Contains(uuid, "?") {
 				d.UUID = uuid
 			}
-			if n, err := strconv.ParseUint(field(b, "Device Minor"), 10, 16); err == nil {
+			if n, err := strconv.ParseUint(field(string(b), "Device Minor"), 10, 16); err == nil {
 				minor = int(n)
 			}
 		}
 		if d.UUID == "" {
 			d.UUID = "GPU-" + d.Bus
 		}
-		if n, err := strconv.Atoi(strings.TrimSpace(string(readOr(s.root, "sys/bus/pci/devices/"+strings.ToLower(d.Bus)+"/numa_node")))); err == nil {
+		if n, err := strconv.Atoi(readText(s.root, "sys/bus/pci/devices/"+strings.ToLower(d.Bus)+"/numa_node")); err == nil {
 			d.NUMA = n
 		}
 		if s.open != nil && d.Sick == "" {
@@ -92,12 +92,4 @@ func (s *Driver) Scan() (Machine, error) {
 		m.Notes = append(m.Notes, s.hint)
 	}
 	return m, nil
-}
-
-func readOr(root fs.FS, name string) []byte {
-	b, err := fs.ReadFile(root, name)
-	if err != nil {
-		return nil
-	}
-	return b
 }

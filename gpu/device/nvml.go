@@ -86,10 +86,12 @@ func (s *NVML) Scan() (Machine, error) {
 	}
 	var m Machine
 	var handles []nvml.Device
+	var at []int // of each GPU among the devices
 	s.hear()
 	for i := range n {
 		h, ret := s.lib.DeviceGetHandleByIndex(i)
 		id := fmt.Sprintf("gpu:%d", i)
+		at = append(at, len(m.Devices))
 		if ret != nvml.SUCCESS {
 			m.Devices = append(m.Devices, Device{ID: id, Kind: GPU, Model: "NVIDIA GPU", UUID: "GPU-at-" + id, NUMA: -1, Core: -1, Load: -1, Sick: "NVML: " + name(ret)})
 			handles = append(handles, nil)
@@ -102,12 +104,8 @@ func (s *NVML) Scan() (Machine, error) {
 	}
 	var switched []bool
 	m.Links, switched = links(handles)
-	for i := range m.Devices {
-		for k, yes := range switched {
-			if m.Devices[i].ID == fmt.Sprintf("gpu:%d", k) {
-				m.Devices[i].Switched = yes
-			}
-		}
+	for k, yes := range switched {
+		m.Devices[at[k]].Switched = yes
 	}
 	return m, nil
 }

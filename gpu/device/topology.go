@@ -1,8 +1,6 @@
 package device
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
 	"io/fs"
 	"path"
@@ -178,8 +176,11 @@ func (p *ProcFS) memory(l Limits) int64 {
 	return total
 }
 
-func (p *ProcFS) text(name string) string {
-	b, err := fs.ReadFile(p.root, name)
+func (p *ProcFS) text(name string) string { return readText(p.root, name) }
+
+// readText is a file without the space around it; "" when it can't be read.
+func readText(root fs.FS, name string) string {
+	b, err := fs.ReadFile(root, name)
 	if err != nil {
 		return ""
 	}
@@ -199,19 +200,12 @@ func (p *ProcFS) list(name string) []int {
 	return ids
 }
 
-func (p *ProcFS) field(name, key string) string {
-	b, err := fs.ReadFile(p.root, name)
-	if err != nil {
-		return ""
-	}
-	return field(b, key)
-}
+func (p *ProcFS) field(name, key string) string { return field(p.text(name), key) }
 
 // field finds "name : value" in a text; "" when it isn't there.
-func field(text []byte, name string) string {
-	sc := bufio.NewScanner(bytes.NewReader(text))
-	for sc.Scan() {
-		k, v, ok := strings.Cut(sc.Text(), ":")
+func field(text, name string) string {
+	for line := range strings.Lines(text) {
+		k, v, ok := strings.Cut(line, ":")
 		if ok && strings.TrimSpace(k) == name {
 			return strings.TrimSpace(v)
 		}

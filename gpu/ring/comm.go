@@ -3,7 +3,6 @@ package ring
 import (
 	"fmt"
 	"sync"
-	"time"
 )
 
 // Comm is one rank's end of a ring. One goroutine owns it; Abort and Close may
@@ -13,7 +12,6 @@ type Comm struct {
 	epoch       uint64
 	transport   Transport
 	stop        *stopper
-	timeout     time.Duration
 	seq         uint32
 	committed   uint64
 	onClose     []func() error
@@ -29,8 +27,8 @@ type Comm struct {
 	pending []Op
 }
 
-func newComm(rank, world int, epoch uint64, t Transport, stop *stopper, timeout time.Duration, eager bool) *Comm {
-	c := &Comm{rank: rank, world: world, epoch: epoch, transport: t, stop: stop, timeout: timeout}
+func newComm(rank, world int, epoch uint64, t Transport, stop *stopper, eager bool) *Comm {
+	c := &Comm{rank: rank, world: world, epoch: epoch, transport: t, stop: stop}
 	if eager {
 		c.queue = newQueue(t)
 	}

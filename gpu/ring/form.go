@@ -105,7 +105,7 @@ func Form(ctx context.Context, cfg Config) (*Comm, error) {
 	}
 	stop := newStopper()
 	if cfg.World == 1 {
-		c := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, cfg.Timeout, false)
+		c := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, false)
 		c.committed = cfg.Committed
 		return c, nil
 	}
@@ -157,7 +157,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	if err != nil {
 		return fail(fmt.Errorf("rendezvous: %w", err))
 	}
-	cards, err := readCards(raw, &mine)
+	cards, err := parseCards(raw, &mine)
 	if err != nil {
 		return fail(err)
 	}
@@ -182,7 +182,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 		_ = mesh.close()
 		return fail(err)
 	}
-	c := newComm(cfg.Rank, cfg.World, cfg.Epoch, t, stop, cfg.Timeout, eager)
+	c := newComm(cfg.Rank, cfg.World, cfg.Epoch, t, stop, eager)
 	c.onClose, c.cfg, c.cards, c.mesh = onClose, cfg, cards, mesh
 	for _, k := range cards {
 		c.committed = max(c.committed, k.Committed)
@@ -197,8 +197,8 @@ func (a *alone) Do(*Op) error       { return a.stop.reason() }
 func (a *alone) Abort(reason error) { a.stop.stop(reason) }
 func (a *alone) Close() error       { a.stop.stop(ErrClosed); return nil }
 
-// readCards checks that all ranks mean the same ring.
-func readCards(raw [][]byte, mine *card) ([]card, error) {
+// parseCards checks that all ranks mean the same ring.
+func parseCards(raw [][]byte, mine *card) ([]card, error) {
 	if len(raw) != mine.World {
 		return nil, fmt.Errorf("rendezvous: %d ranks came to a world of %d", len(raw), mine.World)
 	}
@@ -437,14 +437,7 @@ func admit(g guest, cfg *Config, to *links) (why string, err error) {
 
 // missing names the ranks that have not connected.
 func missing(l *links, rank int) string {
-	var names []string
-	for r := range l.control {
-		if r != rank && (r > rank && l.control[r] == nil || slices.Contains(l.in[r], nil)) {
-			names = append(names, fmt.Sprint(r))
-		}
-	}
-	if len(names) == 1 {
-		return "rank " + names[0]
-	}
-	return "ranks " + strings.Join(names, ", ")
+	return ranksThat(len(l.control), func(r int) bool {
+		return r != rank && (r > rank && l.control[r] == nil || slices.Contains(l.in[r], nil))
+	})
 }

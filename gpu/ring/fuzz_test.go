@@ -37,7 +37,7 @@ func FuzzCards(f *testing.F) {
 	f.Add([]byte(`{"version":1,"rank":0,"world":2,"epoch":1}`), []byte(`{"version":1,"rank":1,"world":2,"epoch":1}`))
 	f.Add([]byte(`{}`), []byte(`[`))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
-		cards, err := readCards([][]byte{a, b}, &card{Version: wireVersion, World: 2, Epoch: 1})
+		cards, err := parseCards([][]byte{a, b}, &card{Version: wireVersion, World: 2, Epoch: 1})
 		if err == nil && (cards[1].Rank != 1 || cards[0].World != cards[1].World || cards[0].Fingerprint != cards[1].Fingerprint) {
 			t.Fatalf("%+v", cards)
 		}

@@ -2,12 +2,9 @@ package ring
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"time"
 )
@@ -68,20 +65,20 @@ func (c *Comm) Reform(ctx context.Context) (*Comm, error) {
 		return nil, fmt.Errorf("reform ring to epoch %d, rank %d of %d, after: %w: %w", cfg.Epoch, c.rank, c.world, reason, err)
 	}
 	cfg.World = len(cards)
-	fixed := make(known, len(cards))
 	for r := range cards {
 		if cards[r].Rank == c.rank {
 			cfg.Rank = r
 		}
 		cards[r].Rank, cards[r].World = r, cfg.World
-		if fixed[r], err = json.Marshal(cards[r]); err != nil {
-			return nil, err
-		}
 	}
-	cfg.Rendezvous = fixed
+	raw, err := marshalCards(cards)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Rendezvous = known(raw)
 	if cfg.World == 1 {
 		stop := newStopper()
-		next := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, cfg.Timeout, false)
+		next := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, false)
 		next.committed = cfg.Committed
 		if cfg.own {
 			next.onClose = append(next.onClose, cfg.Endpoint.Close)
@@ -97,6 +94,17 @@ type known [][]byte
 
 // Join implements Rendezvous.
 func (k known) Join(context.Context, int, int, uint64, []byte) ([][]byte, error) { return k, nil }
+
+func marshalCards(cards []card) ([][]byte, error) {
+	raw := make([][]byte, len(cards))
+	for i := range cards {
+		var err error
+		if raw[i], err = json.Marshal(cards[i]); err != nil {
+			return nil, err
+		}
+	}
+	return raw, nil
+}
 
 func enough(cards []card, world int) error {
 	if 2*len(cards) > world || 2*len(cards) == world && cards[0].Rank == 0 {
@@ -198,33 +206,15 @@ wait:
 		}
 		return nil, err
 	}
+	raw, err := marshalCards(out)
+	if err != nil {
+		return nil, err
+	}
 	for _, g := range come {
 		_ = g.conn.SetDeadline(time.Now().Add(time.Second))
-		if err := sendCards(g.conn, out); err != nil {
-			// It died meanwhile: forming the ring will fail and name it.
-			continue
-		}
+		_ = writeCards(g.conn, raw) // who died meanwhile is named by the ring's forming
 	}
 	return out, nil
-}
-
-func sendCards(w io.Writer, cards []card) error {
-	if err := writeAnswer(w, ""); err != nil {
-		return err
-	}
-	if _, err := w.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(cards)))); err != nil {
-		return err
-	}
-	for i := range cards {
-		b, err := json.Marshal(cards[i])
-		if err == nil {
-			err = writeCard(w, b)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // follow reports to a leader. Without an answer the error says why; a leader that
@@ -258,25 +248,13 @@ func (c *Comm) follow(ctx context.Context, cfg *Config, mine card, leader int) (
 	if err != nil {
 		return nil, err
 	}
-	return receiveCards(conn, c.world)
-}
-
-func receiveCards(conn net.Conn, world int) ([]card, error) {
-	var n [4]byte
-	if _, err := io.ReadFull(conn, n[:]); err != nil {
+	raw, err := readCards(conn, c.world)
+	if err != nil {
 		return nil, err
 	}
-	count := binary.LittleEndian.Uint32(n[:])
-	if count > uint32(world) {
-		return nil, fmt.Errorf("%d survivors of %d ranks", count, world)
-	}
-	cards := make([]card, count)
-	for i := range cards {
-		b, err := readCard(conn)
-		if err == nil {
-			err = json.Unmarshal(b, &cards[i])
-		}
-		if err != nil {
+	cards := make([]card, len(raw))
+	for i, b := range raw {
+		if err := json.Unmarshal(b, &cards[i]); err != nil {
 			return nil, err
 		}
 	}

@@ -77,9 +77,14 @@ func (m *Meeting) Join(ctx context.Context, rank, world int, epoch uint64, card 
 }
 
 func absent(cards [][]byte) string {
+	return ranksThat(len(cards), func(r int) bool { return cards[r] == nil })
+}
+
+// ranksThat names ranks: "rank 2", or "ranks 1, 2".
+func ranksThat(world int, is func(r int) bool) string {
 	var names []string
-	for r, c := range cards {
-		if c == nil {
+	for r := range world {
+		if is(r) {
 			names = append(names, strconv.Itoa(r))
 		}
 	}
@@ -94,7 +99,7 @@ func absent(cards [][]byte) string {
 // MASTER_PORT.
 //
 //	to rank 0:   hello (purpose 0) | 4 length | card
-//	from rank 0: answer | for each rank: 4 length | card
+//	from rank 0: answer | 4 number | for each rank: 4 length | card
 type Master struct {
 	Address string
 	// Listen and Dial make the connections; nil is plain TCP.
@@ -149,13 +154,7 @@ func (m *Master) visit(ctx context.Context, rank, world int, epoch uint64, card 
 	if err := readAnswer(c); err != nil {
 		return nil, err
 	}
-	cards := make([][]byte, world)
-	for r := range cards {
-		if cards[r], err = readCard(c); err != nil {
-			return nil, err
-		}
-	}
-	return cards, nil
+	return readCards(c, world)
 }
 
 // host is rank 0's part.
@@ -223,13 +222,7 @@ func (m *Master) host(ctx context.Context, world int, epoch uint64, card []byte)
 			continue
 		}
 		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
-		err := writeAnswer(c, "")
-		for _, k := range cards {
-			if err == nil {
-				err = writeCard(c, k)
-			}
-		}
-		if err != nil {
+		if err := writeCards(c, cards); err != nil {
 			return nil, fmt.Errorf("rank %d broke off: %w", r, err)
 		}
 	}
@@ -242,6 +235,42 @@ func gone(c net.Conn) bool {
 	var b [1]byte
 	_, err := c.Read(b[:])
 	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// writeCards welcomes a rank and gives it all cards.
+func writeCards(w io.Writer, cards [][]byte) error {
+	if err := writeAnswer(w, ""); err != nil {
+		return err
+	}
+	if _, err := w.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(cards)))); err != nil {
+		return err
+	}
+	for _, k := range cards {
+		if err := writeCard(w, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readCards reads what follows the answer: at most so many cards.
+func readCards(r io.Reader, most int) ([][]byte, error) {
+	var n [4]byte
+	if _, err := io.ReadFull(r, n[:]); err != nil {
+		return nil, err
+	}
+	count := binary.LittleEndian.Uint32(n[:])
+	if count > uint32(most) {
+		return nil, fmt.Errorf("%d cards of %d ranks", count, most)
+	}
+	cards := make([][]byte, count)
+	for i := range cards {
+		var err error
+		if cards[i], err = readCard(r); err != nil {
+			return nil, err
+		}
+	}
+	return cards, nil
 }
 
 func writeCard(w io.Writer, card []byte) error {

@@ -71,14 +71,7 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tls.Server(prompt(c), l.cfg), nil
-}
-
-func prompt(c net.Conn) net.Conn {
-	if t, ok := c.(*net.TCPConn); ok {
-		_ = t.SetNoDelay(true) // it is the default
-	}
-	return newBatched(c)
+	return tls.Server(newBatched(c), l.cfg), nil
 }
 
 // overTLS makes an endpoint's listener and dialling speak TLS.
@@ -105,7 +98,7 @@ func (c *EndpointConfig) overTLS(l net.Listener) net.Listener {
 			own = cfg.Clone()
 			own.ServerName = host
 		}
-		t := tls.Client(prompt(raw), own)
+		t := tls.Client(newBatched(raw), own)
 		if err := t.HandshakeContext(ctx); err != nil {
 			raw.Close()
 			return nil, err

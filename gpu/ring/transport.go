@@ -128,7 +128,8 @@ func (s *stopper) reason() error {
 	return s.err
 }
 
-// differ describes how another rank's operation is not this rank's; "" when it is.
+// differ is an ErrOutOfStep that says how another rank's operation is not this
+// rank's; nil when it is.
 func (o *Op) differ(rank, other int, kind Kind, dt DType, root, bucket int32, bytes uint64) error {
 	what := ""
 	switch {

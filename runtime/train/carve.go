@@ -2,7 +2,6 @@ package train
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -115,23 +114,19 @@ type carved struct {
 	path     string
 	w        *CorpusWriter
 	byteLens []int
-	buf      []byte
 }
 
 // add appends a document.
 func (c *carved) add(tokens []uint32) error {
 	c.w.Begin()
-	c.buf = c.buf[:0]
+	bytes := 0
 	for _, t := range tokens {
 		if id := t &^ scoredBit; id != t {
 			if int(id) >= len(c.byteLens) {
 				return fmt.Errorf("token %d is not in the vocabulary of %d; delete the file and build again", id, len(c.byteLens))
 			}
-			c.w.bytes += int64(c.byteLens[id])
+			bytes += c.byteLens[id]
 		}
-		c.buf = binary.LittleEndian.AppendUint32(c.buf, t)
 	}
-	c.w.n += uint64(len(tokens))
-	_, err := c.w.w.Write(c.buf)
-	return err
+	return c.w.addMarked(tokens, bytes)
 }

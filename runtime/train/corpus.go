@@ -48,6 +48,9 @@ type CorpusWriter struct {
 	n     uint64
 	docs  []uint64
 	bytes int64
+
+	marked []uint32 // scratch
+	buf    []byte   // scratch
 }
 
 // CreateCorpus starts a corpus; Close puts it in place, Abort drops it.
@@ -68,22 +71,30 @@ func (w *CorpusWriter) Begin() { w.docs = append(w.docs, w.n) }
 // Add appends ids to the document; scored tells whether they are targets of the
 // loss. textBytes is the length of the text that scored ids stand for.
 func (w *CorpusWriter) Add(ids []int32, scored bool, textBytes int) error {
-	var b [4]byte
-	for _, id := range ids {
-		v := uint32(id)
-		if scored {
-			v |= scoredBit
-		}
-		binary.LittleEndian.PutUint32(b[:], v)
-		if _, err := w.w.Write(b[:]); err != nil {
-			return err
-		}
-	}
-	w.n += uint64(len(ids))
+	mark := uint32(0)
 	if scored {
-		w.bytes += int64(textBytes)
+		mark = scoredBit
+	} else {
+		textBytes = 0
 	}
-	return nil
+	w.marked = w.marked[:0]
+	for _, id := range ids {
+		w.marked = append(w.marked, uint32(id)|mark)
+	}
+	return w.addMarked(w.marked, textBytes)
+}
+
+// addMarked appends ids that carry the scored bit where they are; textBytes is
+// the length of those' text.
+func (w *CorpusWriter) addMarked(tokens []uint32, textBytes int) error {
+	w.buf = w.buf[:0]
+	for _, t := range tokens {
+		w.buf = binary.LittleEndian.AppendUint32(w.buf, t)
+	}
+	w.n += uint64(len(tokens))
+	w.bytes += int64(textBytes)
+	_, err := w.w.Write(w.buf)
+	return err
 }
 
 // Abort drops what was written.

@@ -93,16 +93,8 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 	}
 	layout, size := a.Layout()
 	arena := make([]float32, size)
-	given, optimizer, err := index(state)
-	if err != nil {
-		return nil, err
-	}
-	want := parameters(layout, arena)
-	if err := fits(want, given, len(given)-optimizer-len(want), true); err != nil {
-		return nil, err
-	}
-	for _, t := range want {
-		copy(t.Data, given[t.Name].Data)
+	if _, err := state.CopyTo(engine.Parameters(layout, arena), len(layout)); err != nil {
+		return nil, fmt.Errorf("native: load: %w", err)
 	}
 
 	d := &Decoder{arch: a, opt: o, rope: newRotary(a, a.Context), caches: map[int]*cache{}}

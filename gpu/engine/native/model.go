@@ -3,7 +3,6 @@ package native
 import (
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
@@ -59,14 +58,9 @@ func (o Options) Validate() error {
 		return fmt.Errorf("native: max batch is %d, must be positive", o.MaxBatch)
 	case o.MaxSeq < 1:
 		return fmt.Errorf("native: max sequence is %d, must be positive", o.MaxSeq)
-	case !(o.Dropout >= 0 && o.Dropout < 1):
-		return fmt.Errorf("native: dropout is %g, must be in [0, 1)", o.Dropout)
-	case !(o.ZLoss >= 0) || math.IsInf(o.ZLoss, 0):
-		return fmt.Errorf("native: z-loss weight is %g, must be finite and not negative", o.ZLoss)
-	case o.Precision != engine.F32 && o.Precision != engine.BF16:
-		return fmt.Errorf("native: precision %q is unknown, use %q, %q or %q", o.Precision, engine.Auto, engine.F32, engine.BF16)
-	case o.Optimizer != engine.AdamW && o.Optimizer != engine.Muon:
-		return fmt.Errorf("native: optimizer %q is unknown, use %q or %q", o.Optimizer, engine.AdamW, engine.Muon)
+	}
+	if err := engine.CheckTraining(o.Dropout, o.ZLoss, o.Precision, o.Optimizer); err != nil {
+		return fmt.Errorf("native: %w", err)
 	}
 	return nil
 }
@@ -196,8 +190,8 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 	if m.opt.Inference {
 		return 0, errInference
 	}
-	if !(b.Norm > 0) || math.IsInf(b.Norm, 0) {
-		return 0, fmt.Errorf("native: batch norm is %g, must be the positive number of scored targets", b.Norm)
+	if err := b.CheckNorm(); err != nil {
+		return 0, fmt.Errorf("native: %w", err)
 	}
 	nll, _, err := m.passes(b, training)
 	if err != nil {
@@ -209,7 +203,7 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 		}
 	}
 	if sync != nil {
-		m.handOver(sync)
+		engine.HandOver(m.grads, sync)
 	}
 	return nll / b.Norm, nil
 }
@@ -228,8 +222,8 @@ func (m *Model) Logits(b engine.Batch) ([]float32, error) {
 // passes shards a batch over the workers by sequences and sums their losses in
 // the workers' order.
 func (m *Model) passes(b engine.Batch, mode mode) (nll float64, tokens int, err error) {
-	if err := m.check(b, mode); err != nil {
-		return 0, 0, err
+	if err := b.Check(m.opt.MaxBatch, m.opt.MaxSeq, m.arch.Vocab, mode != logits); err != nil {
+		return 0, 0, fmt.Errorf("native: %w", err)
 	}
 	m.job.batch, m.job.mode = b, mode
 	m.job.active = min(m.opt.Threads, b.B)
@@ -241,34 +235,4 @@ func (m *Model) passes(b engine.Batch, mode mode) (nll float64, tokens int, err 
 		tokens += w.tokens
 	}
 	return nll, tokens, nil
-}
-
-// check refuses a batch that would read outside its tables.
-func (m *Model) check(b engine.Batch, mode mode) error {
-	n := b.B * b.T
-	switch {
-	case b.B < 1 || b.B > m.opt.MaxBatch:
-		return fmt.Errorf("native: batch has %d sequences, model was made for 1 to %d (Options.MaxBatch)", b.B, m.opt.MaxBatch)
-	case b.T < 1 || b.T > m.opt.MaxSeq:
-		return fmt.Errorf("native: sequences have %d tokens, model was made for 1 to %d (Options.MaxSeq)", b.T, m.opt.MaxSeq)
-	case len(b.Inputs) != n:
-		return fmt.Errorf("native: batch has %d inputs, %d×%d has %d", len(b.Inputs), b.B, b.T, n)
-	case mode != logits && len(b.Targets) != n:
-		return fmt.Errorf("native: batch has %d targets, %d×%d has %d", len(b.Targets), b.B, b.T, n)
-	}
-	v := int32(m.arch.Vocab)
-	for i, id := range b.Inputs {
-		if id < 0 || id >= v {
-			return fmt.Errorf("native: input %d is token %d, vocabulary has %d", i, id, v)
-		}
-	}
-	if mode == logits {
-		return nil
-	}
-	for i, id := range b.Targets {
-		if id != engine.Ignore && (id < 0 || id >= v) {
-			return fmt.Errorf("native: target %d is token %d, vocabulary has %d", i, id, v)
-		}
-	}
-	return nil
 }

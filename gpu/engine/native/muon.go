@@ -3,15 +3,9 @@ package native
 import (
 	"math"
 
+	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
-)
-
-// Coefficients and number of the quintic Newton–Schulz steps (Jordan et al. 2024):
-// they push all singular values to about 1, within 0.7 to 1.2.
-const (
-	newtonA, newtonB, newtonC = 3.4445, -4.7750, 2.0315
-	newtonSteps               = 5
 )
 
 // newton is the scratch of orthogonalising one matrix.
@@ -40,7 +34,7 @@ func (s *newton) orthogonalize(rows, cols int, gemm gemm, work []float32) {
 	n, k := rows*cols, min(rows, cols)
 	kernel.Scale(s.x[:n], float32(1/(math.Sqrt(kernel.SumSquares(s.x[:n]))+1e-7)))
 	a, b := s.a[:k*k], s.b[:k*k]
-	for range newtonSteps {
+	for range engine.NewtonSteps {
 		x, y := s.x[:n], s.y[:n]
 		// A is X·Xᵀ or Xᵀ·X, whichever is smaller; B = bA + cA².
 		if rows <= cols {
@@ -49,15 +43,15 @@ func (s *newton) orthogonalize(rows, cols int, gemm gemm, work []float32) {
 			gemm(kernel.TN, k, k, rows, x, cols, x, cols, a, k, false, work)
 		}
 		gemm(kernel.NN, k, k, k, a, k, a, k, b, k, false, work)
-		kernel.Scale(b, newtonC)
-		kernel.Axpy(b, newtonB, a)
+		kernel.Scale(b, engine.NewtonC)
+		kernel.Axpy(b, engine.NewtonB, a)
 		// X = aX + B·X, or aX + X·B.
 		if rows <= cols {
 			gemm(kernel.NN, rows, cols, k, b, k, x, cols, y, cols, false, work)
 		} else {
 			gemm(kernel.NN, rows, cols, k, x, cols, b, k, y, cols, false, work)
 		}
-		kernel.Axpy(y, newtonA, x)
+		kernel.Axpy(y, engine.NewtonA, x)
 		s.x, s.y = s.y, s.x
 	}
 }
@@ -69,7 +63,7 @@ func (m *Model) muon(i int) {
 	turn := 0
 	for j := range m.layout {
 		p := &m.layout[j]
-		if !m.ownedByMuon(p) {
+		if !m.opt.Optimizer.ByMuon(p) {
 			continue
 		}
 		turn++

@@ -8,7 +8,6 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
-	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
 // paramRange is a piece of the arena, from ≤ i < to.
@@ -23,26 +22,6 @@ func (m *Model) reduce(r paramRange) {
 		for _, w := range m.worker[1:m.job.active] {
 			kernel.Add(m.grads[i:j], w.arena[i:j])
 		}
-	}
-}
-
-// Bucket sizes in elements: the first is small so that the sum starts early.
-const (
-	firstBucket = 1 << 16 // 256 KiB
-	laterBucket = 1 << 18 // 1 MiB
-)
-
-// handOver gives the gradient to sync in buckets, from the arena's end to its
-// beginning, the order in which the backward pass finishes them.
-func (m *Model) handOver(sync engine.GradientSync) {
-	end, size := m.size, firstBucket
-	for bucket := 0; end > 0; bucket++ {
-		from := max(0, end-size)
-		if from < size/2 { // no small rest
-			from = 0
-		}
-		sync.Reduce(bucket, ring.Buffer{Data: m.grads[from:end:end]})
-		end, size = from, laterBucket
 	}
 }
 
@@ -91,7 +70,7 @@ func (m *Model) adamw(r paramRange) {
 	for i := range m.layout {
 		p := &m.layout[i]
 		from, to := max(r.from, p.Offset), min(r.to, p.Offset+p.Elems)
-		if from >= to || m.ownedByMuon(p) {
+		if from >= to || m.opt.Optimizer.ByMuon(p) {
 			continue
 		}
 		decay := h.WeightDecay
@@ -103,8 +82,4 @@ func (m *Model) adamw(r paramRange) {
 			WeightDecay: decay, Step: int(m.step[0]),
 		})
 	}
-}
-
-func (m *Model) ownedByMuon(p *glm.Param) bool {
-	return m.opt.Optimizer == engine.Muon && (p.Role == glm.Matrix || p.Role == glm.Residual)
 }

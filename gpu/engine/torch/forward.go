@@ -21,6 +21,13 @@ const (
 	scoring              // loss
 )
 
+func (m mode) String() string {
+	if m == training {
+		return "backward"
+	}
+	return "eval"
+}
+
 // pass runs sequences from … from+n of a batch and returns the sum of their
 // scored targets' negative log-likelihoods. When training it adds their gradients, all of
 // them or, on an error, none.
@@ -90,8 +97,8 @@ func (s *scope) ids(ids []int32, device int, shape ...int64) tensor {
 
 // Logits is the forward pass alone, without dropout: [B, T, V] in new memory.
 func (m *Model) Logits(b engine.Batch) ([]float32, error) {
-	if err := m.check(b, false); err != nil {
-		return nil, err
+	if err := b.Check(m.opt.MaxBatch, m.opt.MaxSeq, m.arch.Vocab, false); err != nil {
+		return nil, fmt.Errorf("torch: %w", err)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -13,7 +13,6 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
-	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
 // Options says how a model is held and trained.
@@ -66,14 +65,9 @@ func (o Options) Validate() error {
 		return fmt.Errorf("torch: max batch is %d, must be positive", o.MaxBatch)
 	case o.MaxSeq < 1:
 		return fmt.Errorf("torch: max sequence is %d, must be positive", o.MaxSeq)
-	case !(o.Dropout >= 0 && o.Dropout < 1):
-		return fmt.Errorf("torch: dropout is %g, must be in [0, 1)", o.Dropout)
-	case !(o.ZLoss >= 0) || math.IsInf(o.ZLoss, 0):
-		return fmt.Errorf("torch: z-loss weight is %g, must be finite and not negative", o.ZLoss)
-	case o.Precision != engine.F32 && o.Precision != engine.BF16:
-		return fmt.Errorf("torch: precision %q is unknown, use %q, %q or %q", o.Precision, engine.Auto, engine.F32, engine.BF16)
-	case o.Optimizer != engine.AdamW && o.Optimizer != engine.Muon:
-		return fmt.Errorf("torch: optimizer %q is unknown, use %q or %q", o.Optimizer, engine.AdamW, engine.Muon)
+	}
+	if err := engine.CheckTraining(o.Dropout, o.ZLoss, o.Precision, o.Optimizer); err != nil {
+		return fmt.Errorf("torch: %w", err)
 	}
 	return nil
 }
@@ -236,29 +230,16 @@ func (m *Model) Close() error {
 // Backward implements engine.Model. When the device is out of memory, the batch
 // is halved until it fits, and later batches are cut so from the start.
 func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, error) {
-	if !(b.Norm > 0) || math.IsInf(b.Norm, 0) {
-		return 0, fmt.Errorf("torch: batch norm is %g, must be the positive number of scored targets", b.Norm)
-	}
-	if err := m.check(b, true); err != nil {
-		return 0, err
+	if err := b.CheckNorm(); err != nil {
+		return 0, fmt.Errorf("torch: %w", err)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var loss float64
-	for from := 0; from < b.B; {
-		n := min(m.micro, b.B-from)
-		nll, err := m.pass(b, from, n, training)
-		if errors.Is(err, errMemory) && n > 1 {
-			m.micro = (n + 1) / 2
-			continue
-		}
-		if err != nil {
-			m.ZeroGrad()
-			return 0, fmt.Errorf("torch: backward of %d sequences: %w", n, err)
-		}
-		loss += nll / b.Norm
-		from += n
+	nll, err := m.passes(b, training)
+	if err != nil {
+		return 0, err
 	}
+	loss := nll / b.Norm
 	if sync == nil {
 		return loss, nil
 	}
@@ -269,27 +250,8 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 		return 0, fmt.Errorf("torch: gradients to the host: %w", s.err)
 	}
 	m.staged = m.opt.Device != CPU
-	m.handOver(sync)
+	engine.HandOver(m.grads.host, sync)
 	return loss, nil
-}
-
-// Bucket sizes in elements, engine native's: ranks of both may share a ring.
-const (
-	firstBucket = 1 << 16 // 256 KiB
-	laterBucket = 1 << 18 // 1 MiB
-)
-
-// handOver gives the gradient to sync in buckets, from the arena's end on.
-func (m *Model) handOver(sync engine.GradientSync) {
-	end, size := m.size, firstBucket
-	for bucket := 0; end > 0; bucket++ {
-		from := max(0, end-size)
-		if from < size/2 {
-			from = 0
-		}
-		sync.Reduce(bucket, ring.Buffer{Data: m.grads.host[from:end:end]})
-		end, size = from, laterBucket
-	}
 }
 
 // ZeroGrad implements engine.Model.
@@ -304,23 +266,10 @@ func (m *Model) ZeroGrad() {
 
 // Eval implements engine.Model.
 func (m *Model) Eval(b engine.Batch) (nll float64, tokens int, err error) {
-	if err := m.check(b, true); err != nil {
-		return 0, 0, err
-	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	for from := 0; from < b.B; {
-		n := min(m.micro, b.B-from)
-		sum, err := m.pass(b, from, n, scoring)
-		if errors.Is(err, errMemory) && n > 1 {
-			m.micro = (n + 1) / 2
-			continue
-		}
-		if err != nil {
-			return 0, 0, fmt.Errorf("torch: eval of %d sequences: %w", n, err)
-		}
-		nll += sum
-		from += n
+	if nll, err = m.passes(b, scoring); err != nil {
+		return 0, 0, err
 	}
 	for _, t := range b.Targets {
 		if t != engine.Ignore {
@@ -330,32 +279,27 @@ func (m *Model) Eval(b engine.Batch) (nll float64, tokens int, err error) {
 	return nll, tokens, nil
 }
 
-// check refuses a batch that would read outside its tables.
-func (m *Model) check(b engine.Batch, scored bool) error {
-	n := b.B * b.T
-	switch {
-	case b.B < 1 || b.B > m.opt.MaxBatch:
-		return fmt.Errorf("torch: batch has %d sequences, model was made for 1 to %d (Options.MaxBatch)", b.B, m.opt.MaxBatch)
-	case b.T < 1 || b.T > m.opt.MaxSeq:
-		return fmt.Errorf("torch: sequences have %d tokens, model was made for 1 to %d (Options.MaxSeq)", b.T, m.opt.MaxSeq)
-	case len(b.Inputs) != n:
-		return fmt.Errorf("torch: batch has %d inputs, %d×%d has %d", len(b.Inputs), b.B, b.T, n)
-	case scored && len(b.Targets) != n:
-		return fmt.Errorf("torch: batch has %d targets, %d×%d has %d", len(b.Targets), b.B, b.T, n)
+// passes runs a batch in pieces that fit the device and sums their losses. When
+// training fails the gradient is dropped.
+func (m *Model) passes(b engine.Batch, mode mode) (nll float64, err error) {
+	if err := b.Check(m.opt.MaxBatch, m.opt.MaxSeq, m.arch.Vocab, true); err != nil {
+		return 0, fmt.Errorf("torch: %w", err)
 	}
-	v := int32(m.arch.Vocab)
-	for i, id := range b.Inputs {
-		if id < 0 || id >= v {
-			return fmt.Errorf("torch: input %d is token %d, vocabulary has %d", i, id, v)
+	for from := 0; from < b.B; {
+		n := min(m.micro, b.B-from)
+		sum, err := m.pass(b, from, n, mode)
+		if errors.Is(err, errMemory) && n > 1 {
+			m.micro = (n + 1) / 2
+			continue
 		}
-	}
-	if !scored {
-		return nil
-	}
-	for i, id := range b.Targets {
-		if id != engine.Ignore && (id < 0 || id >= v) {
-			return fmt.Errorf("torch: target %d is token %d, vocabulary has %d", i, id, v)
+		if err != nil {
+			if mode == training {
+				m.ZeroGrad()
+			}
+			return 0, fmt.Errorf("torch: %s of %d sequences: %w", mode, n, err)
 		}
+		nll += sum
+		from += n
 	}
-	return nil
+	return nll, nil
 }

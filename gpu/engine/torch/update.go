@@ -44,7 +44,7 @@ func (m *Model) Update(h engine.Hyper) (float64, error) {
 	}
 	m.step[0]++
 	for i := range m.layout {
-		if m.ownedByMuon(&m.layout[i]) {
+		if m.opt.Optimizer.ByMuon(&m.layout[i]) {
 			m.muon(i, h, &s)
 		} else {
 			m.adamw(i, h, &s)
@@ -56,10 +56,6 @@ func (m *Model) Update(h engine.Hyper) (float64, error) {
 	s.zero(m.grads.flat)
 	m.staged = false
 	return norm, errors.Join(s.err)
-}
-
-func (m *Model) ownedByMuon(p *glm.Param) bool {
-	return m.opt.Optimizer == engine.Muon && (p.Role == glm.Matrix || p.Role == glm.Residual)
 }
 
 // adamw updates parameter i (Loshchilov and Hutter 2019, as torch.optim.AdamW).
@@ -80,12 +76,6 @@ func (m *Model) adamw(i int, h engine.Hyper, all *scope) {
 	s.op(func(o *tensor) { lib.AtgAddcdiv_(o, w, s.scale(m1, rate), root) })
 }
 
-// Coefficients and number of the quintic Newton–Schulz steps (Jordan et al. 2024).
-const (
-	newtonA, newtonB, newtonC = 3.4445, -4.7750, 2.0315
-	newtonSteps               = 5
-)
-
 // muon updates matrix i: Nesterov's momentum, orthogonalised.
 func (m *Model) muon(i int, h engine.Hyper, all *scope) {
 	s := &scope{err: all.err}
@@ -100,11 +90,11 @@ func (m *Model) muon(i int, h engine.Hyper, all *scope) {
 	if rows > cols {
 		x = s.transpose(x, 0, 1)
 	}
-	for range newtonSteps {
+	for range engine.NewtonSteps {
 		// A = X·Xᵀ, B = bA + cA², X = aX + B·X.
 		a := s.matmul(x, s.transpose(x, 0, 1))
-		b := s.add(s.scale(a, newtonB), s.scale(s.matmul(a, a), newtonC))
-		x = s.add(s.scale(x, newtonA), s.matmul(b, x))
+		b := s.add(s.scale(a, engine.NewtonB), s.scale(s.matmul(a, a), engine.NewtonC))
+		x = s.add(s.scale(x, engine.NewtonA), s.matmul(b, x))
 	}
 	if rows > cols {
 		x = s.transpose(x, 0, 1)

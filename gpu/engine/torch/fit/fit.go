@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,7 +157,7 @@ func (r *Report) patch(ctx context.Context, cache, dir, libGo, source string, pr
 	defer os.RemoveAll(tmp)
 	gotch := filepath.Join(tmp, "gotch")
 	// The binding's C layer alone is used; the rest, and its dependencies, stay out.
-	if err := copyTree(filepath.Join(gotch, "libtch"), filepath.Join(from, "libtch")); err != nil {
+	if err := os.CopyFS(filepath.Join(gotch, "libtch"), os.DirFS(filepath.Join(from, "libtch"))); err != nil {
 		return fmt.Errorf("copy gotch: %w", err)
 	}
 	for name, data := range map[string]string{"go.mod": "module " + gotchModule + "\n\ngo 1.20\n", "libtch/lib.go": libGo} {
@@ -217,28 +216,6 @@ func reason(text string, err error) string {
 		return err.Error()
 	}
 	return "unreadable answer"
-}
-
-// copyTree copies files and folders; the copy is writable, as the module cache
-// is not.
-func copyTree(to, from string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, rel), 0o755)
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(to, rel), data, 0o644)
-	})
 }
 
 // blankUntilClean runs syntax passes over gotch's wrappers in dir and blanks

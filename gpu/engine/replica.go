@@ -1,0 +1,184 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/ring"
+)
+
+// What engines have in common: the checks of what they are given, the order in
+// which gradients leave, and the names of what they keep.
+
+// Check refuses a batch that would read outside a model's tables. scored says
+// whether the targets are used. Engines put their name before the error.
+func (b Batch) Check(maxBatch, maxSeq, vocab int, scored bool) error {
+	n := b.B * b.T
+	switch {
+	case b.B < 1 || b.B > maxBatch:
+		return fmt.Errorf("batch has %d sequences, model was made for 1 to %d (Options.MaxBatch)", b.B, maxBatch)
+	case b.T < 1 || b.T > maxSeq:
+		return fmt.Errorf("sequences have %d tokens, model was made for 1 to %d (Options.MaxSeq)", b.T, maxSeq)
+	case len(b.Inputs) != n:
+		return fmt.Errorf("batch has %d inputs, %d×%d has %d", len(b.Inputs), b.B, b.T, n)
+	case scored && len(b.Targets) != n:
+		return fmt.Errorf("batch has %d targets, %d×%d has %d", len(b.Targets), b.B, b.T, n)
+	}
+	v := int32(vocab)
+	for i, id := range b.Inputs {
+		if id < 0 || id >= v {
+			return fmt.Errorf("input %d is token %d, vocabulary has %d", i, id, v)
+		}
+	}
+	if !scored {
+		return nil
+	}
+	for i, id := range b.Targets {
+		if id != Ignore && (id < 0 || id >= v) {
+			return fmt.Errorf("target %d is token %d, vocabulary has %d", i, id, v)
+		}
+	}
+	return nil
+}
+
+// CheckNorm refuses a denominator of the loss that is no positive number.
+func (b Batch) CheckNorm() error {
+	if !(b.Norm > 0) || math.IsInf(b.Norm, 0) {
+		return fmt.Errorf("batch norm is %g, must be the positive number of scored targets", b.Norm)
+	}
+	return nil
+}
+
+// Bucket sizes in elements: the first is small so that the sum starts early.
+const (
+	firstBucket = 1 << 16 // 256 KiB
+	laterBucket = 1 << 18 // 1 MiB
+)
+
+// HandOver gives a gradient to sync in buckets, from its end to its beginning,
+// the order in which the backward pass finishes them. Ranks of different engines
+// cut alike and may share a ring.
+func HandOver(grads []float32, sync GradientSync) {
+	end, size := len(grads), firstBucket
+	for bucket := 0; end > 0; bucket++ {
+		from := max(0, end-size)
+		if from < size/2 { // no small rest
+			from = 0
+		}
+		sync.Reduce(bucket, ring.Buffer{Data: grads[from:end:end]})
+		end, size = from, laterBucket
+	}
+}
+
+// Coefficients and number of Muon's quintic Newton–Schulz steps (Jordan et al.
+// 2024): they push all singular values to about 1, within 0.7 to 1.2.
+const (
+	NewtonA, NewtonB, NewtonC = 3.4445, -4.7750, 2.0315
+	NewtonSteps               = 5
+)
+
+// ByMuon tells whether Muon updates that parameter, under this optimiser.
+func (o Optimizer) ByMuon(p *glm.Param) bool {
+	return o == Muon && (p.Role == glm.Matrix || p.Role == glm.Residual)
+}
+
+const (
+	optimizerPrefix = "optimizer."
+	stepName        = optimizerPrefix + "step"
+)
+
+// Parameters are views of an arena laid out as layout says.
+func Parameters(layout []glm.Param, arena []float32) StateDict {
+	var s StateDict
+	for i := range layout {
+		s = append(s, view(layout[i].Name, &layout[i], arena))
+	}
+	return s
+}
+
+func view(name string, p *glm.Param, arena []float32) Tensor {
+	return Tensor{Name: name, Shape: p.Shape, Data: arena[p.Offset : p.Offset+p.Elems : p.Offset+p.Elems]}
+}
+
+// States are views of the arenas of a model that trains: parameters, then the
+// optimiser's tensors (AdamW's moments m and v; Muon's momentum in m), then the
+// number of updates taken.
+func States(layout []glm.Param, o Optimizer, params, m, v, step []float32) StateDict {
+	s := Parameters(layout, params)
+	for i := range layout {
+		p := &layout[i]
+		if o.ByMuon(p) {
+			s = append(s, view(optimizerPrefix+"momentum."+p.Name, p, m))
+			continue
+		}
+		s = append(s, view(optimizerPrefix+"exp_avg."+p.Name, p, m), view(optimizerPrefix+"exp_avg_sq."+p.Name, p, v))
+	}
+	return append(s, Tensor{Name: stepName, Shape: []int{1}, Data: step})
+}
+
+// CopyTo copies s into want, of which the first params tensors are parameters and
+// the others, if any, the optimiser's. Nothing is copied unless all of s fits:
+// every parameter present, of its shape and finite; every optimiser tensor
+// present, or none; no name unknown. It tells whether optimiser tensors were
+// copied. Where want has none, those of s are passed over.
+func (s StateDict) CopyTo(want StateDict, params int) (optimizer bool, err error) {
+	given := make(map[string]Tensor, len(s))
+	theirs := 0 // optimiser tensors
+	for _, t := range s {
+		if _, twice := given[t.Name]; twice {
+			return false, fmt.Errorf("tensor %s is there twice", t.Name)
+		}
+		given[t.Name] = t
+		if strings.HasPrefix(t.Name, optimizerPrefix) {
+			theirs++
+		}
+	}
+	skip := len(want) == params // … all of them
+	if optimizer = theirs > 0 && !skip; !optimizer {
+		want = want[:params]
+	}
+	known := make(map[string]bool, len(want))
+	for _, w := range want {
+		known[w.Name] = true
+		g, ok := given[w.Name]
+		if !ok {
+			return false, fmt.Errorf("tensor %s is missing", w.Name)
+		}
+		if !slices.Equal(g.Shape, w.Shape) || len(g.Data) != len(w.Data) {
+			return false, fmt.Errorf("tensor %s has shape %v and %d values, want %v and %d", w.Name, g.Shape, len(g.Data), w.Shape, len(w.Data))
+		}
+		for i, v := range g.Data {
+			if v-v != 0 { // NaN and infinities
+				return false, fmt.Errorf("tensor %s holds %g at element %d; the checkpoint is damaged or its training diverged", w.Name, v, i)
+			}
+		}
+	}
+	for _, t := range s {
+		if !known[t.Name] && !(skip && strings.HasPrefix(t.Name, optimizerPrefix)) {
+			return false, fmt.Errorf("tensor %s is unknown to this shape", t.Name)
+		}
+	}
+	for _, w := range want {
+		copy(w.Data, given[w.Name].Data)
+	}
+	return optimizer, nil
+}
+
+// CheckTraining refuses settings that no engine can train with; precision is one
+// that Auto was resolved to.
+func CheckTraining(dropout, zLoss float64, p Precision, o Optimizer) error {
+	switch {
+	case !(dropout >= 0 && dropout < 1):
+		return fmt.Errorf("dropout is %g, must be in [0, 1)", dropout)
+	case !(zLoss >= 0) || math.IsInf(zLoss, 0):
+		return fmt.Errorf("z-loss weight is %g, must be finite and not negative", zLoss)
+	case p != F32 && p != BF16:
+		return fmt.Errorf("precision %q is unknown, use %q, %q or %q", p, Auto, F32, BF16)
+	case o != AdamW && o != Muon:
+		return fmt.Errorf("optimizer %q is unknown, use %q or %q", o, AdamW, Muon)
+	}
+	return nil
+}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -27,14 +29,16 @@ type GPUWorker struct {
 type Executor func(ctx context.Context, a *Assign, progress func(train.StepMetrics)) (train.Report, error)
 
 type assignment struct {
-	*Assign
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the goroutine is through
+	*Assign // the latest
+	cancel  context.CancelCauseFunc
+	next    chan *Assign  // buffered, 1: the run takes it when its ring has lost a rank
+	epoch   atomic.Uint64 // of Assign, for the run's goroutine
+	done    chan struct{} // closed when the goroutine is through
 }
 
 // taskEnded is a worker's own message: its goroutine is through.
 type taskEnded struct {
-	epoch  uint64
+	of     *assignment
 	report train.Report
 	err    error
 }
@@ -80,6 +84,8 @@ func (w *GPUWorker) assign(ctx actor.Context, a *Assign) {
 	switch {
 	case w.current == nil:
 		w.start(ctx, a)
+	case a.Resumes != 0 && a.Resumes == w.current.Epoch:
+		w.resume(a)
 	case a.Epoch > w.current.Epoch:
 		w.pending = a
 		w.release(w.current.Epoch)
@@ -99,20 +105,35 @@ func (w *GPUWorker) release(epoch uint64) {
 	w.current.cancel(errReleased)
 }
 
+// resume hands the next ring to the run. A run that has ended meanwhile finds out
+// in ended.
+func (w *GPUWorker) resume(a *Assign) {
+	c := w.current
+	c.Assign = a
+	c.epoch.Store(a.Epoch)
+	select {
+	case <-c.next: // never taken: that ring is lost too
+	default:
+	}
+	c.next <- a
+}
+
 func (w *GPUWorker) start(ctx actor.Context, a *Assign) {
 	run, cancel := context.WithCancelCause(context.Background())
-	w.current = &assignment{Assign: a, cancel: cancel, done: make(chan struct{})}
-	self, root, done := ctx.Self(), ctx.ActorSystem().Root, w.current.done
+	c := &assignment{cancel: cancel, next: make(chan *Assign, 1), done: make(chan struct{})}
+	mine := *a
+	mine.Next = c.next
+	c.Assign = &mine
+	c.epoch.Store(a.Epoch)
+	w.current = c
+	self, root := ctx.Self(), ctx.ActorSystem().Root
 	progress := func(m train.StepMetrics) {
-		root.Send(a.Owner, &Progress{Epoch: a.Epoch, Trial: a.Task.Trial, Metrics: m})
+		root.Send(a.Owner, &Progress{Epoch: c.epoch.Load(), Trial: a.Task.Trial, Metrics: m})
 	}
 	go func() {
-		defer close(done)
-		end := &taskEnded{epoch: a.Epoch}
-		end.report, end.err = w.guarded(run, a, progress)
-		if end.err != nil && a.Ring != nil {
-			a.Ring.Abort(end.err) // nobody waits for a rank that is gone
-		}
+		defer close(c.done)
+		end := &taskEnded{of: c}
+		end.report, end.err = w.guarded(run, &mine, progress)
 		root.Send(self, end)
 	}()
 }
@@ -128,13 +149,24 @@ func (w *GPUWorker) guarded(ctx context.Context, a *Assign, progress func(train.
 }
 
 func (w *GPUWorker) ended(ctx actor.Context, m *taskEnded) {
-	if w.current == nil || w.current.Epoch != m.epoch {
+	if w.current != m.of {
 		return
 	}
 	a := w.current
 	w.current = nil
 	a.cancel(nil)
-	ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Report: m.report, Err: m.err})
+	if m.err != nil && a.Ring != nil {
+		a.Ring.Abort(m.err) // nobody waits for a rank that is gone
+	}
+	select {
+	case next := <-a.next:
+		if w.pending == nil {
+			w.start(ctx, next) // it came too late for the run
+			return
+		}
+	default:
+	}
+	ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Report: m.report, Err: m.err, Lost: errors.Is(m.err, ring.ErrLost)})
 	if p := w.pending; p != nil {
 		w.pending = nil
 		w.start(ctx, p)
@@ -143,18 +175,19 @@ func (w *GPUWorker) ended(ctx actor.Context, m *taskEnded) {
 
 // abandon stops what runs, waits for it, and tells the owners.
 func (w *GPUWorker) abandon(ctx actor.Context) {
-	lost := func(a *Assign) {
+	abort := func(a *Assign) {
 		if a.Ring != nil {
-			a.Ring.Abort(errRestarted)
+			a.Ring.Abort(&ring.LostError{Rank: a.Rank, Why: errRestarted.Error()})
 		}
+	}
+	lost := func(a *Assign) {
+		abort(a)
 		ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Err: errRestarted, Lost: true})
 	}
 	if a := w.current; a != nil {
 		w.current = nil
-		if a.Ring != nil {
-			a.Ring.Abort(errRestarted)
-		}
 		a.cancel(errRestarted)
+		abort(a.Assign)
 		<-a.done
 		lost(a.Assign)
 	}

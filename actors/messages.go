@@ -48,6 +48,13 @@ type Assign struct {
 	Ring  *ring.Group // nil when World is 1
 	Task  train.Task
 	Owner *actor.PID
+	// Resumes is the epoch whose ring lost a rank: a worker that still runs it goes
+	// on under this assignment, any other starts and gets the state from a peer.
+	// 0 starts the task.
+	Resumes uint64
+	// Next brings the assignment under which the run goes on after its ring lost a
+	// rank. The worker sets it.
+	Next <-chan *Assign
 }
 
 // Release tells a worker to give up what runs under an epoch.
@@ -67,7 +74,7 @@ type RankEnded struct {
 	Rank   int
 	Report train.Report
 	Err    error
-	Lost   bool // the worker restarted: not the task's fault
+	Lost   bool // the worker is gone, or started anew: not the task's fault
 }
 
 // TrialEnded is how a task ended: all of its ranks are through.

@@ -3,6 +3,7 @@ package actors
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -14,8 +15,9 @@ import (
 const maxLost = 5
 
 // Trial drives one task on a group of workers: it forms the ring, gathers the
-// ranks' ends, and forms a new ring when a worker was lost. State belongs to its
-// mailbox.
+// ranks' ends, and forms the next ring when a worker was lost: of those that are
+// left, who go on where they are, and of the one that started anew, which gets
+// the state from a peer. State belongs to its mailbox.
 type Trial struct {
 	seq     int
 	task    train.Task
@@ -53,21 +55,70 @@ func (t *Trial) Receive(ctx actor.Context) {
 		if m.Epoch == t.epoch {
 			t.ended(ctx, m)
 		}
+	case *actor.Terminated:
+		t.gone(ctx, m.Who)
 	case *actor.Restarting, *actor.Stopping:
 		t.release(ctx, errReleased)
+		for _, w := range t.workers {
+			ctx.Unwatch(w)
+		}
 	}
 }
 
-// form starts a new epoch on all workers.
+// form starts a new epoch on all workers, from what is on the disk.
 func (t *Trial) form(ctx actor.Context) {
+	for _, w := range t.workers {
+		ctx.Watch(w)
+	}
+	t.begin(ctx, 0, -1)
+}
+
+// begin starts an epoch. Ranks other than the lost one go on from the epoch that
+// it resumes.
+func (t *Trial) begin(ctx actor.Context, resumes uint64, lost int) {
 	t.epoch = t.epochs()
 	t.group, t.left, t.err, t.isLost, t.report = nil, len(t.workers), nil, false, train.Report{}
 	if len(t.workers) > 1 {
 		t.group = ring.NewGroupOver(t.task.Backend, len(t.workers), t.epoch)
 	}
 	for r, w := range t.workers {
-		ctx.Send(w, &Assign{Epoch: t.epoch, Rank: r, World: len(t.workers), Ring: t.group, Task: t.task, Owner: ctx.Self()})
+		a := &Assign{Epoch: t.epoch, Rank: r, World: len(t.workers), Ring: t.group, Task: t.task, Owner: ctx.Self()}
+		if r != lost {
+			a.Resumes = resumes
+		}
+		ctx.Send(w, a)
 	}
+}
+
+// replace lets the others go on without waiting for the disk. It tells whether
+// it could: not where a rank has ended already, or too many were lost.
+func (t *Trial) replace(ctx actor.Context, lost int, why error) bool {
+	if t.err != nil || t.left < len(t.workers) || t.group == nil || t.lost >= maxLost {
+		return false
+	}
+	t.lost++
+	t.group.Abort(&ring.LostError{Rank: max(lost, 0), Why: why.Error()})
+	t.begin(ctx, t.epoch, lost)
+	return true
+}
+
+// gone takes a worker out that will not come back.
+func (t *Trial) gone(ctx actor.Context, who *actor.PID) {
+	r := slices.IndexFunc(t.workers, who.Equal)
+	if r < 0 {
+		return
+	}
+	why := fmt.Errorf("worker %s is gone", who.Id)
+	if t.group != nil {
+		t.group.Abort(&ring.LostError{Rank: r, Why: why.Error()})
+	}
+	if len(t.workers) == 1 {
+		ctx.Send(ctx.Parent(), &TrialEnded{Seq: t.seq, Report: t.report, Err: why})
+		return
+	}
+	t.workers = slices.Delete(slices.Clone(t.workers), r, r+1)
+	t.lost++
+	t.begin(ctx, t.epoch, -1)
 }
 
 func (t *Trial) release(ctx actor.Context, reason error) {
@@ -82,6 +133,9 @@ func (t *Trial) release(ctx actor.Context, reason error) {
 // ended takes one rank's end; the first failure stops the others, and when all
 // are through the task has ended or starts anew.
 func (t *Trial) ended(ctx actor.Context, m *RankEnded) {
+	if m.Lost && t.replace(ctx, m.Rank, m.Err) {
+		return
+	}
 	t.left--
 	if m.Rank == 0 {
 		t.report = m.Report

@@ -116,14 +116,44 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 	if err != nil {
 		return train.Report{}, err
 	}
-	env := train.Env{Rank: a.Rank, World: a.World, NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
-	if a.World > 1 {
-		end, err := a.Ring.Join(ctx, a.Rank)
-		if err != nil {
-			return train.Report{}, err
+	var leave []func() error // the rings that this rank was in
+	defer func() {
+		for _, f := range leave {
+			_ = f()
 		}
-		defer end.Close()
-		env.Ring = end
+	}()
+	env := train.Env{Rank: a.Rank, World: a.World, NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
+	join := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
+		p := train.Place{Rank: a.Rank, World: a.World}
+		if a.World > 1 {
+			end, err := a.Ring.Join(ctx, a.Rank)
+			if err != nil {
+				return p, err
+			}
+			leave = append(leave, end.Close)
+			p.Ring = end
+		}
+		return p, nil
+	}
+	p, err := join(ctx, a)
+	if err != nil {
+		return train.Report{}, err
+	}
+	env.Ring = p.Ring
+	env.Rejoin = func(ctx context.Context, cause error) (train.Place, error) {
+		bound := time.NewTimer(rejoinWithin)
+		defer bound.Stop()
+		select {
+		case next := <-a.Next:
+			return join(ctx, next)
+		case <-ctx.Done():
+			return train.Place{}, context.Cause(ctx)
+		case <-bound.C:
+			return train.Place{}, fmt.Errorf("no new ring within %s", rejoinWithin)
+		}
 	}
 	return train.Execute(ctx, a.Task, env)
 }
+
+// rejoinWithin bounds how long a rank waits for the ring that follows a lost one.
+const rejoinWithin = 30 * time.Second

@@ -14,11 +14,13 @@ import (
 // Collective joins the ranks of a run: one rank's end of a ring. It is called from
 // the run's goroutine alone. Wait blocks until all ranks are there or the ring is
 // aborted. Commit stands between a step's sums and their use: where it returns nil
-// on any rank, all ranks hold the sums.
+// on any rank, all ranks hold the sums. Broadcast replaces a buffer by the root's.
+// An error that is a ring.ErrLost means that a rank is gone.
 type Collective interface {
 	Reduce(bucket int, b ring.Buffer)
 	Wait() error
 	Commit(step uint64) error
+	Broadcast(b ring.Buffer, root int) error
 }
 
 // meter measures what a run spends on its ring.
@@ -59,9 +61,13 @@ type StepMetrics struct {
 	LR        float64 `json:"lr" msgpack:"lr"`               // share of the peak rate
 	GradNorm  float64 `json:"grad_norm" msgpack:"grad_norm"`
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
-	SyncShare float64 `json:"sync_share,omitempty" msgpack:"sync_share"`       // of the time, in which the rank only waited for the ring; of several ranks
-	SyncBytes int64   `json:"sync_bytes,omitempty" msgpack:"sync_bytes"`       // of gradient summed in a step
-	Bits      float64 `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"` // of a validation sample, where one was taken
+	Compute   float64 `json:"compute_share,omitempty" msgpack:"compute_share"` // of the time, in which forward and backward ran
+	PeakBytes int64   `json:"peak_bytes,omitempty" msgpack:"peak_bytes"`       // most memory that the process held so far
+	// Of several ranks:
+	SyncShare float64 `json:"sync_share,omitempty" msgpack:"sync_share"`           // of the time, in which the rank only waited for the ring
+	SyncBytes int64   `json:"sync_bytes,omitempty" msgpack:"sync_bytes"`           // of gradient summed in a step
+	SyncEff   float64 `json:"sync_efficiency,omitempty" msgpack:"sync_efficiency"` // compute / (compute + waiting for the ring)
+	Bits      float64 `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"`     // of a validation sample, where one was taken
 }
 
 // Events are called by rank 0 from the run's goroutine; any may be nil.
@@ -89,25 +95,44 @@ type Run struct {
 	CheckpointEvery time.Duration // between calls of Events.Checkpoint; 0 is none
 	Events          Events
 
+	// Balance gives each rank as many of a step's sequences as its measured speed
+	// is worth, so that a slow device does not hold up a fast one. The global batch
+	// stays what Config says; the sums' bits then depend on the clock.
+	Balance bool
+	// Rejoin gives the run its place in the next ring after a rank was lost. Nil:
+	// the loss ends the run.
+	Rejoin func(ctx context.Context, cause error) (Place, error)
+
+	elastic
+	sync    *meter
+	compute time.Duration // of forward and backward, since the last report
+	shares  balance
 	control [16]float32 // rank 0's word to all: stop, position of the step
 }
 
 // To trains from a state up to the segment's end. The error is ErrDiverged,
 // ctx's cause, the ring's, or the engine's; the state is where the last whole
-// step ended.
+// step ended. Where Rejoin is set, a lost rank is no error: the run goes on in the
+// next ring from the last step that any rank has committed.
 func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
-	var sync *meter
-	if r.World > 1 {
-		sync = &meter{Collective: r.Ring}
-		defer func(own Collective) { r.Ring = own }(r.Ring)
-		r.Ring = sync
+	for {
+		var err error
+		if st, err = r.to(ctx, st, seg); err == nil || !r.mendable(err) {
+			return st, err
+		}
+		if st, err = r.rejoin(ctx, st, err); err != nil {
+			return st, err
+		}
 	}
+}
+
+func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
+	r.meter()
 	batches := NewBatches(r.Train, r.Config.Arch.Context, r.Config.Seed)
 	t := r.Config.Arch.Context
 	total := r.Config.Sequences()
 	inputs, targets := make([]int32, total*t), make([]int32, total*t)
-	lo, hi := r.Rank*total/r.World, (r.Rank+1)*total/r.World
-	micro := r.Config.MicroBatch(r.World)
+	micro := r.microBatch()
 
 	start := r.Clock()
 	base := st.Seconds
@@ -139,12 +164,16 @@ func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
 		for j := range total {
 			scored += batches.Sequence(st.Step*total+j, inputs[j*t:(j+1)*t], targets[j*t:(j+1)*t])
 		}
+		lo, hi, err := r.part(total)
+		if err != nil {
+			return st, err
+		}
 		loss, err := r.backward(st, inputs, targets, lo, hi, micro, float64(max(scored, 1)))
 		if err != nil {
 			return st, err
 		}
-		if sync != nil {
-			if err := sync.Commit(uint64(st.Step + 1)); err != nil {
+		if r.sync != nil {
+			if err := r.sync.Commit(uint64(st.Step + 1)); err != nil {
 				return st, err
 			}
 		}
@@ -160,6 +189,9 @@ func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
 			return st, fmt.Errorf("%w at step %d: loss is %g", ErrDiverged, st.Step+1, loss)
 		}
 		st.Step++
+		if r.phase == flatEnd {
+			r.phase = decay
+		}
 		st.Tokens += int64(total * t)
 		lossSum += loss
 		lossSteps++
@@ -173,11 +205,15 @@ func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
 				Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Loss: lossSum / float64(lossSteps), LR: share, GradNorm: norm,
 				PerSecond: float64(st.Tokens-reportTokens) / max((now-lastReport).Seconds(), 1e-9),
 			}
-			if sync != nil {
-				m.SyncShare = sync.exposed.Seconds() / max((now-lastReport).Seconds(), 1e-9)
-				m.SyncBytes = sync.bytes / int64(lossSteps)
-				sync.exposed, sync.bytes = 0, 0
+			elapsed := max((now - lastReport).Seconds(), 1e-9)
+			m.Compute, m.PeakBytes = min(1, r.compute.Seconds()/elapsed), peakBytes()
+			if s := r.sync; s != nil {
+				m.SyncShare = min(1, s.exposed.Seconds()/elapsed)
+				m.SyncBytes = s.bytes / int64(lossSteps)
+				m.SyncEff = r.compute.Seconds() / max((r.compute+s.exposed).Seconds(), 1e-9)
+				s.exposed, s.bytes = 0, 0
 			}
+			r.compute = 0
 			r.Events.Step(m)
 			lastReport, reportTokens, lossSum, lossSteps = now, st.Tokens, 0, 0
 		}
@@ -205,8 +241,8 @@ func (r *Run) agree(st State, seg Segment) (pos float64, stop bool, err error) {
 			r.control[1] = 1
 		}
 	}
-	r.Ring.Reduce(-1, ring.Buffer{Data: r.control[:]})
-	if err := r.Ring.Wait(); err != nil {
+	r.sync.Reduce(-1, ring.Buffer{Data: r.control[:]})
+	if err := r.sync.Wait(); err != nil {
 		return 0, false, err
 	}
 	return float64(r.control[0]), r.control[1] != 0, nil
@@ -228,19 +264,22 @@ func (r *Run) backward(st State, inputs, targets []int32, lo, hi, micro int, nor
 			b.Inputs, b.Targets = inputs[at*t:(at+n)*t], targets[at*t:(at+n)*t]
 		}
 		var sync engine.GradientSync
-		if r.World > 1 && at+micro >= hi {
-			sync = r.Ring
+		if r.World > 1 && at+micro >= hi { // before that the gradients only add up
+			sync = r.sync
 		}
+		begin := time.Now()
 		l, err := r.Model.Backward(b, sync)
 		if err != nil {
 			return 0, err
 		}
+		r.compute += time.Since(begin)
 		loss += l
 	}
+	r.shares.measured(r, hi-lo)
 	if r.World > 1 {
 		r.control = [16]float32{float32(loss)}
-		r.Ring.Reduce(-2, ring.Buffer{Data: r.control[:]})
-		if err := r.Ring.Wait(); err != nil {
+		r.sync.Reduce(-2, ring.Buffer{Data: r.control[:]})
+		if err := r.sync.Wait(); err != nil {
 			return 0, err
 		}
 		loss = float64(r.control[0])
@@ -259,7 +298,7 @@ func (r *Run) hyper(share float64) engine.Hyper {
 
 // Validate scores a sample of the validation part, shared out over the ranks.
 func (r *Run) Validate(tokens int64) (Score, error) {
-	s, err := Sample(r.Model, r.Valid, r.Config.Arch.Context, r.Config.MicroBatch(r.World), tokens, r.ByteLen, Share{Rank: r.Rank, World: r.World})
+	s, err := Sample(r.Model, r.Valid, r.Config.Arch.Context, r.microBatch(), tokens, r.ByteLen, Share{Rank: r.Rank, World: r.World})
 	if err != nil || r.World <= 1 {
 		return s, err
 	}
@@ -294,11 +333,11 @@ func (r *Run) join(s *Score) error {
 }
 
 func (r *Run) evaluate(st *State, pos float64) error {
-	st.Evals = int(pos / r.EvalEvery)
 	s, err := r.Validate(r.EvalTokens)
 	if err != nil {
 		return err
 	}
+	st.Evals = int(pos / r.EvalEvery)
 	bits := s.BitsPerByte()
 	if st.BestStep == 0 || bits < st.BestBits {
 		st.BestBits, st.BestStep = bits, st.Step

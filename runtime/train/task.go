@@ -38,6 +38,7 @@ type Task struct {
 	Final     bool    `msgpack:"final"`
 	EvalEvery float64 `msgpack:"eval_every"`
 	MaxBytes  int64   `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
+	Balance   bool    `msgpack:"balance"`   // see Run
 }
 
 // Env is what a rank brings along.
@@ -47,6 +48,8 @@ type Env struct {
 	NewModel    func(c Config, threads int, world int) (engine.Model, error)
 	Clock       func() time.Duration
 	Metrics     func(StepMetrics) // rank 0; may be nil
+	// Rejoin is Run's; nil: a lost rank ends the task.
+	Rejoin func(ctx context.Context, cause error) (Place, error)
 }
 
 // Report is how a task ended.
@@ -88,18 +91,21 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if err != nil {
 		return rep, err
 	}
-	metrics, err := openMetrics(t, env, st)
-	if err != nil {
-		return rep, err
-	}
-	defer func() { err = errors.Join(err, metrics.Close()) }()
-
 	r := Run{
 		Model: m, Config: t.Config, Train: corpus, Valid: valid, Rank: env.Rank, World: env.World, Ring: env.Ring, Clock: env.Clock,
 		ByteLen: func(id int32) int { return t.ByteLens[id] }, EvalTokens: t.EvalTokens,
+		Balance: t.Balance, Rejoin: env.Rejoin,
 	}
-	begun := st
-	if env.Rank == 0 {
+	// A rank that becomes the first one, now or after a loss, writes the files.
+	var metrics metricsFile
+	defer func() { err = errors.Join(err, metrics.Close()) }()
+	r.lead = func(st State) error {
+		if metrics.f != nil {
+			return nil
+		}
+		if metrics.f, err = openMetrics(t, st); err != nil {
+			return err
+		}
 		r.Events.Step = func(s StepMetrics) {
 			metrics.Write(s)
 			if env.Metrics != nil {
@@ -110,6 +116,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		r.Events.Best = func(s State, m engine.Model, _ float64) error {
 			return SaveCheckpoint(t.best(), parameters(m.State()), s)
 		}
+		return nil
 	}
 	if t.Final {
 		r.EvalEvery = t.EvalEvery
@@ -125,11 +132,22 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if t.Final && t.Config.Schedule == "cosine" {
 		flat = t.Segment
 	}
-	if st.Position(flat) < flat.End() {
+	if st.Position(flat) >= flat.End() {
+		r.phase = flatEnd
+	}
+	// From here on all ranks hold one state: a rank that comes later gets it from a peer.
+	if st, err = r.Join(ctx, st); err != nil {
+		return Report{State: st}, err
+	}
+	begun := st
+	if r.phase == flatPart {
 		if st, err = r.To(ctx, st, flat); err != nil {
-			return Report{State: st}, errors.Join(err, t.keep(ctx, env, m, st))
+			return Report{State: st}, errors.Join(err, t.keep(ctx, r.Rank, m, st))
 		}
-		if env.Rank == 0 && !t.Final {
+		r.phase = flatEnd
+	}
+	if r.Rank == 0 && !t.Final && r.phase == flatEnd {
+		if own, err := CheckpointState(t.checkpoint()); err != nil || own.Step < st.Step {
 			if err := SaveCheckpoint(t.checkpoint(), m.State(), st); err != nil {
 				return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
 			}
@@ -139,21 +157,29 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if !t.Final {
 		r.CheckpointEvery = 0
 	}
-	if st, err = r.To(ctx, st, t.Segment); err != nil {
-		if t.Final {
-			err = errors.Join(err, t.keep(ctx, env, m, st))
+	var score Score
+	for {
+		if st, err = r.To(ctx, st, t.Segment); err != nil {
+			if t.Final {
+				err = errors.Join(err, t.keep(ctx, r.Rank, m, st))
+			}
+			return Report{State: st}, err
 		}
-		return Report{State: st}, err
-	}
-	score, err := r.Validate(t.EvalTokens)
-	if err != nil {
-		return Report{State: st}, err
+		if score, err = r.Validate(t.EvalTokens); err == nil {
+			break
+		}
+		if !r.mendable(err) {
+			return Report{State: st}, err
+		}
+		if st, err = r.rejoin(ctx, st, err); err != nil {
+			return Report{State: st}, err
+		}
 	}
 	bits := score.BitsPerByte()
 	if math.IsNaN(bits) || math.IsInf(bits, 0) {
 		return Report{State: st}, fmt.Errorf("%w: the validation loss is not a number", ErrDiverged)
 	}
-	if env.Rank == 0 {
+	if r.Rank == 0 {
 		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: bits})
 	}
 	rep = Report{State: st, Bits: bits, Params: t.Config.Arch.Params()}
@@ -161,7 +187,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if t.Final {
 		if st.BestStep > 0 && st.BestBits < bits {
 			rep.Bits, rep.State = st.BestBits, st
-		} else if env.Rank == 0 {
+		} else if r.Rank == 0 {
 			if err := SaveCheckpoint(t.best(), parameters(m.State()), st); err != nil {
 				return rep, fmt.Errorf("checkpoint: %w", err)
 			}
@@ -172,8 +198,8 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 }
 
 // keep saves what a run that was told to stop has reached.
-func (t Task) keep(ctx context.Context, env Env, m engine.Model, st State) error {
-	if env.Rank != 0 || context.Cause(ctx) == nil || st.Step == 0 {
+func (t Task) keep(ctx context.Context, rank int, m engine.Model, st State) error {
+	if rank != 0 || context.Cause(ctx) == nil || st.Step == 0 {
 		return nil
 	}
 	return SaveCheckpoint(t.checkpoint(), m.State(), st)
@@ -228,10 +254,7 @@ type metricsFile struct {
 	err error
 }
 
-func openMetrics(t Task, env Env, st State) (*metricsFile, error) {
-	if env.Rank != 0 {
-		return &metricsFile{}, nil
-	}
+func openMetrics(t Task, st State) (*os.File, error) {
 	if err := os.MkdirAll(t.Dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -264,7 +287,7 @@ func openMetrics(t Task, env Env, st State) (*metricsFile, error) {
 		f.Close()
 		return nil, err
 	}
-	return &metricsFile{f: f}, nil
+	return f, nil
 }
 
 // Write appends a record; the first error shows at Close.

@@ -1,0 +1,237 @@
+package ddp
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/ring"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var shape = glm.Arch{Vocab: 300, Dim: 64, Layers: 2, Heads: 2, KVHeads: 1, FFN: 96, Context: 16, Tied: true}.WithDefaults()
+
+// together runs a function on each rank of a ring.
+func together(t testing.TB, world int, f func(r int, c *ring.Comm) error) {
+	t.Helper()
+	g := ring.NewGroup(world, 1)
+	errs := make([]error, world)
+	var wg sync.WaitGroup
+	for r := range world {
+		wg.Go(func() {
+			if errs[r] = f(r, g.Rank(r)); errs[r] != nil {
+				g.Abort(errs[r])
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// buckets hands a gradient over from its end, as engines do.
+func buckets(grad []float32, size int, d *Reducer) {
+	for b, end := 0, len(grad); end > 0; b++ {
+		from := max(0, end-size)
+		d.Reduce(b, ring.Buffer{Data: grad[from:end]})
+		end = from
+	}
+}
+
+// noisy is a gradient with structure: a slowly turning low-rank part and noise.
+func noisy(n, step, rank int) []float32 {
+	rng := rand.New(rand.NewPCG(uint64(step), uint64(rank)))
+	g := make([]float32, n)
+	for i := range g {
+		g[i] = float32(math.Sin(float64(i%61))*math.Cos(float64(i/61)) + 0.1*rng.NormFloat64())
+	}
+	return g
+}
+
+// At every level all ranks end with the same bits, and over many steps the sum of
+// what was applied follows the sum of the true gradients: nothing is lost for
+// good.
+func TestLevels(t *testing.T) {
+	layout, size := shape.Layout()
+	for _, mode := range Modes() {
+		for world := 1; world <= 4; world++ {
+			for _, beside := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%d/%v", mode, world, beside), func(t *testing.T) {
+					const steps = 30
+					got := make([][]float32, world)
+					var wire int64
+					together(t, world, func(r int, c *ring.Comm) error {
+						d, err := New(c, Config{Mode: mode, Layout: layout, Size: size, Beside: beside})
+						if err != nil {
+							return err
+						}
+						defer d.Close()
+						got[r] = make([]float32, size)
+						for s := range steps {
+							g := noisy(size, s, r)
+							buckets(g, 20_000, d)
+							if err := d.Wait(); err != nil {
+								return err
+							}
+							if err := d.Commit(uint64(s + 1)); err != nil {
+								return err
+							}
+							for i := range g {
+								got[r][i] += g[i]
+							}
+							if s == 0 && r == 0 {
+								wire = d.TakeWire()
+							}
+						}
+						return nil
+					})
+					want := make([]float64, size)
+					for s := range steps {
+						for r := range world {
+							for i, v := range noisy(size, s, r) {
+								want[i] += float64(v)
+							}
+						}
+					}
+					var off, all float64
+					for i, w := range want {
+						off += (float64(got[0][i]) - w) * (float64(got[0][i]) - w)
+						all += w * w
+					}
+					bound := map[string]float64{"none": 1e-5, "bf16": 3e-3, "int8": 1e-3, "powersgd": 0.15, Auto: 1e-5}[mode]
+					if e := math.Sqrt(off / all); !(e < bound) {
+						t.Errorf("the applied sum is off by %.2g of its norm, want below %g", e, bound)
+					}
+					for r := 1; r < world; r++ {
+						if !slices.Equal(got[r], got[0]) {
+							t.Errorf("rank %d holds other bits than rank 0", r)
+						}
+					}
+					if ratio := float64(wire) / float64(4*size); mode == "powersgd" && ratio > 0.5 || mode == "bf16" && ratio != 0.5 {
+						t.Errorf("%s sends %.2f of the plain bytes", mode, ratio)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestInt8(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := rapid.SliceOfN(rapid.Float32(), 1, 400).Draw(t, "x")
+		code := make([]uint16, (int8Bytes(len(x))+1)/2)
+		rest, y := make([]float32, len(x)), make([]float32, len(x))
+		encodeInt8(code, x, rest)
+		decodeInt8(y, code)
+		for at := 0; at < len(x); at += block {
+			m := min(block, len(x)-at)
+			top := 0.0
+			for _, v := range x[at : at+m] {
+				top = max(top, math.Abs(float64(v)))
+			}
+			for i := at; i < at+m; i++ {
+				if d := math.Abs(float64(x[i]) - float64(y[i])); d > top/127*0.5001+1e-37 {
+					t.Fatalf("%g came out as %g in a block up to %g", x[i], y[i], top)
+				}
+				if float64(rest[i]) != 0 && math.Abs(float64(x[i]-y[i])-float64(rest[i])) > top*1e-6 {
+					t.Fatalf("%g − %g is kept as %g", x[i], y[i], rest[i])
+				}
+			}
+		}
+	})
+	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))} {
+		x := []float32{1, bad, 3}
+		code, rest, y := make([]uint16, 4), make([]float32, 3), make([]float32, 3)
+		encodeInt8(code, x, rest)
+		decodeInt8(y, code)
+		if y[1] == y[1] && !math.IsInf(float64(y[1]), 0) || rest[0] != 0 || rest[1] != 0 {
+			t.Errorf("%g came out as %g and left %v", bad, y[1], rest)
+		}
+	}
+}
+
+// A diverged gradient is seen as one behind every level.
+func TestNaNComesThrough(t *testing.T) {
+	layout, size := shape.Layout()
+	for _, mode := range Modes() {
+		together(t, 2, func(r int, c *ring.Comm) error {
+			d, err := New(c, Config{Mode: mode, Layout: layout, Size: size})
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			g := noisy(size, 0, r)
+			if r == 1 {
+				g[700] = float32(math.NaN())
+			}
+			buckets(g, 20_000, d)
+			if err := d.Wait(); err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(g, func(v float32) bool { return v != v }) {
+				return fmt.Errorf("%s: rank %d does not see it", mode, r)
+			}
+			return nil
+		})
+	}
+}
+
+// The choice is a function of what was measured: an exposed sum goes up level by
+// level, a hidden one stays, and an error beyond the bound goes down and rests.
+func TestChoice(t *testing.T) {
+	k := &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}
+	run := func(steps int, comm, hidden time.Duration) {
+		for range steps {
+			k.comm, k.hidden, k.code, k.norm = comm, hidden, time.Millisecond, 1
+			k.observe(0)
+			if k.choice.want != k.level {
+				k.set(k.choice.want)
+			}
+		}
+	}
+	run(50, 80*time.Millisecond, 90*time.Millisecond)
+	if k.level != None {
+		t.Fatalf("a hidden sum is sent as %s", k.level)
+	}
+	run(60, 80*time.Millisecond, 0)
+	if k.level != PowerSGD {
+		t.Fatalf("an exposed sum is sent as %s", k.level)
+	}
+	k.err = 1.5
+	run(1, 80*time.Millisecond, 0)
+	for k.level == PowerSGD && k.choice.err < 2 {
+		k.err = 1.5
+		run(1, 80*time.Millisecond, 0)
+	}
+	if k.level != Int8 {
+		t.Fatalf("an encoding that misses everything is kept at %s", k.level)
+	}
+	k.err = 0.005
+	run(rest-2, 80*time.Millisecond, 0)
+	if k.level != Int8 {
+		t.Fatalf("%s so soon after a fall", k.level)
+	}
+	// A fast ring: encoding would cost more than it saves.
+	k = &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}
+	run(100, 100*time.Microsecond, 0)
+	if k.level != None {
+		t.Fatalf("%s where the sum takes 0.1 ms", k.level)
+	}
+}
+
+func TestUnknownMode(t *testing.T) {
+	if _, err := New(nil, Config{Mode: "zip"}); err == nil {
+		t.Error("zip is taken")
+	}
+}

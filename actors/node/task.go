@@ -42,6 +42,7 @@ func (s *site) config(c space.Config) train.Config {
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
 	t := train.Task{Threads: s.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.memory / int64(len(s.devices))}
+	t.Compression, t.Zero, t.Balance = s.spec.Compression, s.spec.ZeroStage, s.spec.DynamicBatching
 	if d != nil {
 		t.Trial, t.Config = d.Trial, s.config(d.Config)
 		t.Dir = s.path("trials", d.Trial)

@@ -349,3 +349,33 @@ func TestBackendsGiveTheSameBytes(t *testing.T) {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
+
+// What a job says of its ranks' gradients holds for every trial, and is recorded.
+func TestRanksOptions(t *testing.T) {
+	dir := t.TempDir()
+	corpus(t, dir)
+	job, err := os.ReadFile(filepath.Join(dir, "job.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := "backend: unix\ncompression: int8\nzero_stage: 1\ndynamic_batching: true\n"
+	write(t, filepath.Join(dir, "ranks.yaml"), strings.Replace(string(job), "cpu-any", "cpu-2", 1)+options)
+	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "ranks.yaml", "--out", "run"); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "run", "trials", "final", "metrics.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{`"compression":"int8 `, `"wire_bytes":`, `"sync_efficiency":`, `"peak_bytes":`} {
+		if !strings.Contains(string(b), field) {
+			t.Errorf("metrics.jsonl says no %s", field)
+		}
+	}
+	for line, want := range map[string]string{"compression: zip\n": "powersgd", "zero_stage: 2\n": "0 or 1", "zero_stage: 1\nengine: torch\n": "native"} {
+		write(t, filepath.Join(dir, "bad.yaml"), string(job)+line)
+		if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "bad.yaml", "--out", "bad"); code != 2 || !strings.Contains(stderr, want) {
+			t.Errorf("%q: exit %d: %s", line, code, stderr)
+		}
+	}
+}

@@ -366,5 +366,9 @@ func waited(m train.StepMetrics) string {
 	if m.SyncBytes == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", %.1f%% waiting for the ring", 100*m.SyncShare)
+	line := fmt.Sprintf(", %.1f%% waiting for the ring", 100*m.SyncShare)
+	if m.Compression != "" {
+		line += fmt.Sprintf(", gradients to %.0f%% (%s)", 100*float64(m.WireBytes)/float64(m.SyncBytes), m.Compression)
+	}
+	return line
 }

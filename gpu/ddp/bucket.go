@@ -14,6 +14,7 @@ type bucket struct {
 	from, n int // in the arena
 	level   Level
 	world   int
+	scatter bool
 
 	residual []float32 // what rounding has lost so far, [n]; nil at None and BF16
 	half     []uint16  // encoded
@@ -28,11 +29,12 @@ type bucket struct {
 	err    float64       // relative, of the encoding
 	norm   float64       // of this rank's gradient
 
-	choice choice
+	measured measures
+	choice   choice // rank 0's
 }
 
 func newBucket(d *Reducer, number, from, n int) *bucket {
-	k := &bucket{number: number, from: from, n: n, world: d.ring.World()}
+	k := &bucket{number: number, from: from, n: n, world: d.ring.World(), scatter: d.cfg.Scatter}
 	k.low = newLowRank(d.cfg.Layout, from, n)
 	for l := range levels {
 		if levelNames[l] == d.cfg.Mode {
@@ -45,7 +47,7 @@ func newBucket(d *Reducer, number, from, n int) *bucket {
 // set changes the level. The residual of a level that keeps none is dropped with
 // the last sum that it was part of.
 func (k *bucket) set(l Level) {
-	k.level, k.choice.want = l, l
+	k.level, k.measured = l, measures{}
 	k.half, k.other = nil, nil
 	if l < Int8 {
 		k.residual = nil
@@ -60,6 +62,9 @@ func (k *bucket) set(l Level) {
 // bytes is what a rank sends of the bucket at a level, over what a plain sum
 // would: all-reduce moves 2(w−1)/w times its buffer, a gather w−1 times.
 func (k *bucket) bytes(l Level) int {
+	if k.scatter && l <= BF16 {
+		return (4 - 2*int(l)) * k.n / 2
+	}
 	switch l {
 	case BF16:
 		return 2 * k.n
@@ -78,10 +83,7 @@ func (k *bucket) sum(r Ring, g []float32) error {
 	var err error
 	switch k.level {
 	case None:
-		err = k.timed(func() error {
-			r.Reduce(k.number, ring.Buffer{Data: g})
-			return r.Wait()
-		})
+		err = k.plain(r, ring.Buffer{Data: g})
 	case BF16:
 		err = k.sumBF16(r, g)
 	case Int8:
@@ -91,6 +93,17 @@ func (k *bucket) sum(r Ring, g []float32) error {
 	}
 	k.code = time.Since(begin) - k.comm
 	return err
+}
+
+// plain lets the ring add.
+func (k *bucket) plain(r Ring, b ring.Buffer) error {
+	return k.timed(func() error {
+		if k.scatter {
+			return r.ReduceScatter(b)
+		}
+		r.Reduce(k.number, b)
+		return r.Wait()
+	})
 }
 
 func (k *bucket) timed(f func() error) error {
@@ -107,10 +120,7 @@ func (k *bucket) sumBF16(r Ring, g []float32) error {
 	kernel.EncodeBF16(k.half, g)
 	k.norm = math.Sqrt(kernel.SumSquares(g))
 	k.err = 1.0 / 512 // half a unit in the last of 8 bits, at most
-	if err := k.timed(func() error {
-		r.Reduce(k.number, ring.Buffer{Half: k.half, DType: ring.BF16})
-		return r.Wait()
-	}); err != nil {
+	if err := k.plain(r, ring.Buffer{Half: k.half, DType: ring.BF16}); err != nil {
 		return err
 	}
 	kernel.DecodeBF16(g, k.half)
@@ -179,6 +189,9 @@ func encodeInt8(to []uint16, x, rest []float32) {
 			top = max(top, v)
 		}
 		scale := top / 127
+		if y := scale * 127; y-y != 0 { // the largest numbers round up to infinity
+			scale = math.Nextafter32(scale, 0)
+		}
 		if bad {
 			scale = float32(math.NaN())
 		}

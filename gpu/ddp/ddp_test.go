@@ -72,7 +72,7 @@ func TestLevels(t *testing.T) {
 					got := make([][]float32, world)
 					var wire int64
 					together(t, world, func(r int, c *ring.Comm) error {
-						d, err := New(c, Config{Mode: mode, Layout: layout, Size: size, Beside: beside})
+						d, err := New(c, Config{Mode: mode, Layout: layout, Size: size, Beside: beside, Shared: true})
 						if err != nil {
 							return err
 						}
@@ -191,42 +191,102 @@ func TestNaNComesThrough(t *testing.T) {
 // level, a hidden one stays, and an error beyond the bound goes down and rests.
 func TestChoice(t *testing.T) {
 	k := &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}
-	run := func(steps int, comm, hidden time.Duration) {
-		for range steps {
-			k.comm, k.hidden, k.code, k.norm = comm, hidden, time.Millisecond, 1
-			k.observe(0)
-			if k.choice.want != k.level {
-				k.set(k.choice.want)
+	run := func(agreements int, exposed, err float64) {
+		for range agreements {
+			if to := k.decide(exposed, 1e-3, err); to != k.level {
+				k.set(to)
 			}
 		}
 	}
-	run(50, 80*time.Millisecond, 90*time.Millisecond)
+	run(50, 0, 0)
 	if k.level != None {
 		t.Fatalf("a hidden sum is sent as %s", k.level)
 	}
-	run(60, 80*time.Millisecond, 0)
+	run(patience-1, 0.08, 0)
+	if k.level != None {
+		t.Fatalf("%s after one agreement", k.level)
+	}
+	run(20, 0.08, 0.005)
 	if k.level != PowerSGD {
 		t.Fatalf("an exposed sum is sent as %s", k.level)
 	}
-	k.err = 1.5
-	run(1, 80*time.Millisecond, 0)
-	for k.level == PowerSGD && k.choice.err < 2 {
-		k.err = 1.5
-		run(1, 80*time.Millisecond, 0)
-	}
+	run(1, 0.08, 1.5)
 	if k.level != Int8 {
 		t.Fatalf("an encoding that misses everything is kept at %s", k.level)
 	}
-	k.err = 0.005
-	run(rest-2, 80*time.Millisecond, 0)
+	run(resting-1, 0.08, 0.005)
 	if k.level != Int8 {
 		t.Fatalf("%s so soon after a fall", k.level)
 	}
+	k.measured.moved = true
+	run(1, 0.08, 0.005)
+	if k.level != BF16 {
+		t.Fatalf("a norm that shifts fast is sent as %s", k.level)
+	}
 	// A fast ring: encoding would cost more than it saves.
 	k = &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}
-	run(100, 100*time.Microsecond, 0)
+	run(100, 1e-4, 0)
 	if k.level != None {
 		t.Fatalf("%s where the sum takes 0.1 ms", k.level)
+	}
+}
+
+// slow is a ring on which bytes take time: of the caller's clock, so that it needs
+// a link no more than the test does.
+type slow struct {
+	Ring
+	late time.Duration // by which this rank comes after the others
+	sent int
+}
+
+func (s *slow) Reduce(n int, b ring.Buffer) { s.sent += b.Len() * b.DType.Size(); s.Ring.Reduce(n, b) }
+func (s *slow) Wait() error                 { s.pay(); return s.Ring.Wait() }
+
+func (s *slow) AllReduce(b ring.Buffer) error {
+	s.sent += b.Len() * b.DType.Size()
+	s.pay()
+	return s.Ring.AllReduce(b)
+}
+
+func (s *slow) AllGather(b ring.Buffer) error {
+	s.sent += b.Len() * b.DType.Size() / 2
+	s.pay()
+	return s.Ring.AllGather(b)
+}
+
+// pay takes 10 ns a byte: 100 MB/s.
+func (s *slow) pay() {
+	time.Sleep(time.Duration(s.sent) * 10)
+	s.sent = 0
+}
+
+// On a slow ring auto ends with few bytes, the same on every rank, and says why.
+func TestAutoRisesOnASlowRing(t *testing.T) {
+	layout, size := shape.Layout()
+	var decided []Decision
+	var levels [2]string
+	together(t, 2, func(r int, c *ring.Comm) error {
+		d, err := New(&slow{Ring: c}, Config{Mode: Auto, Layout: layout, Size: size, Beside: true, Decide: func(x Decision) { decided = append(decided, x) }})
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		for s := range 60 {
+			buckets(noisy(size, s, r), 20_000, d)
+			if err := d.Commit(uint64(s + 1)); err != nil {
+				return err
+			}
+		}
+		levels[r] = d.Levels()
+		return nil
+	})
+	if levels[0] == "" || levels[0] != levels[1] {
+		t.Errorf("ranks end at %q and %q", levels[0], levels[1])
+	}
+	for _, d := range decided {
+		if d.To == "bf16" && (d.Exposed <= 0 || d.Ratio != 0.5 || d.Reason == "") {
+			t.Errorf("a decision without grounds: %+v", d)
+		}
 	}
 }
 

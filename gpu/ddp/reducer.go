@@ -18,6 +18,7 @@ type Ring interface {
 	Reduce(bucket int, b ring.Buffer)
 	Wait() error
 	AllReduce(b ring.Buffer) error
+	ReduceScatter(b ring.Buffer) error
 	AllGather(b ring.Buffer) error
 	Broadcast(b ring.Buffer, root int) error
 	Commit(step uint64) error
@@ -53,7 +54,13 @@ type Config struct {
 	// Beside runs the sums on a goroutine while the caller computes the next
 	// bucket; otherwise Wait does them.
 	Beside bool
-	Decide func(Decision) // on rank 0; may be nil
+	// Shared says that the ranks share memory, which moves faster than any encoding:
+	// Auto stays at none.
+	Shared bool
+	// Scatter leaves in each rank's Share of a bucket the sum, and the rest
+	// undefined: half the bytes where the optimiser's state is divided.
+	Scatter bool
+	Decide  func(Decision) // on rank 0; may be nil
 }
 
 // Decision is one bucket's change of level, with its grounds.
@@ -195,31 +202,46 @@ func (d *Reducer) Commit(step uint64) error {
 	if err := d.ring.Commit(step); err != nil {
 		return err
 	}
-	if d.cfg.Mode != Auto || len(d.buckets) == 0 {
+	if d.cfg.Mode != Auto || len(d.buckets) == 0 || d.cfg.Shared || d.ring.World() == 1 {
 		return nil
 	}
-	if d.ring.Rank() == 0 {
-		for _, k := range d.buckets {
-			k.observe(step)
-		}
+	for _, k := range d.buckets {
+		k.measured.take(max(0, k.comm-k.hidden).Seconds(), k.code.Seconds(), k.err, k.norm)
 	}
-	if d.commits++; d.commits%shipEvery == 0 {
-		// The step is committed whatever becomes of this: a ring that ends here ends
-		// the next step.
-		_ = d.ship(step)
+	if d.commits++; d.commits%agreeEvery != 0 {
+		return nil
+	}
+	// The step is committed whatever becomes of this: a ring that ends here ends
+	// the next step, whose first sum says so.
+	if err := d.agree(step); err != nil {
+		d.put(func() error { return err })
 	}
 	return nil
 }
 
-// shipEvery is how many steps go between two agreements on the levels.
-const shipEvery = 4
-
-// ship brings rank 0's levels to all.
-func (d *Reducer) ship(step uint64) error {
+// agree gathers what the ranks have measured and brings rank 0's levels to all.
+func (d *Reducer) agree(step uint64) error {
+	// A rank's part is its Share of the gathered buffer.
+	part := (words*len(d.buckets) + 31) &^ 31
+	all := make([]float32, part*d.ring.World())
+	mine := all[part*d.ring.Rank():]
+	for i, k := range d.buckets {
+		a := &k.measured
+		mine[words*i], mine[words*i+1], mine[words*i+2] = float32(a.exposed), float32(a.code), float32(a.err)
+	}
+	if err := d.ring.AllGather(ring.Buffer{Data: all}); err != nil {
+		return err
+	}
 	plan := make([]uint16, len(d.buckets))
 	if d.ring.Rank() == 0 {
 		for i, k := range d.buckets {
-			plan[i] = uint16(k.choice.want)
+			exposed, code, worst := float64(all[words*i]), 0.0, 0.0
+			for r := range d.ring.World() {
+				w := all[part*r+words*i:]
+				exposed, code, worst = min(exposed, float64(w[0])), max(code, float64(w[1])), max(worst, float64(w[2]))
+			}
+			plan[i] = uint16(k.decide(exposed, code, worst))
+			k.measured.moved = false
 		}
 	}
 	if err := d.ring.Broadcast(ring.Buffer{Half: plan, DType: ring.BF16}, 0); err != nil {
@@ -228,13 +250,13 @@ func (d *Reducer) ship(step uint64) error {
 	for i, k := range d.buckets {
 		to := Level(plan[i])
 		if to >= levels {
-			return fmt.Errorf("ddp: level %d of bucket %d", to, i)
+			return fmt.Errorf("ddp: rank 0 sends level %d for bucket %d", to, i)
 		}
 		if to == k.level {
 			continue
 		}
 		if d.ring.Rank() == 0 && d.cfg.Decide != nil {
-			d.cfg.Decide(k.choice.decision(k, step, to))
+			d.cfg.Decide(k.decision(step, to))
 		}
 		k.set(to)
 	}

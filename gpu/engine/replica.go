@@ -58,18 +58,11 @@ const (
 	laterBucket = 1 << 18 // 1 MiB
 )
 
-// HandOver gives a gradient to sync in buckets, from its end to its beginning,
-// the order in which the backward pass finishes them. Ranks of different engines
-// cut alike and may share a ring.
+// HandOver gives a gradient to sync in Buckets. Ranks of different engines cut
+// alike and may share a ring.
 func HandOver(grads []float32, sync GradientSync) {
-	end, size := len(grads), firstBucket
-	for bucket := 0; end > 0; bucket++ {
-		from := max(0, end-size)
-		if from < size/2 { // no small rest
-			from = 0
-		}
-		sync.Reduce(bucket, ring.Buffer{Data: grads[from:end:end]})
-		end, size = from, laterBucket
+	for number, b := range Buckets(len(grads)) {
+		sync.Reduce(number, ring.Buffer{Data: grads[b.From:b.To:b.To]})
 	}
 }
 

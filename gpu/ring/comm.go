@@ -44,6 +44,10 @@ func (c *Comm) World() int { return c.world }
 // Epoch is the ring's life: a ring that was formed anew has a higher one.
 func (c *Comm) Epoch() uint64 { return c.epoch }
 
+// Shared tells whether the ranks share memory: sums then run in Wait, not beside
+// the caller.
+func (c *Comm) Shared() bool { return c.queue == nil }
+
 // AllReduce replaces the buffer by the sum over all ranks. Sums are taken in
 // rank order, so every rank ends with the same bits.
 func (c *Comm) AllReduce(b Buffer) error { return c.run(c.op(AllReduce, b, 0, 0)) }

@@ -48,7 +48,8 @@ type Endpoint struct {
 	mu struct {
 		sync.Mutex
 		closed bool
-		epoch  uint64                // the highest that was expected
+		begun  bool                  // an epoch was expected
+		epoch  uint64                // the highest that was
 		guests map[uint64]chan guest // by epoch
 		conns  map[net.Conn]bool     // that have not said who they are
 	}
@@ -144,7 +145,7 @@ func (e *Endpoint) hear(c net.Conn) {
 		why = "this rank is shutting down"
 	case err != nil:
 		why = err.Error()
-	case h.epoch < e.mu.epoch, h.epoch == e.mu.epoch && e.mu.guests[h.epoch] == nil:
+	case h.epoch < e.mu.epoch, h.epoch == e.mu.epoch && e.mu.begun && e.mu.guests[h.epoch] == nil:
 		why = fmt.Sprintf("epoch %d is over or has begun without this rank (epoch %d); form a new ring to come back", h.epoch, e.mu.epoch)
 	default:
 		select {
@@ -170,7 +171,7 @@ func (e *Endpoint) waiting(epoch uint64) chan guest {
 func (e *Endpoint) expect(epoch uint64) <-chan guest {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.mu.epoch = max(e.mu.epoch, epoch)
+	e.mu.begun, e.mu.epoch = true, max(e.mu.epoch, epoch)
 	for old, guests := range e.mu.guests {
 		if old < epoch {
 			dismiss(guests, fmt.Sprintf("epoch %d is over, this rank is at epoch %d", old, epoch))

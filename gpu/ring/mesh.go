@@ -48,6 +48,7 @@ type control struct {
 	conn net.Conn
 	left atomic.Bool
 	file chan file
+	next time.Time // when data counts as a sign of life again; of heard
 
 	mu sync.Mutex // of writes
 }
@@ -78,6 +79,17 @@ func newMesh(rank int, conns []net.Conn, stop *stopper, cfg *Config) *mesh {
 }
 
 func (m *mesh) left(r int) bool { return m.peers[r] != nil && m.peers[r].left.Load() }
+
+// heard takes data from a rank as a sign of life: on a link that is full with it
+// heartbeats come late. Called by the transport's goroutine alone.
+func (m *mesh) heard(r int) {
+	p, now := m.peers[r], time.Now()
+	if p == nil || now.Before(p.next) || m.closing.Load() {
+		return
+	}
+	p.next = now.Add(m.limit / 8)
+	_ = p.conn.SetReadDeadline(now.Add(m.limit)) // a broken one is found by listen
+}
 
 // lose ends the ring because of one rank.
 func (m *mesh) lose(rank int, why string) {

@@ -322,6 +322,9 @@ func (t *sockets) progress() (moved bool, err error) {
 			if err != nil {
 				return false, t.broken(p, err)
 			}
+			if m {
+				t.mesh.heard(p.rank)
+			}
 			moved = moved || m
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"math"
 	"math/big"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -83,3 +84,26 @@ func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 }
 
 var bg = context.Background()
+
+// A rank that is quick reaches another one before that has begun to expect the
+// first of all epochs.
+func TestTheFirstEpochWaits(t *testing.T) {
+	ep, err := NewEndpoint(EndpointConfig{NoTCP: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ep.Close()
+	c, err := net.Dial("unix", ep.unixAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := (hello{purpose: forData, rank: 1, world: 2}).write(c); err != nil {
+		t.Fatal(err)
+	}
+	g := <-ep.expect(0)
+	if g.hello.rank != 1 {
+		t.Errorf("rank %d came", g.hello.rank)
+	}
+	g.conn.Close()
+}

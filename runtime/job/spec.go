@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/open-autoglm/autoglm/gpu/ddp"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -26,6 +27,9 @@ type Spec struct {
 	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
 	Engine             string            `json:"engine"`              // what computes, one of Engines
 	Backend            string            `json:"backend"`             // how the ranks of a training join, one of Backends
+	Compression        string            `json:"compression"`         // of gradients between ranks, one of Compressions
+	ZeroStage          int               `json:"zero_stage"`          // 1 divides AdamW's moments over the ranks (ZeRO-1); 0 is none
+	DynamicBatching    bool              `json:"dynamic_batching"`    // ranks get as many of a step's sequences as their speed is worth
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
@@ -117,11 +121,16 @@ func Engines() []string { return []string{"auto", "native", "torch"} }
 // one process inproc. All give the same bits.
 func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp"} }
 
+// Compressions lists what compression may say: none sums in float32; bf16, int8 and
+// powersgd send fewer bytes and lose something; auto chooses for each piece of the
+// gradient, where that pays.
+func Compressions() []string { return ddp.Modes() }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Retries: 1,
 	}
 }
 
@@ -154,6 +163,15 @@ func (s *Spec) Validate() error {
 	}
 	if !contains(Backends(), s.Backend) {
 		return fieldError("backend", "%q is not one of %s%s", s.Backend, strings.Join(Backends(), ", "), didYouMean(s.Backend, Backends()))
+	}
+	if !contains(Compressions(), s.Compression) {
+		return fieldError("compression", "%q is not one of %s%s", s.Compression, strings.Join(Compressions(), ", "), didYouMean(s.Compression, Compressions()))
+	}
+	if s.ZeroStage < 0 || s.ZeroStage > 1 {
+		return fieldError("zero_stage", "%d is not 0 or 1; stages 2 and 3 are not built", s.ZeroStage)
+	}
+	if s.ZeroStage > 0 && s.Engine == "torch" {
+		return fieldError("zero_stage", "engine torch does not divide its optimiser; choose engine: native, or zero_stage: 0")
 	}
 	if !contains(Precisions(), s.Precision) {
 		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))

@@ -41,6 +41,7 @@ type curve struct {
 	Loss  []point // training, nats a scored token
 	Valid []point // validation sample, bits per byte
 	Bad   int     // lines that are no records
+	cost  cost
 }
 
 // maxLine is the longest line of metrics.jsonl that is read.
@@ -80,6 +81,7 @@ func parseCurve(r io.Reader) (curve, error) {
 		if m.Loss != 0 {
 			p.Y = m.Loss
 			c.Loss = append(c.Loss, p)
+			c.cost.add(&m)
 		}
 		if m.Bits != 0 {
 			p.Y = m.Bits

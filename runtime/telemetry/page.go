@@ -63,6 +63,7 @@ type page struct {
 	PII        table
 	Parts      table
 	DataNotes  []string
+	Steps      table // where a step's time and bytes went
 	Stages     table
 	StagesNote string
 
@@ -209,6 +210,7 @@ func (p *page) curves(f *folder, all []journal.Entry, l limits) {
 		p.plots.X = "seconds"
 	}
 	p.Curves.Head = []string{"trial", "status", "steps", "tokens", "time", "first loss", "last loss", "best validation"}
+	p.Steps.Head = costHead()
 	for _, c := range p.plots.Curves {
 		row := []string{c.ID, c.Status, none, none, none, none, none, none}
 		if n := len(c.Loss); n > 0 {
@@ -222,6 +224,7 @@ func (p *page) curves(f *folder, all []journal.Entry, l limits) {
 			row[7] = bits(float64(slices.Min(c.Valid)))
 		}
 		p.Curves.Rows = append(p.Curves.Rows, row)
+		p.Steps.Rows = append(p.Steps.Rows, c.cost.row(c.ID))
 	}
 	p.Convert = p.plots.Bits
 }

@@ -50,6 +50,7 @@ type plotCurve struct {
 	VTokens []number `json:"vtokens"`
 	VSecs   []number `json:"vseconds"`
 	Valid   []number `json:"vbits"`
+	cost    cost
 }
 
 type plotAxis struct {
@@ -183,7 +184,7 @@ func plotCurves(f *folder, entries []journal.Entry, l limits) (out []plotCurve, 
 		if _, known := perToken[vocab]; !known {
 			perToken[vocab] = f.bytesPerToken(vocab)
 		}
-		p := plotCurve{ID: e.ID, Status: e.Status, Score: number(bitsOf(e))}
+		p := plotCurve{ID: e.ID, Status: e.Status, Score: number(bitsOf(e)), cost: c.cost}
 		for _, q := range thin(c.Loss, points) {
 			p.Steps, p.Tokens, p.Seconds = append(p.Steps, number(q.Step)), append(p.Tokens, number(q.Tokens)), append(p.Seconds, number(q.Seconds))
 			p.Loss = append(p.Loss, number(q.Y))

@@ -38,7 +38,7 @@ const (
 )
 
 // mendable tells whether the run goes on in another ring after that error.
-func (r *Run) mendable(err error) bool { return r.Rejoin != nil && errors.Is(err, ring.ErrLost) }
+func (r *Run) mendable(err error) bool { return r.Rejoin != nil && r.Shard == nil && errors.Is(err, ring.ErrLost) }
 
 // microBatch is Config.MicroBatch of the first world: a smaller one accumulates.
 func (r *Run) microBatch() int {
@@ -48,14 +48,33 @@ func (r *Run) microBatch() int {
 	return r.micro
 }
 
-// meter measures the present ring; nil of a single rank.
-func (r *Run) meter() {
-	switch {
-	case r.World <= 1:
+// meter joins the run to the present ring; a single rank has none.
+func (r *Run) meter() error {
+	if r.World <= 1 {
+		err := r.sync.close()
 		r.sync = nil
-	case r.sync == nil || r.sync.Collective != r.Ring:
-		r.sync = &meter{Collective: r.Ring}
+		return err
 	}
+	if r.sync != nil && r.sync.ring == r.Ring && (r.sync.reducer != nil || r.Shard == nil) {
+		return nil
+	}
+	if err := r.sync.close(); err != nil {
+		return err
+	}
+	var err error
+	r.sync, err = r.newMeter()
+	return err
+}
+
+// Close ends what the run has beside its goroutine. The ring stays, unless the run
+// failed where a sum may still wait for the other ranks: then cause aborts it.
+func (r *Run) Close(cause error) error {
+	if cause != nil && r.sync != nil && r.sync.reducer != nil {
+		r.Ring.Abort(cause)
+	}
+	err := r.sync.close()
+	r.sync = nil
+	return err
 }
 
 // Join makes all ranks of a new ring hold one state and returns it: the furthest

@@ -7,47 +7,10 @@ import (
 	"math"
 	"time"
 
+	"github.com/open-autoglm/autoglm/gpu/ddp"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
-
-// Collective joins the ranks of a run: one rank's end of a ring. It is called from
-// the run's goroutine alone. Wait blocks until all ranks are there or the ring is
-// aborted. Commit stands between a step's sums and their use: where it returns nil
-// on any rank, all ranks hold the sums. Broadcast replaces a buffer by the root's.
-// An error that is a ring.ErrLost means that a rank is gone.
-type Collective interface {
-	Reduce(bucket int, b ring.Buffer)
-	Wait() error
-	Commit(step uint64) error
-	Broadcast(b ring.Buffer, root int) error
-}
-
-// meter measures what a run spends on its ring.
-type meter struct {
-	Collective
-	exposed time.Duration // in which the rank did nothing but wait
-	bytes   int64         // handed over to be summed
-}
-
-func (m *meter) Reduce(bucket int, b ring.Buffer) {
-	if bucket >= 0 { // control words have numbers below
-		m.bytes += int64(b.Len() * b.DType.Size())
-	}
-	m.Collective.Reduce(bucket, b)
-}
-
-func (m *meter) Wait() error {
-	begin := time.Now()
-	defer func() { m.exposed += time.Since(begin) }()
-	return m.Collective.Wait()
-}
-
-func (m *meter) Commit(step uint64) error {
-	begin := time.Now()
-	defer func() { m.exposed += time.Since(begin) }()
-	return m.Collective.Commit(step)
-}
 
 // ErrDiverged means that the loss or the gradient is no longer a number.
 var ErrDiverged = errors.New("training diverged")
@@ -67,13 +30,17 @@ type StepMetrics struct {
 	SyncShare float64 `json:"sync_share,omitempty" msgpack:"sync_share"`           // of the time, in which the rank only waited for the ring
 	SyncBytes int64   `json:"sync_bytes,omitempty" msgpack:"sync_bytes"`           // of gradient summed in a step
 	SyncEff   float64 `json:"sync_efficiency,omitempty" msgpack:"sync_efficiency"` // compute / (compute + waiting for the ring)
+	WireBytes int64   `json:"wire_bytes,omitempty" msgpack:"wire_bytes"`           // that the gradient was encoded to, a step; 0: as it is
+	// How the gradient's buckets travel, as "bf16 2, powersgd 15", and what changed.
+	Compression string         `json:"compression,omitempty" msgpack:"compression"`
+	Changes     []ddp.Decision `json:"compression_changes,omitempty" msgpack:"compression_changes"`
 	Bits      float64 `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"`     // of a validation sample, where one was taken
 }
 
 // Events are called by rank 0 from the run's goroutine; any may be nil.
 type Events struct {
 	Step       func(StepMetrics)                                 // about four times a second
-	Checkpoint func(s State, m engine.Model) error               // the run may go on from here
+	Checkpoint func(s State, m engine.StateDict) error           // the run may go on from here
 	Best       func(s State, m engine.Model, bits float64) error // a new lowest validation score
 }
 
@@ -99,6 +66,13 @@ type Run struct {
 	// is worth, so that a slow device does not hold up a fast one. The global batch
 	// stays what Config says; the sums' bits then depend on the clock.
 	Balance bool
+	// Compression is how gradients travel between ranks, one of ddp.Modes; "" is
+	// none. What another level loses depends on the number of ranks, and what auto
+	// chooses on the ring's speed.
+	Compression string
+	// Shard is Model where each rank keeps a part of the optimiser's state (ZeRO-1).
+	// A lost rank then ends the run: its part is in the checkpoint alone.
+	Shard engine.Sharded
 	// Rejoin gives the run its place in the next ring after a rank was lost. Nil:
 	// the loss ends the run.
 	Rejoin func(ctx context.Context, cause error) (Place, error)
@@ -127,7 +101,9 @@ func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
 }
 
 func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
-	r.meter()
+	if err := r.meter(); err != nil {
+		return st, err
+	}
 	batches := NewBatches(r.Train, r.Config.Arch.Context, r.Config.Seed)
 	t := r.Config.Arch.Context
 	total := r.Config.Sequences()
@@ -139,16 +115,23 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 	lastReport, lastCheckpoint := start, start
 	var lossSum float64
 	var lossSteps int
-	reportTokens := st.Tokens
+	reportTokens, first := st.Tokens, st.Step
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return st, err
 		}
 		now := r.Clock()
 		st.Seconds = base + (now - start).Seconds()
-		pos, stop, err := r.agree(st, seg)
+		save := r.Rank == 0 && r.Events.Checkpoint != nil && r.CheckpointEvery > 0 && now-lastCheckpoint >= r.CheckpointEvery && st.Step > first
+		pos, stop, save, err := r.agree(st, seg, save)
 		if err != nil {
 			return st, err
+		}
+		if save {
+			if err := r.checkpoint(st); err != nil {
+				return st, err
+			}
+			lastCheckpoint = r.Clock()
 		}
 		if stop {
 			return st, nil
@@ -173,12 +156,12 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 			return st, err
 		}
 		if r.sync != nil {
-			if err := r.sync.Commit(uint64(st.Step + 1)); err != nil {
+			if err := r.sync.commit(uint64(st.Step + 1)); err != nil {
 				return st, err
 			}
 		}
 		share := rate(r.Config, st.Step, pos, seg)
-		norm, err := r.Model.Update(r.hyper(share))
+		norm, err := r.update(r.hyper(share))
 		if errors.Is(err, engine.ErrNotFinite) {
 			return st, fmt.Errorf("%w at step %d: %w", ErrDiverged, st.Step+1, err)
 		}
@@ -207,32 +190,35 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 			}
 			elapsed := max((now - lastReport).Seconds(), 1e-9)
 			m.Compute, m.PeakBytes = min(1, r.compute.Seconds()/elapsed), peakBytes()
-			if s := r.sync; s != nil {
-				m.SyncShare = min(1, s.exposed.Seconds()/elapsed)
-				m.SyncBytes = s.bytes / int64(lossSteps)
-				m.SyncEff = r.compute.Seconds() / max((r.compute+s.exposed).Seconds(), 1e-9)
-				s.exposed, s.bytes = 0, 0
+			if r.sync != nil {
+				r.sync.report(&m, r.compute, now-lastReport, lossSteps)
 			}
 			r.compute = 0
 			r.Events.Step(m)
 			lastReport, reportTokens, lossSum, lossSteps = now, st.Tokens, 0, 0
 		}
-		if r.Events.Checkpoint != nil && r.CheckpointEvery > 0 && now-lastCheckpoint >= r.CheckpointEvery {
-			if err := r.Events.Checkpoint(st, r.Model); err != nil {
-				return st, fmt.Errorf("checkpoint: %w", err)
-			}
-			lastCheckpoint = r.Clock()
-		}
 	}
 }
 
-// agree lets rank 0 decide where the run stands and whether the segment is over:
-// clocks of ranks differ, steps must not.
-func (r *Run) agree(st State, seg Segment) (pos float64, stop bool, err error) {
+// checkpoint hands the state over to be saved, by rank 0. All ranks call it.
+func (r *Run) checkpoint(st State) error {
+	s, err := r.state()
+	if err != nil || r.Rank != 0 {
+		return err
+	}
+	if err := r.Events.Checkpoint(st, s); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// agree lets rank 0 decide where the run stands, whether the segment is over, and
+// whether its state is saved now: clocks of ranks differ, steps must not.
+func (r *Run) agree(st State, seg Segment, due bool) (pos float64, stop, save bool, err error) {
 	pos = st.Position(seg)
 	stop = pos >= seg.End()
 	if r.World <= 1 {
-		return pos, stop, nil
+		return pos, stop, due, nil
 	}
 	r.control = [16]float32{}
 	if r.Rank == 0 {
@@ -240,12 +226,15 @@ func (r *Run) agree(st State, seg Segment) (pos float64, stop bool, err error) {
 		if stop {
 			r.control[1] = 1
 		}
+		if due {
+			r.control[2] = 1
+		}
 	}
 	r.sync.Reduce(-1, ring.Buffer{Data: r.control[:]})
 	if err := r.sync.Wait(); err != nil {
-		return 0, false, err
+		return 0, false, false, err
 	}
-	return float64(r.control[0]), r.control[1] != 0, nil
+	return float64(r.control[0]), r.control[1] != 0, r.control[2] != 0, nil
 }
 
 // backward runs this rank's micro-batches; the last one sums over the ring.
@@ -305,30 +294,51 @@ func (r *Run) Validate(tokens int64) (Score, error) {
 	return s, r.join(&s)
 }
 
-// join sums a score over the ranks. Float32 carries 24 bits: each number goes as
-// three limbs, so that every rank ends with the same, exact enough sum.
+// join sums a score over the ranks.
 func (r *Run) join(s *Score) error {
-	r.control = [16]float32{}
-	for i, v := range []float64{s.NLL, float64(s.Tokens), float64(s.Bytes)} {
-		hi := float32(v)
-		mid := float32(v - float64(hi))
-		r.control[3*i], r.control[3*i+1], r.control[3*i+2] = hi, mid, float32(v-float64(hi)-float64(mid))
+	v := []float64{s.NLL, float64(s.Tokens), float64(s.Bytes)}
+	if err := r.sum(v); err != nil {
+		return err
 	}
-	// Each rank's limbs are gathered rather than added, so that nothing is rounded.
-	all := make([]float32, 9*r.World)
-	copy(all[9*r.Rank:], r.control[:9])
+	s.NLL, s.Tokens, s.Bytes = v[0], int64(math.Round(v[1])), int64(math.Round(v[2]))
+	return nil
+}
+
+// norm is the root of the sum of all ranks' squares.
+func (r *Run) norm(squares float64) (float64, error) {
+	v := []float64{squares}
+	err := r.sum(v)
+	return math.Sqrt(v[0]), err
+}
+
+// sum replaces each number by its sum over the ranks. Float32 carries 24 bits: each
+// number goes as three limbs, which are gathered rather than added, so that every
+// rank ends with the same, exact enough sum.
+func (r *Run) sum(v []float64) error {
+	n := 3 * len(v)
+	all := make([]float32, n*r.World)
+	for i, x := range v {
+		l := all[n*r.Rank+3*i:]
+		hi := float32(x)
+		mid := float32(x - float64(hi))
+		if hi-hi != 0 { // no number: one limb says it all
+			mid = 0
+			l[0] = hi
+			continue
+		}
+		l[0], l[1], l[2] = hi, mid, float32(x-float64(hi)-float64(mid))
+	}
 	r.Ring.Reduce(-3, ring.Buffer{Data: all})
 	if err := r.Ring.Wait(); err != nil {
 		return err
 	}
-	var sum [3]float64
-	for k := range r.World {
-		for i := range sum {
-			l := all[9*k+3*i:]
-			sum[i] += float64(l[0]) + float64(l[1]) + float64(l[2])
+	for i := range v {
+		v[i] = 0
+		for k := range r.World {
+			l := all[n*k+3*i:]
+			v[i] += float64(l[0]) + float64(l[1]) + float64(l[2])
 		}
 	}
-	s.NLL, s.Tokens, s.Bytes = sum[0], int64(math.Round(sum[1])), int64(math.Round(sum[2]))
 	return nil
 }
 

@@ -39,6 +39,9 @@ type Task struct {
 	EvalEvery float64 `msgpack:"eval_every"`
 	MaxBytes  int64   `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
 	Balance   bool    `msgpack:"balance"`   // see Run
+	// Of several ranks:
+	Compression string `msgpack:"compression"` // see Run
+	Zero        int    `msgpack:"zero"`        // 1 divides AdamW's moments over the ranks; Muon's state stays whole
 }
 
 // Env is what a rank brings along.
@@ -94,8 +97,11 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	r := Run{
 		Model: m, Config: t.Config, Train: corpus, Valid: valid, Rank: env.Rank, World: env.World, Ring: env.Ring, Clock: env.Clock,
 		ByteLen: func(id int32) int { return t.ByteLens[id] }, EvalTokens: t.EvalTokens,
-		Balance: t.Balance, Rejoin: env.Rejoin,
+		Balance: t.Balance, Rejoin: env.Rejoin, Compression: t.Compression,
 	}
+	defer func() {
+		err = errors.Join(err, r.Close(err))
+	}()
 	// A rank that becomes the first one, now or after a loss, writes the files.
 	var metrics metricsFile
 	defer func() { err = errors.Join(err, metrics.Close()) }()
@@ -112,7 +118,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 				env.Metrics(s)
 			}
 		}
-		r.Events.Checkpoint = func(s State, m engine.Model) error { return SaveCheckpoint(t.checkpoint(), m.State(), s) }
+		r.Events.Checkpoint = func(s State, m engine.StateDict) error { return SaveCheckpoint(t.checkpoint(), m, s) }
 		r.Events.Best = func(s State, m engine.Model, _ float64) error {
 			return SaveCheckpoint(t.best(), parameters(m.State()), s)
 		}
@@ -139,18 +145,21 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if st, err = r.Join(ctx, st); err != nil {
 		return Report{State: st}, err
 	}
+	if t.Zero > 0 && r.World > 1 && t.Config.Optimizer == engine.AdamW {
+		if err := r.shardOptimizer(); err != nil {
+			return Report{State: st}, err
+		}
+	}
 	begun := st
 	if r.phase == flatPart {
 		if st, err = r.To(ctx, st, flat); err != nil {
-			return Report{State: st}, errors.Join(err, t.keep(ctx, r.Rank, m, st))
+			return Report{State: st}, errors.Join(err, t.keep(ctx, &r, st))
 		}
 		r.phase = flatEnd
 	}
-	if r.Rank == 0 && !t.Final && r.phase == flatEnd {
-		if own, err := CheckpointState(t.checkpoint()); err != nil || own.Step < st.Step {
-			if err := SaveCheckpoint(t.checkpoint(), m.State(), st); err != nil {
-				return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
-			}
+	if !t.Final && r.phase == flatEnd {
+		if err := t.saveFlat(&r, st); err != nil {
+			return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
 		}
 	}
 	// … and down to the score. What a later task continues is not overwritten.
@@ -161,7 +170,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	for {
 		if st, err = r.To(ctx, st, t.Segment); err != nil {
 			if t.Final {
-				err = errors.Join(err, t.keep(ctx, r.Rank, m, st))
+				err = errors.Join(err, t.keep(ctx, &r, st))
 			}
 			return Report{State: st}, err
 		}
@@ -197,12 +206,29 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	return rep, nil
 }
 
-// keep saves what a run that was told to stop has reached.
-func (t Task) keep(ctx context.Context, rank int, m engine.Model, st State) error {
-	if rank != 0 || context.Cause(ctx) == nil || st.Step == 0 {
+// saveFlat saves the state at the end of the flat part, unless it is there already.
+func (t Task) saveFlat(r *Run, st State) error {
+	if r.Shard == nil && r.Rank != 0 {
 		return nil
 	}
-	return SaveCheckpoint(t.checkpoint(), m.State(), st)
+	s, err := r.state()
+	if err != nil || r.Rank != 0 {
+		return err
+	}
+	if own, err := CheckpointState(t.checkpoint()); err == nil && own.Step >= st.Step {
+		return nil
+	}
+	return SaveCheckpoint(t.checkpoint(), s, st)
+}
+
+// keep saves what a run that was told to stop has reached. Where the optimiser's
+// state is divided the ranks can no longer put it together: the last checkpoint
+// stays.
+func (t Task) keep(ctx context.Context, r *Run, st State) error {
+	if r.Rank != 0 || r.Shard != nil || context.Cause(ctx) == nil || st.Step == 0 {
+		return nil
+	}
+	return SaveCheckpoint(t.checkpoint(), r.Model.State(), st)
 }
 
 func (t Task) checkpoint() string { return filepath.Join(t.Dir, "checkpoint") }

@@ -75,13 +75,14 @@ type Model struct {
 
 	params []float32    // [size]
 	grads  []float32    // [size], nil for inference
-	m, v   []float32    // [size], AdamW's moments; Muon's momentum is in m
+	m, v   []float32    // [size], AdamW's moments; Muon's momentum is in m. Sharded: of own alone
 	step   [1]float32   // updates taken
 	rope   rotary       // of positions 0 … MaxSeq-1
 	w      *tensors     // views of params
 	team   *team        // threads
 	worker []*worker    // one a thread
 	ranges []paramRange // of the update, one a thread
+	shard  *shard       // nil: the optimiser is not divided
 
 	// What the task that runs now works on. Invariant: set before team.run,
 	// constant until it returns.
@@ -171,9 +172,9 @@ func (m *Model) run(t task, i int) {
 	case taskReduce:
 		m.reduce(m.ranges[i])
 	case taskNorm:
-		w.squares = kernel.SumSquares(m.grads[m.ranges[i].from:m.ranges[i].to])
+		w.squares = m.squares(i)
 	case taskUpdate:
-		m.adamw(m.ranges[i])
+		m.adamwOf(i)
 	case taskMuon:
 		m.muon(i)
 	case taskZero:

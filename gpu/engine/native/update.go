@@ -31,25 +31,41 @@ func (m *Model) ZeroGrad() { clear(m.grads) }
 // Update implements engine.Model. On ErrNotFinite the parameters and moments are
 // untouched and the gradient is zero.
 func (m *Model) Update(h engine.Hyper) (float64, error) {
+	if m.shard != nil {
+		return 0, errSharded
+	}
+	squares, err := m.Squares()
+	if err != nil {
+		return 0, err
+	}
+	norm := math.Sqrt(squares)
+	return norm, m.update(h, norm)
+}
+
+// Squares implements engine.Sharded.
+func (m *Model) Squares() (squares float64, err error) {
 	if m.opt.Inference {
 		return 0, errInference
-	}
-	if h.Optimizer == "" {
-		h.Optimizer = m.opt.Optimizer
-	}
-	if h.Optimizer != m.opt.Optimizer {
-		return 0, fmt.Errorf("native: update by %s, but the model was made for %s (Options.Optimizer)", h.Optimizer, m.opt.Optimizer)
 	}
 	if err := m.team.run(taskNorm); err != nil {
 		return 0, err
 	}
-	var squares float64
 	for _, w := range m.worker {
 		squares += w.squares
 	}
-	norm := math.Sqrt(squares)
+	return squares, nil
+}
+
+// update takes a step by the gradient, of which norm is the norm.
+func (m *Model) update(h engine.Hyper, norm float64) error {
+	if h.Optimizer == "" {
+		h.Optimizer = m.opt.Optimizer
+	}
+	if h.Optimizer != m.opt.Optimizer {
+		return fmt.Errorf("native: update by %s, but the model was made for %s (Options.Optimizer)", h.Optimizer, m.opt.Optimizer)
+	}
 	if math.IsNaN(norm) || math.IsInf(norm, 0) {
-		return norm, errors.Join(fmt.Errorf("native: gradient norm is %g: %w", norm, engine.ErrNotFinite), m.team.run(taskZero))
+		return errors.Join(fmt.Errorf("native: gradient norm is %g: %w", norm, engine.ErrNotFinite), m.team.run(taskZero))
 	}
 	m.job.hyper, m.job.clip = h, 1
 	if h.Clip > 0 && norm > h.Clip {
@@ -58,14 +74,15 @@ func (m *Model) Update(h engine.Hyper) (float64, error) {
 	m.step[0]++
 	if h.Optimizer == engine.Muon {
 		if err := m.team.run(taskMuon); err != nil {
-			return norm, err
+			return err
 		}
 	}
-	return norm, m.team.run(taskUpdate)
+	return m.team.run(taskUpdate)
 }
 
-// adamw updates the parameters of a range that are AdamW's.
-func (m *Model) adamw(r paramRange) {
+// adamw updates the parameters of a range that are AdamW's. Their moments begin
+// at element at of m.m and m.v.
+func (m *Model) adamw(r paramRange, at int) {
 	h := &m.job.hyper
 	for i := range m.layout {
 		p := &m.layout[i]
@@ -77,7 +94,8 @@ func (m *Model) adamw(r paramRange) {
 		if p.Role == glm.Norm {
 			decay = 0
 		}
-		kernel.AdamW(m.params[from:to], m.grads[from:to], m.m[from:to], m.v[from:to], kernel.Adam{
+		lo, hi := at+from-r.from, at+to-r.from
+		kernel.AdamW(m.params[from:to], m.grads[from:to], m.m[lo:hi], m.v[lo:hi], kernel.Adam{
 			GradScale: m.job.clip, LR: h.LR, Beta1: h.Beta1, Beta2: h.Beta2, Eps: h.Eps,
 			WeightDecay: decay, Step: int(m.step[0]),
 		})

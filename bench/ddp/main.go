@@ -140,10 +140,10 @@ type scaled struct {
 	Ranks      int     `json:"ranks"`
 	One        float64 `json:"one_rank_tokens_per_s"`
 	All        float64 `json:"tokens_per_s"`
-	Gain       float64 `json:"gain"`                    // all ranks over one, median of the rounds' gains
-	LoopGain   float64 `json:"loop_gain"`               // of a loop that touches no memory: the limit
-	OfLoop     float64 `json:"gain_of_loop"`            // the two over each other
-	Exposed    float64 `json:"sync_share,omitempty"`    // of the time, in which a rank only waited
+	Gain       float64 `json:"gain"`                 // all ranks over one, median of the rounds' gains
+	LoopGain   float64 `json:"loop_gain"`            // of a loop that touches no memory: the limit
+	OfLoop     float64 `json:"gain_of_loop"`         // the two over each other
+	Exposed    float64 `json:"sync_share,omitempty"` // of the time, in which a rank only waited
 	Efficiency float64 `json:"sync_efficiency,omitempty"`
 	Alone      float64 `json:"sums_alone_ms,omitempty"` // the same sums without training
 	Overlap    float64 `json:"overlap,omitempty"`       // 1 − waiting/alone: what training hid of them

@@ -21,20 +21,34 @@ type stream interface {
 	close() error
 }
 
-// newStream takes a connection over. A socket is read and written by itself; what
-// is none (a TLS connection) through goroutines. reads says which way it is used.
+// newStream takes a connection over. A socket is read and written by itself, also
+// one below TLS; what is none through goroutines. reads says which way it is used.
 func newStream(c net.Conn, reads bool) (stream, error) {
-	type filer interface{ File() (*os.File, error) }
+	switch c := c.(type) {
+	case *tls.Conn:
+		if s, err := newSealed(c); s != nil || err != nil {
+			return s, err
+		}
+	case filer:
+		return newSocket(c)
+	}
+	return newPump(c, reads)
+}
+
+// filer is a connection with a file descriptor.
+type filer interface {
+	net.Conn
+	File() (*os.File, error)
+}
+
+// newSocket takes a connection's descriptor.
+func newSocket(c filer) (*socket, error) {
 	if t, ok := c.(*net.TCPConn); ok {
 		if err := t.SetNoDelay(true); err != nil {
 			return nil, err
 		}
 	}
-	f, ok := c.(filer)
-	if !ok {
-		return newPump(c, reads)
-	}
-	file, err := f.File() // a copy, closed at exec
+	file, err := c.File() // a copy, closed at exec
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +103,6 @@ func later(n int, e unix.Errno) (int, error) {
 // writes behind, through one buffer, and an eventfd tells when there is something.
 type pump struct {
 	conn  net.Conn
-	under *batched // of conn, where it gathers writes; nil where not
 	event int
 	reads bool
 
@@ -110,11 +123,6 @@ func newPump(c net.Conn, reads bool) (*pump, error) {
 	}
 	p := &pump{conn: c, event: e, reads: reads, buf: make([]byte, pumpBuffer), done: make(chan struct{})}
 	p.cond = sync.NewCond(&p.mu)
-	if t, ok := c.(*tls.Conn); ok && !reads {
-		if p.under, ok = t.NetConn().(*batched); ok {
-			p.under.gather()
-		}
-	}
 	if reads {
 		go p.fill()
 	} else {
@@ -172,7 +180,7 @@ func (p *pump) fill() {
 // drain writes behind.
 func (p *pump) drain() {
 	defer close(p.done)
-	tmp := make([]byte, batchBytes)
+	tmp := make([]byte, 256<<10)
 	for {
 		p.mu.Lock()
 		for p.r == p.w && p.err == nil {
@@ -189,9 +197,6 @@ func (p *pump) drain() {
 		p.signal()
 		p.mu.Unlock()
 		_, err := p.conn.Write(tmp[:n])
-		if err == nil && p.under != nil {
-			err = p.under.flush()
-		}
 		if err != nil {
 			p.mu.Lock()
 			if p.err == nil {

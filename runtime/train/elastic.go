@@ -38,7 +38,9 @@ const (
 )
 
 // mendable tells whether the run goes on in another ring after that error.
-func (r *Run) mendable(err error) bool { return r.Rejoin != nil && r.Shard == nil && errors.Is(err, ring.ErrLost) }
+func (r *Run) mendable(err error) bool {
+	return r.Rejoin != nil && r.Shard == nil && errors.Is(err, ring.ErrLost)
+}
 
 // microBatch is Config.MicroBatch of the first world: a smaller one accumulates.
 func (r *Run) microBatch() int {

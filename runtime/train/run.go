@@ -34,7 +34,7 @@ type StepMetrics struct {
 	// How the gradient's buckets travel, as "bf16 2, powersgd 15", and what changed.
 	Compression string         `json:"compression,omitempty" msgpack:"compression"`
 	Changes     []ddp.Decision `json:"compression_changes,omitempty" msgpack:"compression_changes"`
-	Bits      float64 `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"`     // of a validation sample, where one was taken
+	Bits        float64        `json:"bits_per_byte,omitempty" msgpack:"bits_per_byte"` // of a validation sample, where one was taken
 }
 
 // Events are called by rank 0 from the run's goroutine; any may be nil.

@@ -11,17 +11,17 @@ import (
 
 // reached is one line of training over a link.
 type reached struct {
-	Compression string  `json:"compression"`
-	Link        string  `json:"link"`
-	Target      float64 `json:"target_loss"` // smoothed, nats a token
-	Loss        float64 `json:"loss"`
-	Steps       int     `json:"steps"`
-	Seconds     float64 `json:"seconds"`
-	StepSeconds float64 `json:"step_s"`
-	WireMB      float64 `json:"wire_mb_a_step"` // that a rank's gradient was encoded to
-	Levels      string  `json:"levels,omitempty"`
-	Changes     int     `json:"changes,omitempty"` // of levels
-	Faster      float64 `json:"times_none,omitempty"`
+	Compression string   `json:"compression"`
+	Link        string   `json:"link"`
+	Target      float64  `json:"target_loss"` // smoothed, nats a token
+	Loss        float64  `json:"loss"`
+	Steps       int      `json:"steps"`
+	Seconds     float64  `json:"seconds"`
+	StepSeconds float64  `json:"step_s"`
+	WireMB      float64  `json:"wire_mb_a_step"` // that a rank's gradient was encoded to
+	Levels      string   `json:"levels,omitempty"`
+	Changes     []string `json:"changes,omitempty"` // of levels
+	Faster      float64  `json:"times_none,omitempty"`
 }
 
 // overLink trains over a slow link at each level of compression until the loss
@@ -56,7 +56,9 @@ func (c *config) overLink(ctx context.Context) error {
 			line.WireMB = float64(last.WireBytes) / 1e6
 		}
 		for _, s := range r.steps {
-			line.Changes += len(s.Changes)
+			for _, d := range s.Changes {
+				line.Changes = append(line.Changes, fmt.Sprintf("step %d: bucket %d %s to %s, %s (exposed %.0f ms, code %.1f ms, error %.3f)", d.Step, d.Bucket, d.From, d.To, d.Reason, 1e3*d.Exposed, 1e3*d.Code, d.Error))
+			}
 		}
 		if target == 0 {
 			target, plain = last.Loss, last.Seconds

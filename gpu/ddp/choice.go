@@ -15,7 +15,7 @@ const (
 )
 
 // bounds of the relative error of an encoding: beyond it the bucket goes down.
-var bounds = [levels]float64{None: math.Inf(1), BF16: 0.01, Int8: 0.1, PowerSGD: 0.9}
+var bounds = [levels]float64{None: math.Inf(1), BF16: 0.01, Int8: 0.1, PowerSGD: 0.97}
 
 // measures are one rank's running averages of a bucket.
 type measures struct {
@@ -72,7 +72,7 @@ func (k *bucket) decide(exposed, code, err float64) Level {
 	switch {
 	case k.level > None && err > bounds[k.level]:
 		return c.fall(k.level, "the encoding's error")
-	case k.level > BF16 && k.measured.moved:
+	case k.level == PowerSGD && k.measured.moved:
 		return c.fall(k.level, "the gradient's norm shifts fast")
 	case k.level+1 == levels || c.rests > 0:
 		return k.level

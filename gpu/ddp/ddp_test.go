@@ -218,9 +218,13 @@ func TestChoice(t *testing.T) {
 	if k.level != Int8 {
 		t.Fatalf("%s so soon after a fall", k.level)
 	}
+	run(3, 0.08, 0.005)
+	if k.level != PowerSGD {
+		t.Fatalf("%s after the rest", k.level)
+	}
 	k.measured.moved = true
-	run(1, 0.08, 0.005)
-	if k.level != BF16 {
+	run(1, 0.08, 0.5)
+	if k.level != Int8 {
 		t.Fatalf("a norm that shifts fast is sent as %s", k.level)
 	}
 	// A fast ring: encoding would cost more than it saves.

@@ -20,8 +20,8 @@
 // of which remaining backward hides a part, exposed = max(0, t − remaining). A
 // bucket goes up a level when exposed·(1 − bytes_next/bytes_now) exceeds the time
 // to encode and decode by a tenth for eight steps in a row; it goes down when the
-// relative error of its encoding passes the level's bound, or when the gradient's
-// norm shifts fast (Agarwal et al., Accordion, MLSys 2021). Ranks exchange their
+// relative error of its encoding passes the level's bound, and from powersgd when the
+// gradient's norm shifts fast (Agarwal et al., Accordion, MLSys 2021). Ranks exchange their
 // averages every four steps, since a rank's own hold its waits for slower ones;
 // rank 0 decides and ships the levels; every decision is reported with its numbers.
 // Where ranks share memory Auto stays at none.

@@ -58,12 +58,52 @@ const (
 	laterBucket = 1 << 18 // 1 MiB
 )
 
-// HandOver gives a gradient to sync in Buckets. Ranks of different engines cut
-// alike and may share a ring.
-func HandOver(grads []float32, sync GradientSync) {
-	for number, b := range Buckets(len(grads)) {
-		sync.Reduce(number, ring.Buffer{Data: grads[b.From:b.To:b.To]})
+// cut is where the bucket of that number begins which ends at end.
+func cut(number, end int) int {
+	size := laterBucket
+	if number == 0 {
+		size = firstBucket
 	}
+	if begin := end - size; begin >= size/2 { // no small rest
+		return begin
+	}
+	return 0
+}
+
+// Buckets hand a gradient to a sync from its end to its beginning, the order in
+// which a backward pass finishes it. Where they are cut depends on the gradient's
+// length alone: ranks of different engines cut alike and may share a ring.
+// Owned by one goroutine at a time.
+type Buckets struct {
+	grads []float32
+	sync  GradientSync
+	next  int // number of the next bucket
+	end   int // where it ends
+}
+
+// NewBuckets begins a hand-over. Nothing is handed over yet.
+func NewBuckets(grads []float32, sync GradientSync) Buckets {
+	return Buckets{grads: grads, sync: sync, end: len(grads)}
+}
+
+// Ready says that all elements from from on are final, and hands over the buckets
+// that are now whole. Ready(0) ends the hand-over.
+func (b *Buckets) Ready(from int) {
+	for b.end > 0 {
+		begin := cut(b.next, b.end)
+		if begin < from {
+			return
+		}
+		b.sync.Reduce(b.next, ring.Buffer{Data: b.grads[begin:b.end:b.end]})
+		b.end = begin
+		b.next++
+	}
+}
+
+// HandOver hands a whole gradient over.
+func HandOver(grads []float32, sync GradientSync) {
+	b := NewBuckets(grads, sync)
+	b.Ready(0)
 }
 
 // Coefficients and number of Muon's quintic Newton–Schulz steps (Jordan et al.

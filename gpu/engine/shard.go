@@ -29,19 +29,13 @@ type Sharded interface {
 	WholeState(m, v []float32) StateDict
 }
 
-// Buckets are the pieces in which a gradient of size elements travels, in the
-// order of their numbers: from the arena's end to its beginning, the order in
-// which the backward pass finishes them.
-func Buckets(size int) []Range {
+// Cut is how a gradient of size elements travels: its buckets by number.
+func Cut(size int) []Range {
 	var out []Range
-	end, want := size, firstBucket
-	for end > 0 {
-		from := max(0, end-want)
-		if from < want/2 { // no small rest
-			from = 0
-		}
+	for end := size; end > 0; {
+		from := cut(len(out), end)
 		out = append(out, Range{from, end})
-		end, want = from, laterBucket
+		end = from
 	}
 	return out
 }
@@ -50,7 +44,7 @@ func Buckets(size int) []Range {
 // each, in the arena's order.
 func Own(size, rank, world int) []Range {
 	var out []Range
-	buckets := Buckets(size)
+	buckets := Cut(size)
 	for i := len(buckets) - 1; i >= 0; i-- {
 		b := buckets[i]
 		if lo, hi := ring.Share(b.To-b.From, rank, world); lo < hi {

@@ -140,7 +140,7 @@ func (r *Run) update(h engine.Hyper) (float64, error) {
 	}
 	params := r.Shard.Params()
 	return norm, r.sync.waiting(func() error {
-		for _, b := range engine.Buckets(len(params)) {
+		for _, b := range engine.Cut(len(params)) {
 			if err := r.Ring.AllGather(ring.Buffer{Data: params[b.From:b.To]}); err != nil {
 				return err
 			}
@@ -163,7 +163,7 @@ func (r *Run) state() (engine.StateDict, error) {
 		for _, own := range engine.Own(size, r.Rank, r.World) {
 			at += copy(whole[i][own.From:own.To], part[at:])
 		}
-		for _, b := range engine.Buckets(size) {
+		for _, b := range engine.Cut(size) {
 			if err := r.Ring.AllGather(ring.Buffer{Data: whole[i][b.From:b.To]}); err != nil {
 				return nil, err
 			}

@@ -95,6 +95,9 @@ func (r *Run) Join(ctx context.Context, st State) (State, error) {
 // sums only some ranks have applied is applied by all: the others receive the
 // state behind it.
 func (r *Run) rejoin(ctx context.Context, st State, cause error) (State, error) {
+	if err := r.Close(cause); err != nil {
+		return st, err
+	}
 	r.Model.ZeroGrad()
 	for {
 		p, err := r.Rejoin(ctx, cause)

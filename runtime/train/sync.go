@@ -18,7 +18,8 @@ import (
 // sums. An error that is a ring.ErrLost means that a rank is gone.
 type Collective interface {
 	ddp.Ring
-	Shared() bool // the ranks share memory: sums run in Wait
+	Shared() bool                   // the ranks share memory: sums run in Wait
+	Alloc(n int) ([]float32, error) // memory whose sums need no copies; all ranks call it
 	Abort(reason error)
 }
 
@@ -26,7 +27,8 @@ type Collective interface {
 // two: compression, and the division of sums.
 type meter struct {
 	ring    Collective
-	reducer *ddp.Reducer // nil: sums are the ring's own
+	reducer *ddp.Reducer         // nil: sums are the ring's own
+	views   engine.GradientViews // the model, where its gradients are in the ring's memory
 	exposed time.Duration
 	bytes   int64 // of gradient handed over to be summed
 	changes []ddp.Decision
@@ -46,14 +48,33 @@ func (r *Run) newMeter() (*meter, error) {
 			return nil, err
 		}
 	}
+	if v, ok := r.Model.(engine.GradientViews); ok && r.Ring.Shared() {
+		_, size := r.Config.Arch.Layout()
+		mem, err := r.Ring.Alloc(size)
+		if err == nil {
+			err = v.UseGradients(mem)
+		}
+		if err != nil {
+			return nil, errors.Join(err, m.close())
+		}
+		m.views = v
+	}
 	return m, nil
 }
 
+// close leaves the ring's memory and ends what sums beside the run.
 func (m *meter) close() error {
-	if m == nil || m.reducer == nil {
+	if m == nil {
 		return nil
 	}
-	return m.reducer.Close()
+	var err error
+	if m.reducer != nil {
+		err = m.reducer.Close()
+	}
+	if m.views != nil {
+		err = errors.Join(err, m.views.UseGradients(nil))
+	}
+	return err
 }
 
 // Reduce implements engine.GradientSync.

@@ -224,7 +224,7 @@ func doctorCommand() *cobra.Command {
 		Short: "Say what this machine has and lacks",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			m, err := device.Inventory()
+			m, err := node.Inventory()
 			if err != nil {
 				return err
 			}

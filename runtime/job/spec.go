@@ -26,6 +26,8 @@ type Spec struct {
 	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
 	Engine             string            `json:"engine"`              // what computes, one of Engines
 	Backend            string            `json:"backend"`             // how the ranks of a training join, one of Backends
+	Isolation          string            `json:"isolation"`           // whether ranks compute in processes of their own, one of Isolations
+	Placement          Placement         `json:"placement"`           // of a job whose hardware_constraint is auto
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
@@ -56,6 +58,22 @@ type Data struct {
 type Constraints struct {
 	MaxParams   int64 `json:"max_params,omitempty"`
 	MaxMemoryMB int64 `json:"max_memory_mb,omitempty"`
+}
+
+// Placement says when a job that may compute on either kind of device goes to
+// the GPUs: to those whose load is under gpu_load; work that went to the CPU comes
+// back once it is lower by the hysteresis. See device.LoadPolicy.
+type Placement struct {
+	GPULoad    float64 `json:"gpu_load"`   // 0 to 1
+	Hysteresis float64 `json:"hysteresis"` //
+}
+
+// Policy is the device room's word for it; the zero value is the default.
+func (p Placement) Policy() device.LoadPolicy {
+	if p == (Placement{}) {
+		return device.DefaultLoadPolicy()
+	}
+	return device.LoadPolicy{Threshold: p.GPULoad, Hysteresis: p.Hysteresis}
 }
 
 // Limits override a stage's own.
@@ -117,11 +135,18 @@ func Engines() []string { return []string{"auto", "native", "torch"} }
 // one process inproc. All give the same bits.
 func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp"} }
 
+// Isolations lists what isolation may say: process lets each rank compute in a
+// process of its own, whose crash costs that rank alone; none lets all compute in
+// the node's. auto is process for GPUs and for engine torch, none for native.
+func Isolations() []string { return []string{"auto", "process", "none"} }
+
 // Default is the job of a build without a file.
 func Default() Spec {
+	policy := device.DefaultLoadPolicy()
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Isolation: "auto", Retries: 1,
+		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
 }
 
@@ -154,6 +179,16 @@ func (s *Spec) Validate() error {
 	}
 	if !contains(Backends(), s.Backend) {
 		return fieldError("backend", "%q is not one of %s%s", s.Backend, strings.Join(Backends(), ", "), didYouMean(s.Backend, Backends()))
+	}
+	// Jobs of older journals have none.
+	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
+		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))
+	}
+	if s.Isolation == "process" && s.Backend == "inproc" {
+		return fieldError("backend", "inproc joins ranks of one process, and isolation is process; choose auto, shm, unix or tcp")
+	}
+	if err := s.Placement.Policy().Validate(); err != nil {
+		return fieldError("placement", "gpu_load as %v", err)
 	}
 	if !contains(Precisions(), s.Precision) {
 		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))

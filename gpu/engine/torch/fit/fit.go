@@ -26,8 +26,13 @@ const (
 // after that many will not end.
 const passes = 6
 
-//go:embed bindings.go.txt
-var bindings []byte
+// What the copy has beside gotch's own files, in libtch.
+var (
+	//go:embed bindings.go.txt
+	bindings []byte
+	//go:embed bindings.cpp.txt
+	bindingsCPP []byte
+)
 
 // Config says what to fit and where the result goes.
 type Config struct {
@@ -128,9 +133,12 @@ func (r *Report) prepare(ctx context.Context, c Config, source string, progress 
 	} else if err := r.patch(ctx, cache, dir, libGo, source, progress); err != nil {
 		return err
 	}
-	added := filepath.Join(r.Gotch, "libtch", "autoglm.go")
-	if old, err := os.ReadFile(added); err != nil || !bytes.Equal(old, bindings) {
-		if err := os.WriteFile(added+".tmp", bindings, 0o644); err != nil {
+	for name, text := range map[string][]byte{"autoglm.go": bindings, "autoglm_bindings.cpp": bindingsCPP} {
+		added := filepath.Join(r.Gotch, "libtch", name)
+		if old, err := os.ReadFile(added); err == nil && bytes.Equal(old, text) {
+			continue
+		}
+		if err := os.WriteFile(added+".tmp", text, 0o644); err != nil {
 			return err
 		}
 		if err := os.Rename(added+".tmp", added); err != nil {

@@ -62,7 +62,7 @@ type child struct {
 	conn  net.Conn
 	able  Ability
 	begun time.Time
-	over  chan error // buffered, 1: how Serve ends
+	over  chan error    // buffered, 1: how Serve ends
 	gpus  device.Source // of the one task that looks
 
 	out sync.Mutex // one frame at a time

@@ -36,6 +36,7 @@ func Self() *exec.Cmd {
 type Config struct {
 	Command func() *exec.Cmd // that ends up in Serve; nil is Self
 	Env     []string         // beside the node's own: CUDA_VISIBLE_DEVICES
+	Ping    time.Duration    // between two questions whether it lives; 0 is a second
 }
 
 // Host is the node's side of one device's process. One goroutine calls Train,
@@ -54,6 +55,9 @@ func NewHost(cfg Config) *Host {
 	if cfg.Command == nil {
 		cfg.Command = Self
 	}
+	if cfg.Ping <= 0 {
+		cfg.Ping = pingEvery
+	}
 	return &Host{cfg: cfg}
 }
 
@@ -71,7 +75,7 @@ func (h *Host) child() (*process, error) {
 		h.mu.p = nil
 		p.close()
 	}
-	p, err := start(h.cfg.Command, h.cfg.Env)
+	p, err := start(h.cfg)
 	if err != nil {
 		return nil, err
 	}

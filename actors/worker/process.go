@@ -45,24 +45,24 @@ type process struct {
 }
 
 // start starts a child and waits for its hello.
-func start(command func() *exec.Cmd, env []string) (*process, error) {
+func start(cfg Config) (*process, error) {
 	p := &process{in: make(chan message), exited: make(chan struct{}), hung: make(chan struct{})}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("start a worker: socket pair: %w", err)
 	}
 	mine, theirs := os.NewFile(uintptr(pair[0]), "worker"), os.NewFile(uintptr(pair[1]), "host")
-	defer theirs.Close()
 	p.conn, err = net.FileConn(mine)
 	mine.Close()
 	if err != nil {
+		theirs.Close()
 		return nil, fmt.Errorf("start a worker: %w", err)
 	}
-	p.cmd = command()
+	p.cmd = cfg.Command()
 	if p.cmd.Env == nil {
 		p.cmd.Env = os.Environ()
 	}
-	p.cmd.Env = append(p.cmd.Env, env...)
+	p.cmd.Env = append(p.cmd.Env, cfg.Env...)
 	p.cmd.ExtraFiles = []*os.File{theirs}
 	p.cmd.Stdout, p.cmd.Stderr = &p.words, &p.words
 	p.cmd.WaitDelay = time.Second
@@ -80,7 +80,9 @@ func start(command func() *exec.Cmd, env []string) (*process, error) {
 		}
 		close(p.exited)
 	}()
-	if err := <-begun; err != nil {
+	err = <-begun
+	theirs.Close() // or its end would not be the socket's
+	if err != nil {
 		p.conn.Close()
 		return nil, fmt.Errorf("start a worker: %w", err)
 	}
@@ -90,7 +92,7 @@ func start(command func() *exec.Cmd, env []string) (*process, error) {
 	select {
 	case m, ok := <-p.in:
 		if _, is := m.(*helloMsg); ok && is {
-			p.wg.Go(p.watch)
+			p.wg.Go(func() { p.watch(cfg.Ping) })
 			return p, nil
 		}
 		p.kill(errors.New("it said no hello"))
@@ -135,8 +137,8 @@ func (p *process) listen() {
 
 // watch asks whether the child lives. It counts its own questions rather than
 // the clock: a host that was stopped itself must not blame the child.
-func (p *process) watch() {
-	t := time.NewTicker(pingEvery)
+func (p *process) watch(every time.Duration) {
+	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
 		select {
@@ -151,7 +153,7 @@ func (p *process) watch() {
 		missed := p.mu.missed
 		p.mu.Unlock()
 		if missed > pingMissed {
-			p.kill(fmt.Errorf("it has not answered for %s", pingMissed*pingEvery))
+			p.kill(fmt.Errorf("it has not answered for %s", pingMissed*every))
 			return
 		}
 		_ = p.send(&pingMsg{}) // its end is told by listen

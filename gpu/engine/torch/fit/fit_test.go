@@ -82,6 +82,11 @@ func TestBlankGolden(t *testing.T) {
 
 func TestParseErrors(t *testing.T) {
 	got := parseErrors("In file included from a.cpp:1:\n/x/torch_api_generated.cpp.h:12:3: error: ‘qr’ is not a member\n  12 | x\nb.h:7: fatal error: no such file\nc.h:3:1: note: here\nd.h:0:1: error: no\r\n")
+	inside := "/usr/include/tuple: In instantiation of 'struct X':\nx/torch_api_generated.cpp.h:1458:3:   required from here\n/usr/include/tuple:1357:25: error: static assertion failed\n/usr/include/tuple:1359:13: error: no type\nx.cpp: In function 'int f()':\nx.cpp:3:1: error: no\n"
+	wantInside := []compileError{{"x/torch_api_generated.cpp.h", 1458, "static assertion failed"}, {"x/torch_api_generated.cpp.h", 1458, "no type"}, {"x.cpp", 3, "no"}}
+	if got := parseErrors(inside); !slices.Equal(got, wantInside) {
+		t.Errorf("inside of a template: %v, want %v", got, wantInside)
+	}
 	want := []compileError{{"/x/torch_api_generated.cpp.h", 12, "‘qr’ is not a member"}, {"b.h", 7, "no such file"}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

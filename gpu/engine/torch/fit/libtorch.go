@@ -173,7 +173,7 @@ package libtch
 // #cgo CXXFLAGS: %s
 // #cgo LDFLAGS: "-L%s" -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10%s -lstdc++ "-Wl,-rpath,%s" -Wl,--allow-shlib-undefined
 import "C"
-`, l.Version, `-I${SRCDIR} `+strings.Join(l.cxxFlags(quoted), " "), l.Lib, cuda, l.Lib), nil
+`, l.Version, `-I${SRCDIR} `+strings.Join(l.cxxFlags(quoted), " ")+" -I${SRCDIR}/"+standIns, l.Lib, cuda, l.Lib), nil
 }
 
 func quoted(flag string) string { return `"` + flag + `"` }
@@ -184,9 +184,6 @@ func (l Libtorch) cxxFlags(path func(string) string) []string {
 	flags := []string{"-std=" + l.Standard, "-O2", "-w"}
 	if !l.CXX11 {
 		flags = append(flags, "-D_GLIBCXX_USE_CXX11_ABI=0")
-	}
-	if l.CUDA {
-		flags = append(flags, "-DAUTOGLM_CUDA")
 	}
 	if l.Runtime != "" {
 		flags = append(flags, path("-I"+l.Runtime))

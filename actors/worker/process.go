@@ -21,7 +21,7 @@ import (
 // the ring's own heartbeat long before.
 const (
 	pingEvery  = time.Second
-	pingMissed = 10               // so many in a row without an answer, and the child is killed
+	pingMissed = 5                // so many in a row without an answer, and the child is killed
 	helloTime  = 60 * time.Second // to load the libraries and say hello
 	writeTime  = 10 * time.Second // for a message to be taken
 )

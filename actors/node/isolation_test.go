@@ -24,6 +24,9 @@ import (
 // "cuda" one that computes on the processor where a GPU's would on its device.
 const workerRole = "AUTOGLM_TEST_WORKER"
 
+// mockNVML is the source of a process that plays "nvml", in a build that has it.
+var mockNVML func() device.Source
+
 // serveAs is TestMain's part in it.
 func serveAs(role string) error {
 	if role == "cpu" {
@@ -34,6 +37,9 @@ func serveAs(role string) error {
 		return err
 	}
 	a := Ability()
+	if role == "nvml" {
+		a.GPUs = mockNVML
+	}
 	visible := os.Getenv("CUDA_VISIBLE_DEVICES")
 	a.Facts = func() (worker.Facts, error) {
 		f := worker.Facts{Torch: "a stand-in"}

@@ -67,6 +67,9 @@ files in /run/lock/autoglm, or in the folder that AUTOGLM_LOCKS names.`,
 
 func leased(m device.Machine) (inventory, error) {
 	m.SIMD = kernel.Level()
+	if m.SIMD == "generic" {
+		m.Notes = append(m.Notes, "no AVX2 here: training runs on portable code, many times slower")
+	}
 	inv := inventory{Machine: m, LockDir: device.LockDir(), Leases: map[string]device.Record{}}
 	l, err := device.OpenLeases(inv.LockDir)
 	if err != nil {

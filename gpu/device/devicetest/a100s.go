@@ -59,4 +59,3 @@ func A100s() (*dgxa100.Server, *[]nvml.EventData) {
 	}
 	return s, &waiting
 }
-

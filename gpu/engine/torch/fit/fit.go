@@ -361,11 +361,22 @@ func (r *Report) writeModFile(ctx context.Context, source string) error {
 	return nil
 }
 
-var undefined = regexp.MustCompile("undefined reference to [`']([^']+)'")
+var (
+	undefined = regexp.MustCompile("undefined reference to [`']([^']+)'")
+	unloaded  = regexp.MustCompile(`undefined symbol: ([^\s,]+)`)
+	noLibrary = regexp.MustCompile(`error while loading shared libraries: ([^:\s]+)`)
+)
 
-// linkError names the symbol that the linker missed.
+// linkError names the symbol that the linker, or the loader, missed; nil where
+// the output names none.
 func linkError(out string, l Libtorch) error {
+	if m := noLibrary.FindStringSubmatch(out); m != nil {
+		return fmt.Errorf("libtorch %s in %s needs the library %s, which is not there: install what it came with whole (a torch wheel brings CUDA's in the wheels nvidia-*), or add its folder to LD_LIBRARY_PATH", l.Version, l.Lib, m[1])
+	}
 	m := undefined.FindStringSubmatch(out)
+	if m == nil {
+		m = unloaded.FindStringSubmatch(out)
+	}
 	if m == nil {
 		return nil
 	}
@@ -410,6 +421,9 @@ func (r *Report) build(ctx context.Context, c Config, source string, progress fu
 	text, err := exec.CommandContext(ctx, tmp, "libtorch", "check").CombinedOutput()
 	r.Check = strings.TrimSpace(string(text))
 	if err != nil {
+		if err := linkError(string(text), r.Libtorch); err != nil {
+			return err
+		}
 		return fmt.Errorf("the built binary's self-check: %w\n%s", err, tail(r.Check))
 	}
 	return os.Rename(tmp, out)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -124,6 +125,9 @@ func abi(path string) (cxx11 bool, symbol string, err error) {
 		return false, "", fmt.Errorf("read symbols: %w", err)
 	}
 	defer f.Close()
+	if want, ok := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH]; ok && f.Machine != want {
+		return false, "", fmt.Errorf("%s is for %s, and this machine is %s: install a libtorch for this platform", path, f.Machine, want)
+	}
 	symbols, err := f.DynamicSymbols()
 	if err != nil {
 		return false, "", fmt.Errorf("read symbols of %s: %w", path, err)

@@ -98,7 +98,7 @@ func TestMachineWithoutAVX2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	small := strings.NewReplacer("60000", "10000", "dim: 64", "dim: 32", "vocab: [320, 384]", "vocab: 320").Replace(string(job))
+	small := strings.NewReplacer("60000", "10000", `"int(1, 2)"`, "1", "vocab: [320, 384]", "vocab: 320").Replace(string(job))
 	bundles := map[string]string{}
 	for _, isolation := range []string{"none", "process"} {
 		write(t, filepath.Join(dir, isolation+".yaml"), small+"isolation: "+isolation+"\n")

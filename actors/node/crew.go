@@ -54,6 +54,42 @@ func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command f
 	return c, nil
 }
 
+// hire makes the crew of a job and leases its devices. GPUs that the machine has
+// and that no process can compute on are as those that it lacks: AllowFallback, or
+// a constraint of auto, goes on with the CPU.
+func hire(ctx context.Context, spec job.Spec, o Options, last device.Kind) (*crew, *device.Held, error) {
+	m, ds, held, err := Devices(spec, o, last)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := newCrew(spec, m, ds, o.Worker)
+	if err == nil {
+		err = c.ready(ctx)
+	}
+	if err == nil {
+		return c, held, nil
+	}
+	c.close()
+	held.Release()
+	auto := spec.HardwareConstraint == "" || spec.HardwareConstraint == string(device.Auto)
+	if ds[0].Kind != device.GPU || !auto && !(o.AllowFallback && errors.Is(err, device.ErrUnmet)) {
+		return nil, nil, err
+	}
+	unmet := err
+	spec.HardwareConstraint = "cpu-any"
+	if m, ds, held, err = Devices(spec, o, last); err != nil {
+		return nil, nil, err
+	}
+	if c, err = newCrew(spec, m, ds, o.Worker); err != nil {
+		held.Release()
+		return nil, nil, err
+	}
+	if o.Fallback != nil {
+		o.Fallback(unmet, c.devices)
+	}
+	return c, held, nil
+}
+
 // isolated tells whether ranks compute in processes of their own.
 func isolated(spec job.Spec, gpu bool) bool {
 	switch spec.Isolation {

@@ -164,12 +164,9 @@ func TestKilledWorkersChangeNothing(t *testing.T) {
 			o.Hooks.Receive = func(who string, message any) {
 				if m, ok := message.(*actors.Progress); ok && who == "trial" && (m.Trial == "final") == tc.final {
 					once.Do(func() {
-						for _, pid := range children(t) {
-							if err := syscall.Kill(pid, tc.sig); err != nil {
-								t.Error(err)
-							}
-							killed = pid
-							break
+						killed = children(t)[0]
+						if err := syscall.Kill(killed, tc.sig); err != nil {
+							t.Error(err)
 						}
 					})
 				}
@@ -379,6 +376,36 @@ func TestAutoGoesByTheLoad(t *testing.T) {
 			if got := kinds(device.Auto); !strings.HasSuffix(got, "cpu") {
 				t.Errorf("engine %s, isolation %s: %s", spec.Engine, spec.Isolation, got)
 			}
+		}
+	}
+}
+
+// GPUs that no process can compute on are as those that are not there: auto and
+// --allow-fallback go on with the CPU, and say why.
+func TestGPUsThatCanNotBeUsed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
+	fake := devicetest.New(2)
+	for i := range 2 {
+		fake.Set(i, func(d *device.Device) { d.Load = 0 })
+	}
+	for _, constraint := range []string{"auto", "gpu-2"} {
+		told := ""
+		o := Options{
+			Dir: filepath.Join(t.TempDir(), "run"), Spec: gpuSpec(t, constraint), Sources: one(fake), Lease: leaseIn(t),
+			Worker: processOf("cuda without a device"), AllowFallback: constraint != "auto",
+			Fallback: func(asked error, _ []device.Device) { told = asked.Error() },
+		}
+		n, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Devices()[0].Kind != device.CPU || !strings.Contains(told, "libtorch sees 0 CUDA devices") {
+			t.Errorf("%s: on %s, told %q", constraint, n.Devices()[0].ID, told)
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

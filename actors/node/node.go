@@ -33,7 +33,7 @@ type Options struct {
 	Events        actors.Events
 	Hooks         actors.Hooks
 	Log           io.Writer                              // of actor failures; nil drops them
-	Fallback      func(asked error, has []device.Device) // told when AllowFallback applied
+	Fallback      func(asked error, has []device.Device) // told when AllowFallback applied, or auto could not have its GPUs
 	Lease         Lease                                  // nil computes beside whoever else does
 	Sources       func() []device.Source                 // of the machine; nil is Sources
 	Worker        func() *exec.Cmd                       // makes a device's process; nil is this program's own
@@ -126,15 +126,7 @@ func (n *Node) open() error {
 		return err
 	}
 	before := readRan(n.opts.Dir)
-	machine, devices, held, err := Devices(spec, n.opts, before.Kind)
-	if err != nil {
-		return err
-	}
-	n.held = held
-	if n.crew, err = newCrew(spec, machine, devices, n.opts.Worker); err != nil {
-		return err
-	}
-	if err := n.crew.ready(context.Background()); err != nil {
+	if n.crew, n.held, err = hire(context.Background(), spec, n.opts, before.Kind); err != nil {
 		return err
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)

@@ -29,18 +29,11 @@ type Range struct {
 // the hardware and times it for three seconds.
 func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Outlook, error) {
 	var o Outlook
-	machine, devices, _, err := Devices(spec, Options{AllowFallback: fallback}, device.Auto)
-	if err != nil {
-		return o, err
-	}
-	crew, err := newCrew(spec, machine, devices, nil)
+	crew, _, err := hire(ctx, spec, Options{AllowFallback: fallback}, device.Auto)
 	if err != nil {
 		return o, err
 	}
 	defer crew.close()
-	if err := crew.ready(ctx); err != nil {
-		return o, err
-	}
 	o.Devices = crew.devices
 	cfg := DataConfig(spec)
 	n := search.Needs{

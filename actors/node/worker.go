@@ -42,6 +42,17 @@ func Ability() worker.Ability {
 	return a
 }
 
+// Torch says what engine torch could compute on, as a process of this build sees
+// it; nothing in a build without it.
+func Torch(ctx context.Context) (worker.Facts, error) {
+	if newTorch == nil {
+		return worker.Facts{}, nil
+	}
+	h := worker.NewHost(worker.Config{})
+	defer h.Close()
+	return h.Facts(ctx)
+}
+
 // Sources are this machine's and this build's: processors, then GPUs, through
 // NVML in a process of its own where the build has it.
 func Sources() []device.Source {

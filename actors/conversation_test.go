@@ -43,6 +43,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	panic WHO MESSAGE N    the actor panics in place of its Nth such message
 //	full KIND N            the journal can't be written at the Nth event of that kind
 //	interrupt KIND N       Ctrl-C after that event
+//	sick KIND N            the first device that is left turns sick after that event
 //	resume                 once it has ended, go on
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -104,6 +105,7 @@ type script struct {
 	fail             map[string][]string
 	panics           []*nth
 	full, interrupts []*nth
+	sick             []*nth
 	resume           bool
 }
 
@@ -132,6 +134,8 @@ func parseScript(text string) (*script, error) {
 			s.full = append(s.full, &nth{"", f[1], last})
 		case f[0] == "interrupt" && len(f) == 3:
 			s.interrupts = append(s.interrupts, &nth{"", f[1], last})
+		case f[0] == "sick" && len(f) == 3:
+			s.sick = append(s.sick, &nth{"", f[1], last})
 		default:
 			err = errors.New("no such line")
 		}
@@ -150,6 +154,7 @@ type stage struct {
 	log   [][]byte
 	end   bool
 	send  func(message any) // to the Supervisor
+	harm  func()            // makes the next device sick
 
 	mu    sync.Mutex
 	queue []func()
@@ -206,6 +211,13 @@ func (s *script) play(t *testing.T) string {
 			d := device.Device{ID: fmt.Sprintf("cpu:%d", i)}
 			workers = append(workers, system.Root.Spawn(WorkerProps(d, g.execute, hooks, strategy, here)))
 		}
+		hurt := 0
+		g.harm = func() {
+			if hurt < len(workers) {
+				system.Root.Send(workers[hurt], &Sick{Why: "XID 79"})
+			}
+			hurt++
+		}
 		epoch := uint64(0)
 		cfg := SupervisorConfig{
 			Spec: job.Default(), Log: g, Work: g, Workers: workers, Epochs: func() uint64 { epoch++; return epoch },
@@ -242,6 +254,7 @@ func (s *script) play(t *testing.T) string {
 			system.Root.Stop(w)
 		}
 		g.settle()
+		time.Sleep(2 * time.Second) // the library counts letters to the dead for a second
 	})
 	return g.out.String()
 }
@@ -269,7 +282,7 @@ func (g *stage) heard(who string, message any) {
 	}
 	from := map[string]string{
 		"AgentReady": "agent", "History": "supervisor", "Decide": "agent", "Outcome": "supervisor", "CloseSearch": "supervisor",
-		"SearchEnded": "agent", "Assign": "trial", "Release": "trial", "RankEnded": "worker", "TrialEnded": "trial", "Interrupt": "driver",
+		"SearchEnded": "agent", "Assign": "trial", "Release": "trial", "RankEnded": "worker", "Sick": "node", "TrialEnded": "trial", "Interrupt": "driver",
 	}[name]
 	if name == "Progress" {
 		if from = "worker"; who == "supervisor" {
@@ -319,6 +332,8 @@ func describe(message any) (name, line string) {
 		line = fmt.Sprintf("epoch %d", m.Epoch)
 	case *Progress:
 		line = fmt.Sprintf("%s step %d", m.Trial, m.Metrics.Step)
+	case *Sick:
+		line = m.Why
 	case *RankEnded:
 		line = fmt.Sprintf("rank %d, epoch %d: %s", m.Rank, m.Epoch, cmp.Or(reason(m.Err), "ok"))
 		if m.Lost {
@@ -356,6 +371,11 @@ func (g *stage) committed(e journal.Event) {
 		line += ": " + reason(errors.New(e.Err))
 	}
 	g.note("    journal  %s", line)
+	for _, x := range g.sick {
+		if x.hit("", string(e.Kind)) {
+			g.harm()
+		}
+	}
 	for _, x := range g.interrupts {
 		if x.hit("", string(e.Kind)) {
 			g.send(&Interrupt{})

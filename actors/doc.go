@@ -17,6 +17,8 @@
 //	Assign        Trial → GPUWorker      run one rank of a task under an epoch        the Trial's restart forms a new ring
 //	Release       Trial → GPUWorker      give up what runs under that epoch           a newer Assign has the same effect
 //	Progress      GPUWorker → Trial → Supervisor  metrics, never journalled           the next one says more
+//	RingBroken    GPUWorker → Trial      a rank's ring ended and no worker was lost: form the next   RankEnded, when the ranks have waited in vain
+//	Sick          node → GPUWorker       the device is taken out: give up what runs, and stop        the node's next look sends it again
 //	RankEnded     GPUWorker → Trial      a rank's task ended, or its worker restarted sent again by nobody: local mail is not lost while both live
 //	TrialEnded    Trial → Supervisor     all ranks ended; epoch fences old ones       the Supervisor's restart starts the Trial anew
 //
@@ -28,6 +30,7 @@
 //	who fails     what happens
 //	GPUWorker     restarted; its running rank is cancelled and waited for, and the Trial is told (Lost): the
 //	              Trial aborts the ring, waits for the other ranks and forms a new one from the last checkpoint
+//	              one whose device turned sick is stopped; its trials go on on the others, or anew on another one
 //	Trial         restarted; releases its workers and forms a new ring from the last checkpoint
 //	SearchAgent   restarted; replays decisions and outcomes and goes on where it was
 //	Supervisor    restarted; its children are stopped, the journal is replayed, what was running resumes from

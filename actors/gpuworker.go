@@ -75,8 +75,11 @@ func (w *GPUWorker) Receive(ctx actor.Context) {
 		w.release(m.Epoch)
 	case *taskEnded:
 		w.ended(ctx, m)
+	case *Sick:
+		w.abandon(ctx, fmt.Errorf("%s is sick: %s", w.device.ID, m.Why))
+		ctx.Stop(ctx.Self())
 	case *actor.Restarting, *actor.Stopping:
-		w.abandon(ctx)
+		w.abandon(ctx, errRestarted)
 	}
 }
 
@@ -121,12 +124,15 @@ func (w *GPUWorker) resume(a *Assign) {
 func (w *GPUWorker) start(ctx actor.Context, a *Assign) {
 	run, cancel := context.WithCancelCause(context.Background())
 	c := &assignment{cancel: cancel, next: make(chan *Assign, 1), done: make(chan struct{})}
+	self, root := ctx.Self(), ctx.ActorSystem().Root
 	mine := *a
 	mine.Next = c.next
+	mine.Broken = func(epoch uint64, why error) {
+		root.Send(a.Owner, &RingBroken{Epoch: epoch, Rank: a.Rank, Err: why})
+	}
 	c.Assign = &mine
 	c.epoch.Store(a.Epoch)
 	w.current = c
-	self, root := ctx.Self(), ctx.ActorSystem().Root
 	progress := func(m train.StepMetrics) {
 		root.Send(a.Owner, &Progress{Epoch: c.epoch.Load(), Trial: a.Task.Trial, Metrics: m})
 	}
@@ -173,20 +179,20 @@ func (w *GPUWorker) ended(ctx actor.Context, m *taskEnded) {
 	}
 }
 
-// abandon stops what runs, waits for it, and tells the owners.
-func (w *GPUWorker) abandon(ctx actor.Context) {
+// abandon stops what runs, waits for it, and tells the owners why.
+func (w *GPUWorker) abandon(ctx actor.Context, why error) {
 	abort := func(a *Assign) {
 		if a.Ring != nil {
-			a.Ring.Abort(&ring.LostError{Rank: a.Rank, Why: errRestarted.Error()})
+			a.Ring.Abort(&ring.LostError{Rank: a.Rank, Why: why.Error()})
 		}
 	}
 	lost := func(a *Assign) {
 		abort(a)
-		ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Err: errRestarted, Lost: true})
+		ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Err: why, Lost: true})
 	}
 	if a := w.current; a != nil {
 		w.current = nil
-		a.cancel(errRestarted)
+		a.cancel(why)
 		abort(a.Assign)
 		<-a.done
 		lost(a.Assign)

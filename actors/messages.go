@@ -55,7 +55,21 @@ type Assign struct {
 	// Next brings the assignment under which the run goes on after its ring lost a
 	// rank. The worker sets it.
 	Next <-chan *Assign
+	// Broken tells the Trial that the ring of an epoch has ended under this rank,
+	// where nobody aborted it. The worker sets it; any goroutine may call it.
+	Broken func(epoch uint64, why error)
 }
+
+// RingBroken says that a rank's ring ended without any worker being lost: a
+// rank was taken for lost, or one is that does not know yet.
+type RingBroken struct {
+	Epoch uint64
+	Rank  int
+	Err   error
+}
+
+// Sick takes a worker's device out for good.
+type Sick struct{ Why string }
 
 // Release tells a worker to give up what runs under an epoch.
 type Release struct{ Epoch uint64 }

@@ -45,7 +45,8 @@ type Supervisor struct {
 	agent   *actor.PID
 	trials  map[int]*running // by decision; −1 is the final training
 	waiting []search.Decision
-	free    []int // indices of workers
+	free    []int        // indices of workers
+	gone    map[int]bool // … of those that will not come back
 
 	stage  context.CancelCauseFunc // of the stage that runs on a goroutine
 	timer  *time.Timer             // of the running stage's timeout
@@ -93,6 +94,9 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		s.begin(ctx)
 	case *actor.Restarting, *actor.Stopping:
 		s.over = true // children that end now are the next instance's to start
+		for _, w := range s.cfg.Workers {
+			ctx.Unwatch(w)
+		}
 		s.halt(errReleased)
 	case *Interrupt:
 		s.interrupt(ctx)
@@ -147,9 +151,10 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 
 // begin replays the journal and goes on.
 func (s *Supervisor) begin(ctx actor.Context) {
-	s.trials, s.stop = map[int]*running{}, make(chan struct{})
-	for i := range s.cfg.Workers {
+	s.trials, s.stop, s.gone = map[int]*running{}, make(chan struct{}), map[int]bool{}
+	for i, w := range s.cfg.Workers {
 		s.free = append(s.free, i)
+		ctx.Watch(w)
 	}
 	var err error
 	s.state, err = journal.Replayed(s.cfg.Log)
@@ -349,7 +354,7 @@ func (s *Supervisor) stopStage(ctx actor.Context, name string) {
 	if name == job.StageSearch || name == job.StageTrain {
 		for seq, r := range s.trials {
 			ctx.Stop(r.pid)
-			s.free = append(s.free, r.workers...)
+			s.release(r.workers)
 			delete(s.trials, seq)
 		}
 		if s.agent != nil {

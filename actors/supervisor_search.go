@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -141,6 +142,10 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		s.end(ctx, fmt.Errorf("trial %s: %w", r.d.Trial, m.Err), false)
 		return
 	}
+	if m.Err != nil && slices.ContainsFunc(r.workers, func(w int) bool { return s.gone[w] }) {
+		s.again(ctx, m.Seq, r)
+		return
+	}
 	rep := &journal.TrialReport{
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
 	}
@@ -154,7 +159,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 			return
 		}
 	}
-	s.free = append(s.free, r.workers...)
+	s.release(r.workers)
 	if m.Seq == finalSeq {
 		s.finalEnded(ctx, rep)
 		return
@@ -173,9 +178,51 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 	s.dispatch(ctx)
 }
 
-// terminated hears of children that died for good.
+// release lets workers take other work, but for those that are gone.
+func (s *Supervisor) release(workers []int) {
+	for _, w := range workers {
+		if !s.gone[w] {
+			s.free = append(s.free, w)
+		}
+	}
+}
+
+// again starts a trial anew whose worker is gone: no fault of its own. It goes on
+// from its checkpoint, on another device.
+func (s *Supervisor) again(ctx actor.Context, seq int, r *running) {
+	s.release(r.workers)
+	if seq != finalSeq {
+		s.waiting = append(s.waiting, r.d)
+		s.dispatch(ctx)
+		return
+	}
+	all := s.free
+	s.free = nil
+	if len(all) > 0 {
+		s.startTrial(ctx, finalSeq, &running{d: r.d, workers: all, attempt: r.attempt})
+	}
+}
+
+// workerGone takes a worker out that will not come back. Without any the job
+// ends with its state kept.
+func (s *Supervisor) workerGone(ctx actor.Context, w int) {
+	s.gone[w] = true
+	s.free = slices.DeleteFunc(s.free, func(f int) bool { return f == w })
+	if len(s.gone) == len(s.cfg.Workers) {
+		s.end(ctx, errNoDevice, false)
+	}
+}
+
+// errNoDevice ends a job that has nothing left to compute on.
+var errNoDevice = errors.New("no device is left to compute on: see autoglm devices; resume goes on once one is well")
+
+// terminated hears of children and workers that died for good.
 func (s *Supervisor) terminated(ctx actor.Context, who *actor.PID) {
 	if s.over {
+		return
+	}
+	if w := slices.IndexFunc(s.cfg.Workers, who.Equal); w >= 0 {
+		s.workerGone(ctx, w)
 		return
 	}
 	if s.agent != nil && who.Equal(s.agent) {

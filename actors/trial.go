@@ -55,6 +55,10 @@ func (t *Trial) Receive(ctx actor.Context) {
 		if m.Epoch == t.epoch {
 			t.ended(ctx, m)
 		}
+	case *RingBroken:
+		if m.Epoch == t.epoch {
+			t.replace(ctx, -1, m.Err)
+		}
 	case *actor.Terminated:
 		t.gone(ctx, m.Who)
 	case *actor.Restarting, *actor.Stopping:

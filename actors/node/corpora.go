@@ -38,7 +38,7 @@ func (s *site) tokenize(ctx context.Context) error {
 			want = max(want, int(c.Num))
 		}
 	}
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: want, Threads: len(s.devices) * s.threads})
+	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: want, Threads: s.cores()})
 	if err != nil {
 		return actors.Final{Err: err}
 	}

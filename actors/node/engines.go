@@ -1,9 +1,11 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -11,21 +13,28 @@ import (
 )
 
 // maker makes a model to train, of one rank.
-type maker func(c train.Config, threads, world int) (engine.Model, error)
+type maker = func(c train.Config, threads, world int) (engine.Model, error)
 
-// makerOf is the engine that a job names; auto is native. The error names what
-// this build lacks.
-func makerOf(name string) (maker, error) {
+// needsTorch says what to do where a build can't do what is asked for.
+const needsTorch = "run `autoglm libtorch fit` and use the autoglm-torch that it makes"
+
+// makerOf is an engine on a device: auto is native on a processor and torch on
+// CUDA. The error names what this build lacks.
+func makerOf(on worker.On) (maker, error) {
 	switch {
-	case name == "torch" && newTorch != nil:
-		return newTorch, nil
-	case name == "torch":
-		return nil, &job.FieldError{Path: "engine", Msg: "torch needs a build with libtorch: run `autoglm libtorch fit` and use the autoglm-torch that it makes"}
-	case !slices.Contains(job.Engines(), name):
-		return nil, fmt.Errorf("no such engine: %s", name)
+	case !slices.Contains(job.Engines(), on.Engine):
+		return nil, fmt.Errorf("no such engine: %s", on.Engine)
+	case on.CUDA && on.Engine == "native":
+		return nil, errNativeGPU
+	case (on.Engine == "torch" || on.CUDA) && newTorch == nil:
+		return nil, &job.FieldError{Path: "engine", Msg: "torch needs a build with libtorch: " + needsTorch}
+	case on.Engine == "torch" || on.CUDA:
+		return newTorch(on.CUDA), nil
 	}
 	return newNative, nil
 }
+
+var errNativeGPU = errors.New("engine native computes on CPUs")
 
 func newNative(c train.Config, threads, world int) (engine.Model, error) {
 	return native.New(c.Arch, native.Options{

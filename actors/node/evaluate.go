@@ -57,7 +57,7 @@ func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, err
 	if err != nil {
 		return train.Score{}, err
 	}
-	m, err := native.New(a, native.Options{Threads: len(s.devices) * s.threads, MaxBatch: evalSequences, MaxSeq: a.Context, Inference: true})
+	m, err := native.New(a, native.Options{Threads: s.cores(), MaxBatch: evalSequences, MaxSeq: a.Context, Inference: true})
 	if err != nil {
 		return train.Score{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -32,8 +33,11 @@ type Options struct {
 	Events        actors.Events
 	Hooks         actors.Hooks
 	Log           io.Writer                              // of actor failures; nil drops them
-	Fallback      func(asked error, has []device.Device) // told when AllowFallback applied
+	Fallback      func(asked error, has []device.Device) // told when AllowFallback applied, or auto could not have its GPUs
 	Lease         Lease                                  // nil computes beside whoever else does
+	Sources       func() []device.Source                 // of the machine; nil is Sources
+	Worker        func() *exec.Cmd                       // makes a device's process; nil is this program's own
+	Look          time.Duration                          // between two looks at the health of leased GPUs; 0 is 5 s
 }
 
 // Lease picks the devices of a request and holds them until Release; it may wait
@@ -50,13 +54,12 @@ var (
 
 // Node is one opened job. Its methods are for one goroutine.
 type Node struct {
-	opts    Options
-	log     *journal.File
-	state   *journal.State
-	site    *site
-	devices []device.Device
-	held    *device.Held // for the life of the node
-	threads int
+	opts  Options
+	log   *journal.File
+	state *journal.State
+	site  *site
+	crew  *crew
+	held  *device.Held // for the life of the node
 }
 
 // maxWorkers bounds the workers of one machine: more cores than that are shared
@@ -88,9 +91,7 @@ func Open(o Options) (*Node, error) {
 	}
 	n := &Node{opts: o, log: log}
 	if err := n.open(); err != nil {
-		n.held.Release()
-		log.Close()
-		return nil, err
+		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
@@ -124,14 +125,15 @@ func (n *Node) open() error {
 	if err := spec.Validate(); err != nil {
 		return err
 	}
-	machine, devices, held, err := Devices(spec, n.opts)
-	if err != nil {
+	before := readRan(n.opts.Dir)
+	if n.crew, n.held, err = hire(context.Background(), spec, n.opts, before.Kind); err != nil {
 		return err
 	}
-	n.held = held
-	n.devices, n.threads = group(devices)
-	n.site = newSite(n.opts.Dir, spec, n.devices, n.threads, machine.MemoryBytes)
+	n.site = newSite(n.opts.Dir, spec, n.crew)
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
+		return err
+	}
+	if err := n.site.writeJSON(ranOn(n.crew), ranName); err != nil {
 		return err
 	}
 	return n.site.writeJSON(spec, "job.json")
@@ -140,54 +142,13 @@ func (n *Node) open() error {
 // clear empties a folder whose job failed before it trained anything: there is
 // nothing in it to keep.
 func (n *Node) clear() error {
-	for _, name := range []string{"data", "sample", "trials", "job.json", "leaderboard.json"} {
+	for _, name := range []string{"data", "sample", "trials", "job.json", ranName, "leaderboard.json"} {
 		if err := os.RemoveAll(filepath.Join(n.opts.Dir, name)); err != nil {
 			return err
 		}
 	}
 	n.state = journal.NewState()
 	return n.log.Reset()
-}
-
-// Devices matches a job's constraint with this machine, and leases what it picks
-// if the options say how; with AllowFallback, all CPU cores stand in for what is
-// missing.
-func Devices(spec job.Spec, o Options) (device.Machine, []device.Device, *device.Held, error) {
-	machine, err := device.Inventory()
-	if err != nil {
-		return machine, nil, nil, err
-	}
-	if _, err := makerOf(spec.Engine); err != nil {
-		return machine, nil, nil, err
-	}
-	req, err := device.ParseRequest(spec.HardwareConstraint)
-	if err != nil {
-		return machine, nil, nil, err
-	}
-	pick := o.Lease
-	if pick == nil {
-		pick = func(m device.Machine, r device.Request) ([]device.Device, *device.Held, error) {
-			ds, err := m.Match(r)
-			return ds, nil, err
-		}
-	}
-	var devices []device.Device
-	var held *device.Held
-	if req.Kind == device.GPU {
-		// What the machine lacks comes first; then what this build does.
-		if _, err = machine.Match(req); err == nil {
-			err = fmt.Errorf("%w: %s asks for GPUs and this machine has %s, but this build of autoglm computes on CPUs only", device.ErrUnmet, req, machine)
-		}
-	} else {
-		devices, held, err = pick(machine, req)
-	}
-	if errors.Is(err, device.ErrUnmet) && o.AllowFallback {
-		unmet := err
-		if devices, held, err = pick(machine, device.Request{Kind: device.Auto}); err == nil && o.Fallback != nil {
-			o.Fallback(unmet, devices)
-		}
-	}
-	return machine, devices, held, err
 }
 
 // group shares cores out to at most maxWorkers workers.
@@ -200,16 +161,18 @@ func group(devices []device.Device) ([]device.Device, int) {
 
 // processors is Go's share of threads: one for each that computes, and two so
 // that actors need not wait until a kernel, which Go can't preempt, is through.
-func processors(workers, threads int) int { return workers*threads + 2 }
+func processors(busy int) int { return busy + 2 }
 
 // State is the job as the journal had it when the folder was opened.
 func (n *Node) State() *journal.State { return n.state }
 
 // Devices lists what the job computes on.
-func (n *Node) Devices() []device.Device { return n.devices }
+func (n *Node) Devices() []device.Device { return n.crew.devices }
 
-// Close unlocks the folder of a node that was not run, and lets its devices go.
+// Close unlocks the folder of a node that was not run, ends its processes and
+// lets its devices go.
 func (n *Node) Close() error {
+	n.crew.close()
 	n.held.Release()
 	return n.log.Close()
 }
@@ -219,8 +182,7 @@ func (n *Node) Close() error {
 // are free after it.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.Close()) }()
-	workers := len(n.devices)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors(workers, n.threads)))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors(n.crew.busy())))
 
 	w := n.opts.Log
 	if w == nil {
@@ -231,10 +193,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer system.Shutdown()
 
 	strategy := actor.NewOneForOneStrategy(10, time.Minute, actor.DefaultDecider)
-	pids := make([]*actor.PID, workers)
-	for i, d := range n.devices {
-		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.execute, n.opts.Hooks, actor.WithGuardian(strategy)))
+	pids := make([]*actor.PID, len(n.crew.devices))
+	for i, d := range n.crew.devices {
+		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.executor(i), n.opts.Hooks, actor.WithGuardian(strategy)))
 	}
+	defer n.watch(func(i int, why string) { system.Root.Send(pids[i], &actors.Sick{Why: why}) })()
 	type ending struct {
 		err         error
 		interrupted bool

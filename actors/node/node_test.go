@@ -21,6 +21,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv(workerRole); role != "" {
+		if err := serveAs(role); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// protoactor's dead-letter throttle and scheduler live as long as the process.
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle.func1"),

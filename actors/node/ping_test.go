@@ -35,7 +35,7 @@ func TestPingWhileAllCoresTrain(t *testing.T) {
 		t.Skip("the race detector's arithmetic is no measure of latency")
 	}
 	workers := min(runtime.NumCPU(), maxWorkers)
-	procs := processors(workers, 1)
+	procs := processors(workers)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	system := actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return quiet }))

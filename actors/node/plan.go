@@ -20,7 +20,7 @@ func (s *site) needs() (search.Needs, error) {
 	}
 	return search.Needs{
 		WallClock: s.spec.Budget.WallClock.D().Seconds(), Trials: s.spec.Budget.Trials, MaxTokens: s.spec.Budget.Tokens,
-		Slots: len(s.devices), Corpus: rep.Parts["train"].Bytes, HeldOut: rep.HeldOut.Bytes,
+		Slots: len(s.crew.devices), Corpus: rep.Parts["train"].Bytes, HeldOut: rep.HeldOut.Bytes,
 	}, nil
 }
 
@@ -33,7 +33,7 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	n.Spent = active
 	if n.WallClock > 0 {
 		begin := time.Now()
-		if n.Rate, err = Rate(ctx, len(s.devices), s.threads, s.spec.Engine, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
+		if n.Rate, err = s.crew.rate(ctx, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
 			return search.Plan{}, err
 		}
 		n.Spent += time.Since(begin).Seconds()
@@ -57,7 +57,7 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 	}
 	l := space.Limits{
 		MinMatrix: p.MinParams, MaxMatrix: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
-		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)),
+		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.crew.memory,
 	}
 	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
 	if err != nil {

@@ -29,19 +29,19 @@ type Range struct {
 // the hardware and times it for three seconds.
 func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Outlook, error) {
 	var o Outlook
-	machine, devices, _, err := Devices(spec, Options{AllowFallback: fallback})
+	crew, _, err := hire(ctx, spec, Options{AllowFallback: fallback}, device.Auto)
 	if err != nil {
 		return o, err
 	}
-	var threads int
-	o.Devices, threads = group(devices)
+	defer crew.close()
+	o.Devices = crew.devices
 	cfg := DataConfig(spec)
 	n := search.Needs{
 		WallClock: spec.Budget.WallClock.D().Seconds(), Trials: spec.Budget.Trials, MaxTokens: spec.Budget.Tokens,
 		Slots: len(o.Devices), Corpus: int64(float64(bytes) * (1 - cfg.ValidFraction - cfg.TestFraction)), HeldOut: int64(float64(bytes) * cfg.TestFraction),
 	}
 	begin := time.Now()
-	if n.Rate, err = Rate(ctx, len(o.Devices), threads, spec.Engine, engine.Precision(spec.Precision), 3); err != nil {
+	if n.Rate, err = crew.rate(ctx, engine.Precision(spec.Precision), 3); err != nil {
 		return o, err
 	}
 	n.Spent = min(time.Since(begin).Seconds(), 1, 0.01*n.WallClock) // a build times the machine for less
@@ -50,7 +50,7 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	}
 	l := space.Limits{
 		MinMatrix: o.Plan.MinParams, MaxMatrix: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
-		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: machine.MemoryBytes / int64(len(o.Devices)),
+		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: crew.memory,
 	}
 	sp, first, err := Space(l, spec, o.Plan, n.Corpus)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/train"
@@ -18,7 +19,7 @@ var probeArch = glm.Arch{Vocab: 512, Dim: 128, Layers: 4, Heads: 4, KVHeads: 4, 
 // Rate times whole training steps on n devices of threads threads at once and
 // returns one device's FLOP/s (the slowest counts).
 func Rate(ctx context.Context, n, threads int, name string, precision engine.Precision, seconds float64) (float64, error) {
-	build, err := makerOf(name)
+	build, err := makerOf(worker.On{Engine: name})
 	if err != nil {
 		return 0, err
 	}

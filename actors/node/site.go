@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
-	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -21,12 +20,10 @@ import (
 
 // site does a job's work in its folder: it is the actors' Work.
 type site struct {
-	dir     string
-	spec    job.Spec
-	devices []device.Device
-	threads int // of each device's worker
-	memory  int64
-	start   time.Time
+	dir   string
+	spec  job.Spec
+	crew  *crew
+	start time.Time
 
 	mu struct {
 		sync.Mutex
@@ -38,8 +35,8 @@ type site struct {
 	}
 }
 
-func newSite(dir string, spec job.Spec, devices []device.Device, threads int, memory int64) *site {
-	s := &site{dir: dir, spec: spec, devices: devices, threads: threads, memory: memory, start: time.Now()}
+func newSite(dir string, spec job.Spec, c *crew) *site {
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now()}
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
 }

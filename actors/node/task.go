@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
@@ -41,7 +42,7 @@ func (s *site) config(c space.Config) train.Config {
 // Task implements actors.Work.
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
-	t := train.Task{Threads: s.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.memory / int64(len(s.devices))}
+	t := train.Task{Threads: s.crew.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.crew.memory}
 	t.Compression, t.Zero, t.Balance = s.spec.Compression, s.spec.ZeroStage, s.spec.DynamicBatching
 	if d != nil {
 		t.Trial, t.Config = d.Trial, s.config(d.Config)
@@ -108,12 +109,35 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	return nil
 }
 
-// execute runs one rank: it is the workers' Executor.
+// executor runs ranks on the i-th device: in its process where it has one.
+func (s *site) executor(i int) actors.Executor {
+	if s.crew.hosts == nil {
+		return s.execute
+	}
+	h := s.crew.hosts[i]
+	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+		if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
+			return train.Report{}, err
+		}
+		return h.Train(ctx, a, s.crew.on, progress)
+	}
+}
+
+// cores is the number of threads that this process may keep busy while nothing
+// trains.
+func (s *site) cores() int {
+	if s.crew.on.CUDA {
+		return min(runtime.NumCPU(), maxWorkers)
+	}
+	return len(s.crew.devices) * s.crew.threads
+}
+
+// execute runs one rank in this process.
 func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
 	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 		return train.Report{}, err
 	}
-	build, err := makerOf(s.spec.Engine)
+	build, err := makerOf(s.crew.on)
 	if err != nil {
 		return train.Report{}, err
 	}

@@ -173,7 +173,11 @@ counts only the time that the build has worked.`,
 // carry opens the folder and carries the job out before the user's eyes.
 func carry(ctx context.Context, o node.Options, asJSON, sample bool) error {
 	o.Fallback = func(asked error, has []device.Device) {
-		fmt.Fprintf(os.Stderr, "autoglm: %v; going on with %d CPU core(s), as --allow-fallback says\n", asked, len(has))
+		why := "as hardware_constraint auto allows"
+		if o.AllowFallback {
+			why = "as --allow-fallback says"
+		}
+		fmt.Fprintf(os.Stderr, "autoglm: %v; going on with %d CPU core(s), %s\n", asked, len(has), why)
 	}
 	v := newView(o.Dir, asJSON)
 	defer v.close()

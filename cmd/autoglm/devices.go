@@ -50,7 +50,7 @@ files in /run/lock/autoglm, or in the folder that AUTOGLM_LOCKS names.`,
 				return nil
 			}
 			if !watch {
-				m, err := device.Inventory()
+				m, err := node.Inventory()
 				if err != nil {
 					return err
 				}
@@ -67,6 +67,9 @@ files in /run/lock/autoglm, or in the folder that AUTOGLM_LOCKS names.`,
 
 func leased(m device.Machine) (inventory, error) {
 	m.SIMD = kernel.Level()
+	if m.SIMD == "generic" {
+		m.Notes = append(m.Notes, "no AVX2 here: training runs on portable code, many times slower")
+	}
 	inv := inventory{Machine: m, LockDir: device.LockDir(), Leases: map[string]device.Record{}}
 	l, err := device.OpenLeases(inv.LockDir)
 	if err != nil {
@@ -81,7 +84,7 @@ func watchDevices(ctx context.Context, every time.Duration, asJSON bool, show fu
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	live := !asJSON && term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb"
-	sources := device.Sources()
+	sources := node.Sources()
 	defer func() {
 		for _, s := range sources {
 			s.Close()

@@ -5,13 +5,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -378,4 +381,106 @@ func TestRanksOptions(t *testing.T) {
 			t.Errorf("%q: exit %d: %s", line, code, stderr)
 		}
 	}
+}
+
+// Ctrl-C reaches a build's worker processes too, as a terminal sends it to the whole
+// group; kill -9 reaches the build alone. Either way no worker is left, and resume
+// ends with the bytes of a calm build in one process.
+func TestWorkersEndWithTheBuild(t *testing.T) {
+	for name, tc := range map[string]struct {
+		hit  func(pid int) error
+		code int
+	}{
+		"Ctrl-C": {func(pid int) error { return syscall.Kill(-pid, syscall.SIGINT) }, exitInterrupted},
+		"kill":   {func(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			corpus(t, dir)
+			job, err := os.ReadFile(filepath.Join(dir, "job.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "apart.yaml"), string(job)+"isolation: process\n")
+			c := exec.CommandContext(t.Context(), binary, "build", "log.txt", "--job", "apart.yaml", "--out", "run", "--json")
+			c.Dir, c.SysProcAttr = dir, &syscall.SysProcAttr{Setpgid: true}
+			out, err := c.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines, decided := bufio.NewScanner(out), 0
+			lines.Buffer(nil, 1<<24)
+			var workers []int
+			for lines.Scan() {
+				var e struct{ Event string }
+				if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+					t.Fatal(err)
+				}
+				if e.Event != "decided" {
+					continue
+				}
+				if decided++; decided == 5 {
+					workers = childrenOf(t, c.Process.Pid)
+					if err := tc.hit(c.Process.Pid); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			_ = c.Wait()
+			if code := c.ProcessState.ExitCode(); code != tc.code {
+				t.Errorf("exit %d, want %d", code, tc.code)
+			}
+			if len(workers) == 0 {
+				t.Error("the build had no workers")
+			}
+			for _, pid := range workers {
+				for end := time.Now().Add(10 * time.Second); computes(pid); {
+					if time.Now().After(end) {
+						t.Fatalf("worker %d outlives its build", pid)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}
+			goesOn(t, dir)
+		})
+	}
+}
+
+// childrenOf lists the live processes that a process has started.
+func childrenOf(t *testing.T, parent int) []int {
+	t.Helper()
+	var out []int
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range stats {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state, of := stateOf(pid); of == parent && state != "Z" {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// stateOf is a process's state and parent, "" once it is gone.
+func stateOf(pid int) (state string, parent int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	_, _ = fmt.Sscan(rest, &state, &parent)
+	return state, parent
+}
+
+func computes(pid int) bool {
+	state, _ := stateOf(pid)
+	return state != "" && state != "Z"
 }

@@ -224,7 +224,7 @@ func doctorCommand() *cobra.Command {
 		Short: "Say what this machine has and lacks",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			m, err := device.Inventory()
+			m, err := node.Inventory()
 			if err != nil {
 				return err
 			}
@@ -236,6 +236,14 @@ func doctorCommand() *cobra.Command {
 			}
 			if kernel.Level() == "generic" {
 				fmt.Println("          no AVX2: training runs on portable code, many times slower")
+			}
+			switch f, err := node.Torch(c.Context()); {
+			case err != nil:
+				fmt.Printf("engines   native; torch does not start: %v\n", err)
+			case f.Torch != "":
+				fmt.Printf("engines   native, torch (%s, %d CUDA devices)\n", f.Torch, f.CUDA)
+			default:
+				fmt.Println("engines   native; autoglm libtorch fit makes a build that has torch, and computes on GPUs")
 			}
 			n := min(m.Count(device.CPU), 8)
 			rate, err := node.Rate(c.Context(), n, 1, "auto", engine.Auto, 1)

@@ -117,7 +117,7 @@ state is kept; resume goes on).`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(buildCommand(), resumeCommand(), planCommand(), probeCommand(), generateCommand(), evalCommand(),
-		trialsCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand())
+		trialsCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand())
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}

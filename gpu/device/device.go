@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 )
 
@@ -84,27 +85,43 @@ func (l Level) String() string {
 // MarshalText makes JSON read "nvlink".
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
+// UnmarshalText reads what MarshalText writes.
+func (l *Level) UnmarshalText(b []byte) error {
+	for level, name := range levelNames {
+		if name == string(b) {
+			*l = level
+			return nil
+		}
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(string(b), "level "))
+	if err != nil {
+		return fmt.Errorf("%q is no level of two devices' distance", b)
+	}
+	*l = Level(n)
+	return nil
+}
+
 // Link joins two devices; it holds both ways.
 type Link struct {
-	A     string `json:"a"` // device IDs
-	B     string `json:"b"`
-	Level Level  `json:"level"`
+	A     string `json:"a" msgpack:"a"` // device IDs
+	B     string `json:"b" msgpack:"b"`
+	Level Level  `json:"level" msgpack:"level"`
 }
 
 // Machine is what one host offers.
 type Machine struct {
-	Devices     []Device `json:"devices"`         // CPUs first
-	Links       []Link   `json:"links,omitempty"` // between GPUs
-	MemoryBytes int64    `json:"memory_bytes"`    // that this process may use
-	SIMD        string   `json:"simd,omitempty"`
-	Notes       []string `json:"notes,omitempty"` // what a source couldn't see, and what would help
+	Devices     []Device `json:"devices" msgpack:"devices"`           // CPUs first
+	Links       []Link   `json:"links,omitempty" msgpack:"links"`     // between GPUs
+	MemoryBytes int64    `json:"memory_bytes" msgpack:"memory_bytes"` // that this process may use
+	SIMD        string   `json:"simd,omitempty" msgpack:"simd"`
+	Notes       []string `json:"notes,omitempty" msgpack:"notes"` // what a source couldn't see, and what would help
 }
 
 // ErrUnmet means that the machine lacks what was asked for; the error's text
 // names both.
 var ErrUnmet = errors.New("hardware constraint not met")
 
-// Inventory reads this machine.
+// Inventory reads this machine, as far as it goes without a library.
 func Inventory() (Machine, error) {
 	sources := Sources()
 	defer func() {

@@ -61,16 +61,17 @@ func ParseRecord(b []byte) (Record, error) {
 }
 
 // LockDir is the folder of the host's leases: $AUTOGLM_LOCKS, or the first of
-// /run/lock/autoglm, /tmp/autoglm-locks and one in $TMPDIR that can be used.
-// All users of the host, and containers that shall exclude each other, must
-// share it.
+// /run/lock/autoglm, /tmp/autoglm-locks and one in $TMPDIR that is there or can be
+// made. One that is there and can't be used is taken all the same, for its error:
+// who passes it over shares devices with those who don't. All users of the host,
+// and containers that shall exclude each other, must share it.
 func LockDir() string {
 	if d := os.Getenv("AUTOGLM_LOCKS"); d != "" {
 		return d
 	}
 	dirs := []string{"/run/lock/autoglm", "/tmp/autoglm-locks"}
 	for _, d := range dirs {
-		if shared(d) == nil {
+		if _, err := os.Lstat(d); err == nil || shared(d) == nil {
 			return d
 		}
 	}
@@ -92,7 +93,39 @@ func shared(dir string) error {
 	if !info.IsDir() {
 		return fmt.Errorf("%s is not a folder: move it away", dir)
 	}
-	return unix.Access(dir, unix.W_OK|unix.X_OK)
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("%w for uid %d: it is uid %d's with mode %04o; they or root mend it with: chmod 1777 %s", err, os.Getuid(), owner(info), mode(info), dir)
+	}
+	return nil
+}
+
+// owner is the user whose file it is.
+func owner(info os.FileInfo) uint32 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Uid
+	}
+	return 0
+}
+
+// mode is what chmod takes.
+func mode(info os.FileInfo) os.FileMode {
+	m := info.Mode().Perm()
+	if info.Mode()&os.ModeSticky != 0 {
+		m |= 0o1000
+	}
+	return m
+}
+
+// denied says whose lock file it is that this user can't open, and what mends it.
+func denied(path string, err error) error {
+	if !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	info, serr := os.Lstat(path)
+	if serr != nil {
+		return err
+	}
+	return fmt.Errorf("%w for uid %d: it is uid %d's with mode %04o; they or root mend it with: chmod 666 %s", err, os.Getuid(), owner(info), mode(info), path)
 }
 
 // Leases hands out devices of one host, one lock file each:
@@ -141,7 +174,7 @@ func (l *Leases) open(path string) (*os.File, error) {
 			return f, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
-			return nil, err
+			return nil, denied(path, err)
 		}
 		f, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
@@ -196,7 +229,7 @@ func (l *Leases) Holders(ds []Device) (map[string]Record, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("lease of %s: %w", d.ID, err)
+			return nil, fmt.Errorf("lease of %s: %w", d.ID, denied(path, err))
 		}
 		// One try: a probe that others' probes hold up is no holder, since those
 		// share the lock.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 // TestMain is also the child that holds a lease until it is killed.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("AUTOGLM_TEST_HOLD"); dir != "" {
+		syscall.Umask(0o077) // a user's mask must keep no other out
 		fake, err := devicetest.New(8).Scan()
 		if err != nil {
 			panic(err)
@@ -30,8 +32,11 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		ds, _, err := leases.Acquire(fake, device.Request{Kind: device.GPU, Count: 3}, "a child", 0)
-		fmt.Println(len(ds), err)
-		select {}
+		fmt.Println(len(ds), strings.ReplaceAll(fmt.Sprint(err), "\n", " "))
+		if err != nil {
+			os.Exit(0)
+		}
+		time.Sleep(time.Hour) // it is killed
 	}
 	os.Exit(m.Run())
 }
@@ -208,6 +213,99 @@ func TestLockFileThatIsALink(t *testing.T) {
 		if _, err := l.Lease([]device.Device{{ID: "gpu:0", UUID: uuid}}, "x", 0); err == nil {
 			t.Errorf("UUID %q was leased", uuid)
 		}
+	}
+}
+
+// Two users of one host exclude each other, whoever made the files, and one that
+// locks the other out gets told how it is mended.
+func TestLeasesOfTwoUsers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("only root can start a process of another user")
+	}
+	const nobody = 65534
+	// Not t.TempDir: others can't enter that.
+	top, err := os.MkdirTemp("/tmp", "autoglm-two-users-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(top)
+	if err := os.Chmod(top, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(top, "locks")
+	// theirs is what another user's process says; stop ends it.
+	theirs := func() (says string, stop func()) {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), "/proc/self/exe") // a path that anybody may go
+		c.Env = append(os.Environ(), "AUTOGLM_TEST_HOLD="+dir)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		c.Stderr = os.Stderr
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return line, func() {
+			_ = c.Process.Kill() // it may have ended by itself
+			_ = c.Wait()
+		}
+	}
+	defer syscall.Umask(syscall.Umask(0o077))
+	six := device.Request{Kind: device.GPU, Count: 6}
+	m, err := devicetest.New(8).Scan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	says, stop := theirs() // makes the folder and three files
+	if says != "3 <nil>\n" {
+		t.Fatalf("the other user: %s", says)
+	}
+	leases, err := device.OpenLeases(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := leases.Acquire(m, six, "root", 0); !errors.Is(err, device.ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("uid %d", nobody)) {
+		t.Errorf("six of eight while another user holds three: %v", err)
+	}
+	stop()
+	_, held, err := leases.Acquire(m, six, "root", 0) // in files of both users
+	if err != nil {
+		t.Fatal(err)
+	}
+	if says, stop = theirs(); !strings.Contains(says, "leased by pid") || !strings.Contains(says, "uid 0") {
+		t.Errorf("the other user, of three while root holds six of eight: %s", says)
+	}
+	stop()
+	held.Release()
+	if says, stop = theirs(); says != "3 <nil>\n" {
+		t.Errorf("the other user, after root: %s", says)
+	}
+	stop()
+	file := filepath.Join(dir, m.Devices[5].UUID+".lock")
+	if err := errors.Join(os.Chown(file, 0, 0), os.Chmod(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if says, stop = theirs(); !strings.Contains(says, "uid 0's with mode 0600") || !strings.Contains(says, "chmod 666 "+file) {
+		t.Errorf("a file that is closed to the other user: %s", says)
+	}
+	stop()
+	if err := errors.Join(os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), "/proc/self/exe")
+	c.Env = append(os.Environ(), "AUTOGLM_TEST_HOLD="+dir)
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, _ := c.CombinedOutput(); !strings.Contains(string(out), "chmod 1777 "+dir) {
+		t.Errorf("a folder that is closed to the other user: %s", out)
 	}
 }
 

@@ -4,6 +4,7 @@ package device
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -28,7 +29,12 @@ func NewNVML(lib nvml.Interface, fallback Source) *NVML {
 	return &NVML{lib: lib, fallback: fallback, xid: map[string]uint64{}}
 }
 
-func gpuSource(fallback *Driver) Source { return NewNVML(nvml.New(), fallback) }
+// HasNVML tells whether this build has NVML (build tag gpu).
+const HasNVML = true
+
+// NVMLSource is the source that asks this machine's NVML. A fault of that library
+// ends the process: it belongs into a worker's.
+func NVMLSource() Source { return NewNVML(nvml.New(), NewDriver(os.DirFS("/"), openDevice)) }
 
 // Name implements Source.
 func (*NVML) Name() string { return "nvml" }

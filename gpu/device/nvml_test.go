@@ -15,57 +15,6 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
 )
 
-// a100s is go-nvml's machine of 8 A100s with what it leaves to its user: the
-// answers that panic until they are set. Pairs have NVLinks of their own.
-func a100s() (*dgxa100.Server, *[]nvml.EventData) {
-	s := dgxa100.New()
-	var waiting []nvml.EventData
-	s.EventSetCreateFunc = func() (nvml.EventSet, nvml.Return) {
-		return &mock.EventSet{
-			WaitFunc: func(uint32) (nvml.EventData, nvml.Return) {
-				if len(waiting) == 0 {
-					return nvml.EventData{}, nvml.ERROR_TIMEOUT
-				}
-				e := waiting[0]
-				waiting = waiting[1:]
-				return e, nvml.SUCCESS
-			},
-			FreeFunc: func() nvml.Return { return nvml.SUCCESS },
-		}, nvml.SUCCESS
-	}
-	for i := range s.Devices {
-		d := s.Devices[i].(*dgxa100.Device)
-		d.GetNumaNodeIdFunc = func() (int, nvml.Return) { return i / 4, nvml.SUCCESS }
-		d.GetPciInfoFunc = func() (nvml.PciInfo, nvml.Return) { return nvml.PciInfo{Bus: uint32(i + 1)}, nvml.SUCCESS }
-		d.GetUtilizationRatesFunc = func() (nvml.Utilization, nvml.Return) { return nvml.Utilization{Gpu: 25}, nvml.SUCCESS }
-		d.GetTemperatureFunc = func(nvml.TemperatureSensors) (uint32, nvml.Return) { return 40, nvml.SUCCESS }
-		d.GetTemperatureThresholdFunc = func(nvml.TemperatureThresholds) (uint32, nvml.Return) { return 90, nvml.SUCCESS }
-		d.GetTotalEccErrorsFunc = func(nvml.MemoryErrorType, nvml.EccCounterType) (uint64, nvml.Return) { return 0, nvml.SUCCESS }
-		d.GetRemappedRowsFunc = func() (int, int, bool, bool, nvml.Return) { return 0, 0, false, false, nvml.SUCCESS }
-		d.RegisterEventsFunc = func(uint64, nvml.EventSet) nvml.Return { return nvml.SUCCESS }
-		d.GetComputeRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) {
-			return []nvml.ProcessInfo{{Pid: 7, UsedGpuMemory: 1 << 20}}, nvml.SUCCESS
-		}
-		d.GetNvLinkStateFunc = func(l int) (nvml.EnableState, nvml.Return) {
-			if l >= 12 {
-				return 0, nvml.ERROR_INVALID_ARGUMENT
-			}
-			return nvml.FEATURE_ENABLED, nvml.SUCCESS
-		}
-		d.GetNvLinkRemoteDeviceTypeFunc = func(int) (nvml.IntNvLinkDeviceType, nvml.Return) { return nvml.NVLINK_DEVICE_TYPE_GPU, nvml.SUCCESS }
-		d.GetNvLinkRemotePciInfoFunc = func(int) (nvml.PciInfo, nvml.Return) {
-			return nvml.PciInfo{Bus: uint32(i^1) + 1}, nvml.SUCCESS
-		}
-		d.GetTopologyCommonAncestorFunc = func(o nvml.Device) (nvml.GpuTopologyLevel, nvml.Return) {
-			if o.(*dgxa100.Device).Index/4 == i/4 {
-				return nvml.TOPOLOGY_NODE, nvml.SUCCESS
-			}
-			return nvml.TOPOLOGY_SYSTEM, nvml.SUCCESS
-		}
-	}
-	return s, &waiting
-}
-
 func scan(t *testing.T, s device.Source) device.Machine {
 	t.Helper()
 	m, err := s.Scan()
@@ -76,7 +25,7 @@ func scan(t *testing.T, s device.Source) device.Machine {
 }
 
 func TestNVMLConforms(t *testing.T) {
-	lib, _ := a100s()
+	lib, _ := devicetest.A100s()
 	s := device.NewNVML(lib, devicetest.New(0))
 	devicetest.Conform(t, s)
 	if err := s.Close(); err != nil {
@@ -86,7 +35,7 @@ func TestNVMLConforms(t *testing.T) {
 
 // Eight A100s: seen whole, leased best connected first, fragmented, made sick.
 func TestNVMLA100s(t *testing.T) {
-	lib, waiting := a100s()
+	lib, waiting := devicetest.A100s()
 	s := device.NewNVML(lib, devicetest.New(0))
 	defer s.Close()
 	m := scan(t, s)
@@ -166,7 +115,7 @@ func TestNVMLA100s(t *testing.T) {
 
 // Behind a switch all pairs are alike.
 func TestNVMLSwitch(t *testing.T) {
-	lib, _ := a100s()
+	lib, _ := devicetest.A100s()
 	for _, d := range lib.Devices {
 		d.(*dgxa100.Device).GetNvLinkRemoteDeviceTypeFunc = func(int) (nvml.IntNvLinkDeviceType, nvml.Return) { return nvml.NVLINK_DEVICE_TYPE_SWITCH, nvml.SUCCESS }
 	}
@@ -196,11 +145,9 @@ func TestNVMLMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The real library: there is none on most machines, and the process must live.
-	real := device.Sources()
-	for _, s := range real {
-		if _, err := s.Scan(); err != nil {
-			t.Error(err)
-		}
-		s.Close()
+	real := device.NVMLSource()
+	if _, err := real.Scan(); err != nil {
+		t.Error(err)
 	}
+	real.Close()
 }

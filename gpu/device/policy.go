@@ -35,3 +35,21 @@ func (p LoadPolicy) Next(last Kind, load float64) Kind {
 	}
 	return CPU
 }
+
+// Place settles where a job of the machine goes that may run on either kind: it
+// keeps the GPUs that are quiet enough and drops the others; the kind is GPU where
+// any are left. Last is where the job went before, Auto at the start.
+func (p LoadPolicy) Place(m Machine, last Kind) (Machine, Kind) {
+	out, kind := m, CPU
+	out.Devices = nil
+	for _, d := range m.Devices {
+		if d.Kind == GPU {
+			if d.Sick != "" || d.MIG == "on" || p.Next(last, d.Load) != GPU {
+				continue
+			}
+			kind = GPU
+		}
+		out.Devices = append(out.Devices, d)
+	}
+	return out, kind
+}

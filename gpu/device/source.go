@@ -12,9 +12,13 @@ type Source interface {
 	Close() error
 }
 
-// Sources are those of this machine and build: processors, then GPUs.
+// Sources are those of this machine that need no library: processors, then GPUs.
 func Sources() []Source {
-	return []Source{NewProcFS(os.DirFS("/")), gpuSource(NewDriver(os.DirFS("/"), openDevice))}
+	d := NewDriver(os.DirFS("/"), openDevice)
+	if !HasNVML {
+		d.hint = "this build sees GPUs but not their memory, links, load or temperature: build with -tags gpu (needs a C compiler) for all of it"
+	}
+	return []Source{NewProcFS(os.DirFS("/")), d}
 }
 
 // Scan puts together what sources see.

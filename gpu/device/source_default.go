@@ -2,8 +2,8 @@
 
 package device
 
-// gpuSource is the driver's own files: this build has no NVML.
-func gpuSource(d *Driver) Source {
-	d.hint = "this build sees GPUs but not their memory, links, load or temperature: build with -tags gpu (needs a C compiler) for all of it"
-	return d
-}
+// HasNVML tells whether this build has NVML (build tag gpu).
+const HasNVML = false
+
+// NVMLSource is the source that asks NVML, nil where the build has none.
+func NVMLSource() Source { return nil }

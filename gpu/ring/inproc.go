@@ -3,6 +3,7 @@ package ring
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 	"unsafe"
@@ -97,6 +98,30 @@ func (g *Group) Abort(reason error) {
 			c.Abort(reason)
 		}
 	}
+}
+
+// Done is closed when the ring has been aborted; Err then says why.
+func (g *Group) Done() <-chan struct{} { return g.stop.done }
+
+// Err is the reason of Abort, nil before.
+func (g *Group) Err() error { return g.stop.reason() }
+
+// Meet is the rendezvous of ranks that are processes of their own: who speaks for
+// one of them hands its card in and gets all cards. Abort ends it.
+func (g *Group) Meet(ctx context.Context, rank int, card []byte) ([][]byte, error) {
+	if rank < 0 || rank >= g.world {
+		return nil, fmt.Errorf("rank %d of a world of %d", rank, g.world)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-g.stop.done:
+			cancel(g.stop.reason())
+		case <-ctx.Done():
+		}
+	}()
+	return g.meet.Join(ctx, rank, g.world, g.epoch, card)
 }
 
 // local is the in-process transport.

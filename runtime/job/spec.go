@@ -30,6 +30,8 @@ type Spec struct {
 	Compression        string            `json:"compression"`         // of gradients between ranks, one of Compressions
 	ZeroStage          int               `json:"zero_stage"`          // 1 divides AdamW's moments over the ranks (ZeRO-1); 0 is none
 	DynamicBatching    bool              `json:"dynamic_batching"`    // ranks get as many of a step's sequences as their speed is worth
+	Isolation          string            `json:"isolation"`           // whether ranks compute in processes of their own, one of Isolations
+	Placement          Placement         `json:"placement"`           // of a job whose hardware_constraint is auto
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
@@ -60,6 +62,22 @@ type Data struct {
 type Constraints struct {
 	MaxParams   int64 `json:"max_params,omitempty"`
 	MaxMemoryMB int64 `json:"max_memory_mb,omitempty"`
+}
+
+// Placement says when a job that may compute on either kind of device goes to
+// the GPUs: to those whose load is under gpu_load; work that went to the CPU comes
+// back once it is lower by the hysteresis. See device.LoadPolicy.
+type Placement struct {
+	GPULoad    float64 `json:"gpu_load"`   // 0 to 1
+	Hysteresis float64 `json:"hysteresis"` //
+}
+
+// Policy is the device room's word for it; the zero value is the default.
+func (p Placement) Policy() device.LoadPolicy {
+	if p == (Placement{}) {
+		return device.DefaultLoadPolicy()
+	}
+	return device.LoadPolicy{Threshold: p.GPULoad, Hysteresis: p.Hysteresis}
 }
 
 // Limits override a stage's own.
@@ -126,11 +144,18 @@ func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp
 // gradient, where that pays.
 func Compressions() []string { return ddp.Modes() }
 
+// Isolations lists what isolation may say: process lets each rank compute in a
+// process of its own, whose crash costs that rank alone; none lets all compute in
+// the node's. auto is process for GPUs and for engine torch, none for native.
+func Isolations() []string { return []string{"auto", "process", "none"} }
+
 // Default is the job of a build without a file.
 func Default() Spec {
+	policy := device.DefaultLoadPolicy()
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Retries: 1,
+		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
 }
 
@@ -164,7 +189,7 @@ func (s *Spec) Validate() error {
 	if !contains(Backends(), s.Backend) {
 		return fieldError("backend", "%q is not one of %s%s", s.Backend, strings.Join(Backends(), ", "), didYouMean(s.Backend, Backends()))
 	}
-	if !contains(Compressions(), s.Compression) {
+	if s.Compression != "" && !contains(Compressions(), s.Compression) { // jobs of older journals have none
 		return fieldError("compression", "%q is not one of %s%s", s.Compression, strings.Join(Compressions(), ", "), didYouMean(s.Compression, Compressions()))
 	}
 	if s.ZeroStage < 0 || s.ZeroStage > 1 {
@@ -172,6 +197,16 @@ func (s *Spec) Validate() error {
 	}
 	if s.ZeroStage > 0 && s.Engine == "torch" {
 		return fieldError("zero_stage", "engine torch does not divide its optimiser; choose engine: native, or zero_stage: 0")
+	}
+	// Jobs of older journals have none.
+	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
+		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))
+	}
+	if s.Isolation == "process" && s.Backend == "inproc" {
+		return fieldError("backend", "inproc joins ranks of one process, and isolation is process; choose auto, shm, unix or tcp")
+	}
+	if err := s.Placement.Policy().Validate(); err != nil {
+		return fieldError("placement", "gpu_load as %v", err)
 	}
 	if !contains(Precisions(), s.Precision) {
 		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))

@@ -219,9 +219,15 @@ func (r *Run) transfer(st State, root int, behind bool) (State, error) {
 	return h.State, nil
 }
 
-// peakBytes is the most memory that this process has held, 0 where the kernel
-// does not say.
-func peakBytes() int64 {
+// peakBytes is the most memory of its device that the model's engine has held, as
+// far as the engine counts it; otherwise what this process has held, 0 where the
+// kernel does not say.
+func peakBytes(m engine.Model) int64 {
+	if c, ok := m.(interface{ PeakBytes() int64 }); ok {
+		if n := c.PeakBytes(); n > 0 {
+			return n
+		}
+	}
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return 0

@@ -25,7 +25,7 @@ type StepMetrics struct {
 	GradNorm  float64 `json:"grad_norm" msgpack:"grad_norm"`
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
 	Compute   float64 `json:"compute_share,omitempty" msgpack:"compute_share"` // of the time, in which forward and backward ran
-	PeakBytes int64   `json:"peak_bytes,omitempty" msgpack:"peak_bytes"`       // most memory that the process held so far
+	PeakBytes int64   `json:"peak_bytes,omitempty" msgpack:"peak_bytes"`       // most memory of the device that was held so far; of a CPU, by the process
 	// Of several ranks:
 	SyncShare float64 `json:"sync_share,omitempty" msgpack:"sync_share"`           // of the time, in which the rank only waited for the ring
 	SyncBytes int64   `json:"sync_bytes,omitempty" msgpack:"sync_bytes"`           // of gradient summed in a step
@@ -189,7 +189,7 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 				PerSecond: float64(st.Tokens-reportTokens) / max((now-lastReport).Seconds(), 1e-9),
 			}
 			elapsed := max((now - lastReport).Seconds(), 1e-9)
-			m.Compute, m.PeakBytes = min(1, r.compute.Seconds()/elapsed), peakBytes()
+			m.Compute, m.PeakBytes = min(1, r.compute.Seconds()/elapsed), peakBytes(r.Model)
 			if r.sync != nil {
 				r.sync.report(&m, r.compute, now-lastReport, lossSteps)
 			}

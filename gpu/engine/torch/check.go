@@ -11,6 +11,9 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
+// Devices is the number of CUDA devices that libtorch sees in this process.
+func Devices() int { return int(lib.AtcCudaDeviceCount()) }
+
 // SelfCheck computes a product and its gradient over memory of this process,
 // and makes an error on purpose. The lines say what was seen.
 func SelfCheck() (lines []string, err error) {

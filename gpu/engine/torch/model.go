@@ -220,6 +220,15 @@ func (m *Model) rotary() {
 // Arch implements engine.Model.
 func (m *Model) Arch() glm.Arch { return m.arch }
 
+// PeakBytes is the most memory of its device that libtorch's caching allocator
+// has held, 0 on a CPU.
+func (m *Model) PeakBytes() int64 {
+	if m.opt.Device == CPU {
+		return 0
+	}
+	return lib.PeakBytes(m.opt.Device)
+}
+
 // Close frees the model's tensors. No other call may follow, and no tensor of
 // State may be read.
 func (m *Model) Close() error {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	lib "github.com/sugarme/gotch/libtch"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
 )
 
 // tensor is libtorch's handle. It is freed by the scope that made it.
@@ -26,6 +28,26 @@ const cpu = -1
 
 // errMemory marks an allocation that a device refused.
 var errMemory = errors.New("device is out of memory")
+
+// deviceFaults are what CUDA's errors are called that no call after them outlives
+// in the same process: a launch that failed, a device that vanished.
+var deviceFaults = []string{"CUDA error", "CUDNN_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_INTERNAL_ERROR", "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "device-side assert"}
+
+// classify says what an error of libtorch means to a caller.
+func classify(text string) error {
+	// libtorch appends a stack of C++ frames.
+	text, _, _ = strings.Cut(text, "\nException raised from")
+	err := fmt.Errorf("libtorch: %s", strings.TrimSpace(text))
+	if strings.Contains(text, "out of memory") || strings.Contains(text, "can't allocate memory") {
+		return fmt.Errorf("%w: %w", errMemory, err)
+	}
+	for _, fault := range deviceFaults {
+		if strings.Contains(text, fault) {
+			return fmt.Errorf("%w: %w", engine.ErrDevice, err)
+		}
+	}
+	return err
+}
 
 // scope owns the tensors that it made and remembers the first error: after one,
 // operations do nothing. It belongs to one goroutine, locked to its thread,
@@ -49,12 +71,7 @@ func (s *scope) check() {
 	if text == "" || s.err != nil {
 		return
 	}
-	// libtorch appends a stack of C++ frames.
-	text, _, _ = strings.Cut(text, "\nException raised from")
-	s.err = fmt.Errorf("libtorch: %s", strings.TrimSpace(text))
-	if strings.Contains(text, "out of memory") || strings.Contains(text, "can't allocate memory") {
-		s.err = fmt.Errorf("%w: %w", errMemory, s.err)
-	}
+	s.err = classify(text)
 }
 
 // op runs an operation that makes one tensor.

@@ -26,8 +26,15 @@ const (
 // after that many will not end.
 const passes = 6
 
-//go:embed bindings.go.txt
-var bindings []byte
+// What the copy has beside gotch's own files, in libtch.
+var (
+	//go:embed bindings.go.txt
+	bindings []byte
+	//go:embed bindings.cpp.txt
+	bindingsCPP []byte
+	//go:embed host_defines.h.txt
+	hostDefines []byte
+)
 
 // Config says what to fit and where the result goes.
 type Config struct {
@@ -128,17 +135,56 @@ func (r *Report) prepare(ctx context.Context, c Config, source string, progress 
 	} else if err := r.patch(ctx, cache, dir, libGo, source, progress); err != nil {
 		return err
 	}
-	added := filepath.Join(r.Gotch, "libtch", "autoglm.go")
-	if old, err := os.ReadFile(added); err != nil || !bytes.Equal(old, bindings) {
-		if err := os.WriteFile(added+".tmp", bindings, 0o644); err != nil {
-			return err
-		}
-		if err := os.Rename(added+".tmp", added); err != nil {
-			return err
-		}
+	if err := r.add(ctx, progress); err != nil {
+		return err
 	}
 	return r.writeModFile(ctx, source)
 }
+
+// add writes what the copy has beside gotch's own files, where it has changed.
+func (r *Report) add(ctx context.Context, progress func(string)) error {
+	dir := filepath.Join(r.Gotch, "libtch")
+	changed := false
+	put := func(name string, text []byte) error {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+			return nil
+		}
+		changed = true
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path+".tmp", text, 0o644); err != nil {
+			return err
+		}
+		return os.Rename(path+".tmp", path)
+	}
+	for name, text := range map[string][]byte{"autoglm.go": bindings, "autoglm_bindings.cpp": bindingsCPP, standIns + "/crt/host_defines.h": hostDefines} {
+		if err := put(name, text); err != nil {
+			return err
+		}
+	}
+	if !changed && exists(filepath.Join(dir, "autoglm_stats.h")) {
+		return nil
+	}
+	how := 0
+	if r.Libtorch.CUDA {
+		progress("looking for the statistics of its allocator")
+		for n := 2; n > 0 && how == 0; n-- {
+			args := append(r.Libtorch.cxxFlags(plain), "-I"+filepath.Join(dir, standIns), fmt.Sprintf("-DAUTOGLM_STATS=%d", n), "-fsyntax-only", filepath.Join(dir, "autoglm_bindings.cpp"))
+			if exec.CommandContext(ctx, "g++", args...).Run() == nil {
+				how = n
+			}
+		}
+		if how == 0 {
+			progress("its allocator tells no statistics that can be read; going on without the peak memory of GPUs")
+		}
+	}
+	return put("autoglm_stats.h", fmt.Appendf(nil, "#define AUTOGLM_STATS %d\n", how))
+}
+
+// standIns is the folder, in libtch, of headers that stand in for missing ones.
+const standIns = "standins"
 
 // patch makes the copy beside its place and moves it there when it is whole.
 func (r *Report) patch(ctx context.Context, cache, dir, libGo, source string, progress func(string)) error {
@@ -315,11 +361,22 @@ func (r *Report) writeModFile(ctx context.Context, source string) error {
 	return nil
 }
 
-var undefined = regexp.MustCompile("undefined reference to [`']([^']+)'")
+var (
+	undefined = regexp.MustCompile("undefined reference to [`']([^']+)'")
+	unloaded  = regexp.MustCompile(`undefined symbol: ([^\s,]+)`)
+	noLibrary = regexp.MustCompile(`error while loading shared libraries: ([^:\s]+)`)
+)
 
-// linkError names the symbol that the linker missed.
+// linkError names the symbol that the linker, or the loader, missed; nil where
+// the output names none.
 func linkError(out string, l Libtorch) error {
+	if m := noLibrary.FindStringSubmatch(out); m != nil {
+		return fmt.Errorf("libtorch %s in %s needs the library %s, which is not there: install what it came with whole (a torch wheel brings CUDA's in the wheels nvidia-*), or add its folder to LD_LIBRARY_PATH", l.Version, l.Lib, m[1])
+	}
 	m := undefined.FindStringSubmatch(out)
+	if m == nil {
+		m = unloaded.FindStringSubmatch(out)
+	}
 	if m == nil {
 		return nil
 	}
@@ -364,6 +421,9 @@ func (r *Report) build(ctx context.Context, c Config, source string, progress fu
 	text, err := exec.CommandContext(ctx, tmp, "libtorch", "check").CombinedOutput()
 	r.Check = strings.TrimSpace(string(text))
 	if err != nil {
+		if err := linkError(string(text), r.Libtorch); err != nil {
+			return err
+		}
 		return fmt.Errorf("the built binary's self-check: %w\n%s", err, tail(r.Check))
 	}
 	return os.Rename(tmp, out)

@@ -2,6 +2,10 @@ package fit
 
 import (
 	"bytes"
+	"debug/elf"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +86,11 @@ func TestBlankGolden(t *testing.T) {
 
 func TestParseErrors(t *testing.T) {
 	got := parseErrors("In file included from a.cpp:1:\n/x/torch_api_generated.cpp.h:12:3: error: ‘qr’ is not a member\n  12 | x\nb.h:7: fatal error: no such file\nc.h:3:1: note: here\nd.h:0:1: error: no\r\n")
+	inside := "/usr/include/tuple: In instantiation of 'struct X':\nx/torch_api_generated.cpp.h:1458:3:   required from here\n/usr/include/tuple:1357:25: error: static assertion failed\n/usr/include/tuple:1359:13: error: no type\nx.cpp: In function 'int f()':\nx.cpp:3:1: error: no\n"
+	wantInside := []compileError{{"x/torch_api_generated.cpp.h", 1458, "static assertion failed"}, {"x/torch_api_generated.cpp.h", 1458, "no type"}, {"x.cpp", 3, "no"}}
+	if got := parseErrors(inside); !slices.Equal(got, wantInside) {
+		t.Errorf("inside of a template: %v, want %v", got, wantInside)
+	}
 	want := []compileError{{"/x/torch_api_generated.cpp.h", 12, "‘qr’ is not a member"}, {"b.h", 7, "no such file"}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -119,6 +128,59 @@ func TestABI(t *testing.T) {
 	}
 }
 
+// Libraries of both ABIs, of neither, and of another machine are told apart by
+// their files.
+func TestABIOfFiles(t *testing.T) {
+	compiler, err := exec.LookPath("g++")
+	if err != nil {
+		if os.Getenv("AUTOGLM_REQUIRE") != "" {
+			t.Fatal("g++ is not on PATH (apt-get install g++)")
+		}
+		t.Skip("g++ is not on PATH (apt-get install g++)")
+	}
+	dir := t.TempDir()
+	const with = "#include <string>\nnamespace c10 { struct Error { Error(std::string); }; Error::Error(std::string) {} }\n"
+	for name, tc := range map[string]struct {
+		source, flag string
+		cxx11        bool
+		err          string
+	}{
+		"newer": {with, "-D_GLIBCXX_USE_CXX11_ABI=1", true, ""},
+		"older": {with, "-D_GLIBCXX_USE_CXX11_ABI=0", false, ""},
+		"none":  {"int f() { return 0; }\n", "-O1", false, "no constructor of c10::Error (_ZN3c105ErrorC…)"},
+	} {
+		source, lib := filepath.Join(dir, name+".cpp"), filepath.Join(dir, name+".so")
+		if err := os.WriteFile(source, []byte(tc.source), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(compiler, "-shared", "-fPIC", tc.flag, "-o", lib, source).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		cxx11, symbol, err := abi(lib)
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || cxx11 != tc.cxx11 || !strings.HasPrefix(symbol, "_ZN3c105ErrorC") {
+			t.Errorf("%s: %t %s %v", name, cxx11, symbol, err)
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "newer.so"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[18], b[19] = byte(elf.EM_S390), 0 // e_machine
+	other := filepath.Join(dir, "other.so")
+	if err := os.WriteFile(other, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := abi(other); err == nil || !strings.Contains(err.Error(), "EM_S390") {
+		t.Errorf("another machine's: %v", err)
+	}
+}
+
 func TestLibGo(t *testing.T) {
 	l := Libtorch{Include: "/t/include", Lib: "/t/lib", Version: Version{2, 1, 0}, Standard: "c++17"}
 	got, err := l.libGo()
@@ -147,6 +209,14 @@ func TestLinkError(t *testing.T) {
 	}
 	if err := linkError("no space left", Libtorch{}); err != nil {
 		t.Error(err)
+	}
+	err = linkError("./x: symbol lookup error: ./x: undefined symbol: _ZN3c105ErrorC1ESs, version V\n", Libtorch{})
+	if err == nil || !strings.Contains(err.Error(), "lacks the symbol _ZN3c105ErrorC1ESs:") {
+		t.Errorf("loader's error %v doesn't name the symbol", err)
+	}
+	err = linkError("./x: error while loading shared libraries: libcudnn.so.9: cannot open shared object file: No such file", Libtorch{})
+	if err == nil || !strings.Contains(err.Error(), "libcudnn.so.9") {
+		t.Errorf("loader's error %v doesn't name the library", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -25,6 +26,7 @@ type Libtorch struct {
 	Symbol   string // of libc10 that told the ABI
 	Standard string // of C++ that its headers ask for: c++17 or c++20
 	CUDA     bool   // holds libtorch_cuda
+	Runtime  string // headers of CUDA's runtime, where a wheel of NVIDIA's holds them; "" is none
 }
 
 var versionLine = regexp.MustCompile(`(?m)^\s*#\s*define\s+TORCH_VERSION_(MAJOR|MINOR|PATCH)\s+(\d+)\s*$`)
@@ -105,6 +107,9 @@ func Open(dir string) (Libtorch, error) {
 		return Libtorch{}, fmt.Errorf("libtorch %s: %w", root, err)
 	}
 	l.CUDA = exists(filepath.Join(l.Lib, "libtorch_cuda.so"))
+	if headers := filepath.Join(filepath.Dir(root), "nvidia", "cuda_runtime", "include"); l.CUDA && exists(filepath.Join(headers, "cuda_runtime_api.h")) {
+		l.Runtime = headers
+	}
 	return l, nil
 }
 
@@ -120,6 +125,9 @@ func abi(path string) (cxx11 bool, symbol string, err error) {
 		return false, "", fmt.Errorf("read symbols: %w", err)
 	}
 	defer f.Close()
+	if want, ok := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH]; ok && f.Machine != want {
+		return false, "", fmt.Errorf("%s is for %s, and this machine is %s: install a libtorch for this platform", path, f.Machine, want)
+	}
 	symbols, err := f.DynamicSymbols()
 	if err != nil {
 		return false, "", fmt.Errorf("read symbols of %s: %w", path, err)
@@ -152,10 +160,14 @@ func abiOf(path string, names []string) (cxx11 bool, symbol string, err error) {
 
 // libGo is gotch's lib.go for this libtorch: the flags of its compilation.
 func (l Libtorch) libGo() (string, error) {
-	for _, path := range []string{l.Include, l.Lib} {
+	for _, path := range []string{l.Include, l.Lib, l.Runtime} {
 		if strings.ContainsAny(path, "\"'\\\n$,") {
 			return "", fmt.Errorf("libtorch path %q holds a character that compiler flags can't carry; move it", path)
 		}
+	}
+	cuda := ""
+	if l.CUDA {
+		cuda = " -lc10_cuda"
 	}
 	return fmt.Sprintf(`// Written for libtorch %s by autoglm libtorch fit.
 
@@ -163,9 +175,9 @@ package libtch
 
 // #cgo CFLAGS: -I${SRCDIR} -O2 -w
 // #cgo CXXFLAGS: %s
-// #cgo LDFLAGS: "-L%s" -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 -lstdc++ "-Wl,-rpath,%s" -Wl,--allow-shlib-undefined
+// #cgo LDFLAGS: "-L%s" -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10%s -lstdc++ "-Wl,-rpath,%s" -Wl,--allow-shlib-undefined
 import "C"
-`, l.Version, `-I${SRCDIR} `+strings.Join(l.cxxFlags(quoted), " "), l.Lib, l.Lib), nil
+`, l.Version, `-I${SRCDIR} `+strings.Join(l.cxxFlags(quoted), " ")+" -I${SRCDIR}/"+standIns, l.Lib, cuda, l.Lib), nil
 }
 
 func quoted(flag string) string { return `"` + flag + `"` }
@@ -176,6 +188,9 @@ func (l Libtorch) cxxFlags(path func(string) string) []string {
 	flags := []string{"-std=" + l.Standard, "-O2", "-w"}
 	if !l.CXX11 {
 		flags = append(flags, "-D_GLIBCXX_USE_CXX11_ABI=0")
+	}
+	if l.Runtime != "" {
+		flags = append(flags, path("-I"+l.Runtime))
 	}
 	return append(flags, path("-I"+l.Include), path("-I"+filepath.Join(l.Include, "torch", "csrc", "api", "include")))
 }

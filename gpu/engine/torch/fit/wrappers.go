@@ -3,6 +3,7 @@ package fit
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,6 +15,8 @@ const wrapperFile = "torch_api_generated.cpp.h"
 
 var (
 	errorLine = regexp.MustCompile(`^(.*?):(\d+)(?::\d+)?: (?:fatal )?error: (.*)$`)
+	heading   = regexp.MustCompile(`^\S.*: In .*:$`)
+	fromHere  = regexp.MustCompile(`^(.*?):(\d+)(?::\d+)?:\s+required from here`)
 	signature = regexp.MustCompile(`^([A-Za-z_][\w ]*?[ *]+)(atg_\w+)\(.*\) ?\{`)
 )
 
@@ -25,13 +28,25 @@ type compileError struct {
 }
 
 // parseErrors reads the errors out of what g++ or clang++ printed. Lines that
-// are none are passed over.
+// are none are passed over. An error inside of a template of another file is that
+// of the wrapper which asks for it ("required from here").
 func parseErrors(output string) []compileError {
 	var errs []compileError
+	var asks []string // file and line of the wrapper that the errors to come are of
 	for line := range strings.Lines(output) {
-		m := errorLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		line = strings.TrimRight(line, "\r\n")
+		if heading.MatchString(line) {
+			asks = nil
+		}
+		if m := fromHere.FindStringSubmatch(line); m != nil && filepath.Base(m[1]) == wrapperFile {
+			asks = m[1:3]
+		}
+		m := errorLine.FindStringSubmatch(line)
 		if m == nil {
 			continue
+		}
+		if asks != nil && filepath.Base(m[1]) != wrapperFile {
+			m[1], m[2] = asks[0], asks[1]
 		}
 		n, err := strconv.Atoi(m[2])
 		if err != nil || n < 1 {

@@ -1,0 +1,322 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// Bounds of what a host waits for.
+const (
+	rejoinWithin = 30 * time.Second // for the ring that follows a lost one
+	stopWithin   = 30 * time.Second // for a run that was told to stop to save and end
+	lookWithin   = 30 * time.Second // for NVML: a driver that resets takes its time
+)
+
+// Self is the command of a child that is this program.
+func Self() *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = os.Args[0]
+	}
+	return exec.Command(exe, "worker")
+}
+
+// Config says how a host starts its child.
+type Config struct {
+	Command func() *exec.Cmd // that ends up in Serve; nil is Self
+	Env     []string         // beside the node's own: CUDA_VISIBLE_DEVICES
+	Ping    time.Duration    // between two questions whether it lives; 0 is a second
+}
+
+// Host is the node's side of one device's process. One goroutine calls Train,
+// Time, Look and Facts; Kill and Close may be called from any.
+type Host struct {
+	cfg Config
+	mu  struct {
+		sync.Mutex
+		p      *process
+		closed bool
+	}
+}
+
+// NewHost makes a host; the child starts when there is work for it.
+func NewHost(cfg Config) *Host {
+	if cfg.Command == nil {
+		cfg.Command = Self
+	}
+	if cfg.Ping <= 0 {
+		cfg.Ping = pingEvery
+	}
+	return &Host{cfg: cfg}
+}
+
+// child is the process, started when there is none.
+func (h *Host) child() (*process, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mu.closed {
+		return nil, errors.New("worker: its node is closing")
+	}
+	if p := h.mu.p; p != nil {
+		if p.alive() {
+			return p, nil
+		}
+		h.mu.p = nil
+		p.close()
+	}
+	p, err := start(h.cfg)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.p = p
+	return p, nil
+}
+
+// PID is the child's, 0 while there is none.
+func (h *Host) PID() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mu.p == nil || !h.mu.p.alive() {
+		return 0
+	}
+	return h.mu.p.cmd.Process.Pid
+}
+
+// Kill ends the child, whatever it does: a call that waits for it returns.
+func (h *Host) Kill(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mu.p != nil {
+		h.mu.p.kill(why)
+	}
+}
+
+// Close ends the child and waits until it is gone.
+func (h *Host) Close() {
+	h.mu.Lock()
+	p := h.mu.p
+	h.mu.p, h.mu.closed = nil, true
+	h.mu.Unlock()
+	if p != nil {
+		p.close()
+	}
+}
+
+// ask sends one question and waits for its answer.
+func (h *Host) ask(ctx context.Context, m message, within time.Duration) (message, error) {
+	p, err := h.child()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.send(m); err != nil {
+		p.kill(err)
+	}
+	bound := time.NewTimer(within)
+	defer bound.Stop()
+	select {
+	case answer, ok := <-p.in:
+		if !ok {
+			return nil, p.reason()
+		}
+		return answer, nil
+	case <-ctx.Done():
+		p.kill(context.Cause(ctx)) // its answer would be the next question's
+		return nil, context.Cause(ctx)
+	case <-bound.C:
+		p.kill(fmt.Errorf("it has not answered within %s", within))
+		<-p.exited
+		return nil, p.reason()
+	}
+}
+
+// Time measures whole training steps in the child, FLOP/s.
+func (h *Host) Time(ctx context.Context, t Timing) (float64, error) {
+	within := time.Duration(t.Seconds*float64(time.Second)) + 5*time.Minute // a first step on CUDA loads kernels
+	m, err := h.ask(ctx, &timeMsg{Timing: t}, within)
+	if err != nil {
+		return 0, err
+	}
+	a, ok := m.(*timedMsg)
+	if !ok {
+		return 0, h.nonsense(m)
+	}
+	return a.Rate, a.Failure.err()
+}
+
+// Look asks the child for the GPUs that NVML sees.
+func (h *Host) Look() (device.Machine, error) {
+	m, err := h.ask(context.Background(), &lookMsg{}, lookWithin)
+	if err != nil {
+		return device.Machine{}, err
+	}
+	a, ok := m.(*seenMsg)
+	if !ok {
+		return device.Machine{}, h.nonsense(m)
+	}
+	return a.Machine, a.Failure.err()
+}
+
+// Facts asks the child what it can compute with.
+func (h *Host) Facts(ctx context.Context) (Facts, error) {
+	m, err := h.ask(ctx, &askMsg{}, 2*time.Minute)
+	if err != nil {
+		return Facts{}, err
+	}
+	a, ok := m.(*factsMsg)
+	if !ok {
+		return Facts{}, h.nonsense(m)
+	}
+	return a.Facts, a.Failure.err()
+}
+
+func (h *Host) nonsense(m message) error {
+	err := fmt.Errorf("it answered with a %T", m)
+	h.Kill(err)
+	return fmt.Errorf("worker: %w", err)
+}
+
+// Train runs one rank of a task in the child: it is an actors.Executor on a
+// device. A child that ends by itself, or whose device fails, is an error that
+// is ring.ErrLost; when ctx ends, its cause is returned once the child has saved
+// what it keeps, at most stopWithin later.
+func (h *Host) Train(ctx context.Context, a *actors.Assign, on On, progress func(train.StepMetrics)) (train.Report, error) {
+	if err := context.Cause(ctx); err != nil {
+		return train.Report{}, err
+	}
+	p, err := h.child()
+	if err != nil {
+		return train.Report{}, err
+	}
+	r := &rank{p: p, next: a.Next, broken: a.Broken}
+	defer r.end()
+	if err := p.send(&trainMsg{Task: a.Task, On: on, Rank: a.Rank, World: a.World, Epoch: a.Epoch}); err != nil {
+		p.kill(err)
+	}
+	r.follow(a)
+	return r.run(ctx, progress)
+}
+
+// rank is one call of Train.
+type rank struct {
+	p       *process
+	a       *actors.Assign  // the present one
+	aborted <-chan struct{} // of its ring; nil once the child knows
+	next    <-chan *actors.Assign
+	broken  func(epoch uint64, why error)
+	meeting sync.WaitGroup
+	leave   context.CancelFunc // of the meeting
+}
+
+// follow makes an assignment the present one.
+func (r *rank) follow(a *actors.Assign) {
+	r.a, r.aborted = a, nil
+	if a.Ring != nil {
+		r.aborted = a.Ring.Done()
+	}
+}
+
+// meet hands the child's card in, off the caller's goroutine.
+func (r *rank) meet(ctx context.Context, m *cardMsg) {
+	if r.leave != nil {
+		r.leave()
+	}
+	group := r.a.Ring
+	if group == nil || m.Epoch != r.a.Epoch || m.Rank != r.a.Rank {
+		r.tell(&cardsMsg{Epoch: m.Epoch, Failure: failureOf(fmt.Errorf("rank %d has no place in a ring of epoch %d", m.Rank, m.Epoch))})
+		return
+	}
+	ctx, r.leave = context.WithCancel(ctx)
+	r.meeting.Go(func() {
+		cards, err := group.Meet(ctx, m.Rank, m.Card)
+		r.tell(&cardsMsg{Epoch: m.Epoch, Cards: cards, Failure: failureOf(err)})
+	})
+}
+
+// tell sends to the child; one that can't be told is ended, and so noticed.
+func (r *rank) tell(m message) {
+	if err := r.p.send(m); err != nil {
+		r.p.kill(err)
+	}
+}
+
+func (r *rank) end() {
+	if r.leave != nil {
+		r.leave()
+	}
+	r.meeting.Wait()
+}
+
+func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train.Report, error) {
+	var next <-chan *actors.Assign // read while the child waits for another ring
+	var late, stop <-chan time.Time
+	done := ctx.Done()
+	for {
+		select {
+		case m, ok := <-r.p.in:
+			if !ok {
+				if done == nil {
+					return train.Report{}, context.Cause(ctx)
+				}
+				return train.Report{}, &ring.LostError{Rank: r.a.Rank, Why: r.p.reason().Error()}
+			}
+			switch m := m.(type) {
+			case *progressMsg:
+				progress(m.Metrics)
+			case *cardMsg:
+				r.meet(ctx, m)
+			case *rejoinMsg:
+				next, late = r.next, time.After(rejoinWithin)
+				if r.a.Ring != nil && r.a.Ring.Err() == nil && r.broken != nil {
+					r.broken(r.a.Epoch, m.Failure.err()) // nobody else has noticed
+				}
+			case *endedMsg:
+				return r.ended(ctx, m)
+			default:
+				r.p.kill(fmt.Errorf("it sent a %T while it trained", m))
+			}
+		case a := <-next:
+			next, late = nil, nil
+			r.follow(a)
+			r.tell(&nextMsg{Rank: a.Rank, World: a.World, Epoch: a.Epoch})
+		case <-late:
+			next, late = nil, nil
+			r.tell(&nextMsg{Failure: failureOf(fmt.Errorf("no new ring within %s", rejoinWithin))})
+		case <-r.aborted:
+			r.aborted = nil
+			r.tell(&abortMsg{Epoch: r.a.Epoch, Failure: failureOf(r.a.Ring.Err())})
+		case <-done:
+			done = nil
+			stop = time.After(stopWithin)
+			r.tell(&stopMsg{Failure: failureOf(context.Cause(ctx))})
+		case <-stop:
+			stop = nil
+			r.p.kill(fmt.Errorf("it did not stop within %s", stopWithin))
+		}
+	}
+}
+
+// ended reads how the child's run ended.
+func (r *rank) ended(ctx context.Context, m *endedMsg) (train.Report, error) {
+	err := m.Failure.err()
+	if errors.Is(err, engine.ErrDevice) {
+		r.p.kill(err)
+		return m.Report, &ring.LostError{Rank: r.a.Rank, Why: err.Error()}
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		// The child's words for it are the cause's text; a disk that was full while it
+		// saved is its own matter.
+		return m.Report, errors.Join(cause, err)
+	}
+	return m.Report, err
+}

@@ -1,0 +1,218 @@
+package worker
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// On says what computes: an engine, on the processor or on the one CUDA device
+// that the child sees.
+type On struct {
+	Engine string `msgpack:"engine"` // one of job.Engines; auto is the child's to choose
+	CUDA   bool   `msgpack:"cuda"`
+}
+
+// Timing asks for the speed of whole training steps.
+type Timing struct {
+	On        On               `msgpack:"on"`
+	Threads   int              `msgpack:"threads"`
+	Precision engine.Precision `msgpack:"precision"`
+	Seconds   float64          `msgpack:"seconds"` // to measure for
+}
+
+// Facts are what a child can compute with.
+type Facts struct {
+	Torch string `msgpack:"torch"` // whether there is an engine torch, in words; "" is none
+	CUDA  int    `msgpack:"cuda"`  // devices that it sees
+}
+
+// The messages; doc.go has the table.
+type (
+	helloMsg struct {
+		PID int `msgpack:"pid"`
+	}
+	pingMsg  struct{}
+	pongMsg  struct{}
+	trainMsg struct {
+		Task  train.Task `msgpack:"task"`
+		On    On         `msgpack:"on"`
+		Rank  int        `msgpack:"rank"`
+		World int        `msgpack:"world"`
+		Epoch uint64     `msgpack:"epoch"`
+	}
+	// nextMsg answers rejoinMsg; with Failure there is no next ring.
+	nextMsg struct {
+		Rank    int      `msgpack:"rank"`
+		World   int      `msgpack:"world"`
+		Epoch   uint64   `msgpack:"epoch"`
+		Failure *failure `msgpack:"failure"`
+	}
+	cardMsg struct {
+		Rank  int    `msgpack:"rank"`
+		World int    `msgpack:"world"`
+		Epoch uint64 `msgpack:"epoch"`
+		Card  []byte `msgpack:"card"`
+	}
+	cardsMsg struct {
+		Epoch   uint64   `msgpack:"epoch"`
+		Cards   [][]byte `msgpack:"cards"`
+		Failure *failure `msgpack:"failure"`
+	}
+	abortMsg struct {
+		Epoch   uint64   `msgpack:"epoch"`
+		Failure *failure `msgpack:"failure"`
+	}
+	stopMsg struct {
+		Failure *failure `msgpack:"failure"`
+	}
+	rejoinMsg struct {
+		Epoch   uint64   `msgpack:"epoch"`
+		Failure *failure `msgpack:"failure"`
+	}
+	progressMsg struct {
+		Metrics train.StepMetrics `msgpack:"metrics"`
+	}
+	endedMsg struct {
+		Report  train.Report `msgpack:"report"`
+		Failure *failure     `msgpack:"failure"`
+	}
+	timeMsg  struct{ Timing Timing }
+	timedMsg struct {
+		Rate    float64  `msgpack:"rate"` // FLOP/s
+		Failure *failure `msgpack:"failure"`
+	}
+	lookMsg struct{}
+	seenMsg struct {
+		Machine device.Machine `msgpack:"machine"`
+		Failure *failure       `msgpack:"failure"`
+	}
+	askMsg   struct{}
+	factsMsg struct {
+		Facts   Facts    `msgpack:"facts"`
+		Failure *failure `msgpack:"failure"`
+	}
+)
+
+// kinds makes an empty message of each kind.
+var kinds = map[kind]func() message{}
+
+func (*helloMsg) kind() kind    { return 1 }
+func (*pingMsg) kind() kind     { return 2 }
+func (*pongMsg) kind() kind     { return 3 }
+func (*trainMsg) kind() kind    { return 4 }
+func (*nextMsg) kind() kind     { return 5 }
+func (*cardMsg) kind() kind     { return 6 }
+func (*cardsMsg) kind() kind    { return 7 }
+func (*abortMsg) kind() kind    { return 8 }
+func (*stopMsg) kind() kind     { return 9 }
+func (*rejoinMsg) kind() kind   { return 10 }
+func (*progressMsg) kind() kind { return 11 }
+func (*endedMsg) kind() kind    { return 12 }
+func (*timeMsg) kind() kind     { return 13 }
+func (*timedMsg) kind() kind    { return 14 }
+func (*lookMsg) kind() kind     { return 15 }
+func (*seenMsg) kind() kind     { return 16 }
+func (*askMsg) kind() kind      { return 17 }
+func (*factsMsg) kind() kind    { return 18 }
+
+func init() {
+	for _, make := range []func() message{
+		func() message { return new(helloMsg) }, func() message { return new(pingMsg) }, func() message { return new(pongMsg) },
+		func() message { return new(trainMsg) }, func() message { return new(nextMsg) }, func() message { return new(cardMsg) },
+		func() message { return new(cardsMsg) }, func() message { return new(abortMsg) }, func() message { return new(stopMsg) },
+		func() message { return new(rejoinMsg) }, func() message { return new(progressMsg) }, func() message { return new(endedMsg) },
+		func() message { return new(timeMsg) }, func() message { return new(timedMsg) }, func() message { return new(lookMsg) },
+		func() message { return new(seenMsg) }, func() message { return new(askMsg) }, func() message { return new(factsMsg) },
+	} {
+		kinds[make().kind()] = make
+	}
+}
+
+// failure is an error on its way to the other process: its text, and what a
+// caller may branch on.
+type failure struct {
+	Text  string   `msgpack:"text"`
+	Is    []string `msgpack:"is"`    // names of sentinels
+	Lost  *int     `msgpack:"lost"`  // the rank of a ring.LostError
+	Errno int      `msgpack:"errno"` // the system's error behind it; 0 is none
+}
+
+// sentinels are the errors that a caller on the other side tells apart.
+var sentinels = []struct {
+	name string
+	err  error
+}{
+	{"diverged", train.ErrDiverged},
+	{"memory", train.ErrMemory},
+	{"checkpoint", train.ErrCheckpoint},
+	{"not finite", engine.ErrNotFinite},
+	{"device", engine.ErrDevice},
+	{"lost", ring.ErrLost},
+	{"out of step", ring.ErrOutOfStep},
+	{"timed out", ring.ErrTimeout},
+	{"closed", ring.ErrClosed},
+}
+
+// maxText bounds the text of an error that travels.
+const maxText = 16 << 10
+
+// failureOf packs an error; nil stays nil.
+func failureOf(err error) *failure {
+	if err == nil {
+		return nil
+	}
+	f := &failure{Text: err.Error()}
+	if len(f.Text) > maxText {
+		f.Text = f.Text[:maxText] + "…"
+	}
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			f.Is = append(f.Is, s.name)
+		}
+	}
+	var lost *ring.LostError
+	if errors.As(err, &lost) {
+		f.Lost = &lost.Rank
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		f.Errno = int(errno)
+	}
+	return f
+}
+
+// err unpacks it; nil stays nil.
+func (f *failure) err() error {
+	if f == nil {
+		return nil
+	}
+	e := &remoteError{text: f.Text}
+	for _, name := range f.Is {
+		for _, s := range sentinels {
+			if s.name == name {
+				e.causes = append(e.causes, s.err)
+			}
+		}
+	}
+	if f.Lost != nil {
+		e.causes = append(e.causes, &ring.LostError{Rank: *f.Lost, Why: f.Text})
+	}
+	if f.Errno != 0 {
+		e.causes = append(e.causes, syscall.Errno(f.Errno))
+	}
+	return e
+}
+
+// remoteError is an error of the other process.
+type remoteError struct {
+	text   string
+	causes []error
+}
+
+func (e *remoteError) Error() string   { return e.text }
+func (e *remoteError) Unwrap() []error { return e.causes }

@@ -10,6 +10,8 @@ import (
 type Comm struct {
 	rank, world int
 	epoch       uint64
+	backend     string
+	devices     bool // the transport takes buffers on GPUs
 	transport   Transport
 	stop        *stopper
 	seq         uint32
@@ -43,6 +45,12 @@ func (c *Comm) World() int { return c.world }
 
 // Epoch is the ring's life: a ring that was formed anew has a higher one.
 func (c *Comm) Epoch() uint64 { return c.epoch }
+
+// Backend is what joins the ranks: what Auto has picked, "" in a world of one.
+func (c *Comm) Backend() string { return c.backend }
+
+// Devices tells whether the ring takes buffers on GPUs.
+func (c *Comm) Devices() bool { return c.devices }
 
 // AllReduce replaces the buffer by the sum over all ranks. Sums are taken in
 // rank order, so every rank ends with the same bits.
@@ -116,7 +124,15 @@ func (c *Comm) Wait() error {
 
 func (c *Comm) op(kind Kind, b Buffer, root, bucket int) Op {
 	c.seq++
-	return Op{Kind: kind, DType: b.DType, Root: int32(root), Bucket: int32(bucket), Seq: c.seq, Data: b.bytes()}
+	o := Op{Kind: kind, DType: b.DType, Root: int32(root), Bucket: int32(bucket), Seq: c.seq, Data: b.bytes()}
+	if b.Device != 0 {
+		o.Device, o.DeviceBytes, o.Stream = b.Device, b.N*b.DType.Size(), b.Stream
+		if !c.devices && c.world > 1 {
+			// The others would wait for it.
+			c.Abort(fmt.Errorf("%w, and backend %s sums host memory: copy it there first, or form the ring with backend %s", ErrOnDevice, c.backend, NCCL))
+		}
+	}
+	return o
 }
 
 // run does an operation after all that are pending.

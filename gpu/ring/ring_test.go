@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 // transports are all ways to join ranks, for tests that hold for each.
-var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls"}
+var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls", Hierarchical, "hierarchical tls", "hierarchical alone", "library"}
 
 // formed joins world ranks in this process.
 func formed(t testing.TB, transport string, world int, change func(*Config)) []*Comm {
@@ -51,6 +51,13 @@ func formed(t testing.TB, transport string, world int, change func(*Config)) []*
 				ep := tlsEndpoint(t)
 				t.Cleanup(func() { ep.Close() })
 				cfg.Endpoint = ep
+			case Hierarchical, "hierarchical tls", "hierarchical alone":
+				cfg.Backend = Hierarchical
+				ep := onHost(t, r, transport)
+				t.Cleanup(func() { ep.Close() })
+				cfg.Endpoint = ep
+			case "library":
+				cfg.Backend = testLibrary
 			}
 			if change != nil {
 				change(&cfg)
@@ -424,9 +431,14 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Where the hosts differ, auto takes TCP and shared memory says why it can't.
+// Auto goes by where the ranks and their buffers are, and never leaves TLS for a
+// plaintext library; what is forced says why it can't be.
 func TestChoose(t *testing.T) {
 	near, far := card{Host: "a", Unix: "@x", TCP: "1"}, card{Host: "b", Unix: "@y", TCP: "2"}
+	gpu, lacking, guarded, allowed := near, near, near, near
+	gpu.GPU, lacking.GPU, lacking.Lacks = true, true, "no NCCL here"
+	guarded.GPU, guarded.Secured = true, true
+	allowed.GPU, allowed.Secured, allowed.Plaintext = true, true, true
 	for _, c := range []struct {
 		backend string
 		cards   []card
@@ -434,12 +446,29 @@ func TestChoose(t *testing.T) {
 	}{
 		{Auto, []card{near, near}, SHM},
 		{Auto, []card{near, far}, TCP},
+		{Auto, []card{near, near, far}, Hierarchical},
+		{Auto, []card{far, near, near}, Hierarchical},
+		{Auto, []card{near, far, near}, TCP}, // they would be summed in another order
+		{Hierarchical, []card{near, far, near}, Hierarchical},
+		{Hierarchical, []card{near, near}, Hierarchical},
+		{Auto, []card{{Host: "a", TCP: "1"}, {Host: "a", TCP: "2"}, far}, TCP},
+		{Auto, []card{gpu, gpu}, NCCL},
+		{Auto, []card{gpu, near}, SHM},
+		{Auto, []card{gpu, lacking}, SHM},
+		{Auto, []card{guarded, guarded}, SHM},
+		{Auto, []card{allowed, allowed}, NCCL},
+		{NCCL, []card{gpu, near}, "rank 1 has none"},
+		{NCCL, []card{gpu, lacking}, "rank 1: no NCCL here"},
+		{NCCL, []card{guarded, gpu}, "rank 0's endpoint has TLS"},
+		{MPI, []card{near, guarded}, "rank 1's endpoint has TLS"},
+		{Gloo, []card{allowed, allowed}, Gloo},
+		{TCP, []card{near, guarded}, "rank 1's endpoint has TLS and rank 0's has none"},
 		{Auto, []card{near, {Host: "a", TCP: "3"}}, TCP},
 		{SHM, []card{near, far}, "rank 1 is on another"},
 		{Unix, []card{near, near}, Unix},
 		{TCP, []card{near, {Host: "a"}}, "rank 1 does not listen"},
 	} {
-		got, err := choose(c.backend, c.cards, nil)
+		got, err := choose(c.backend, c.cards)
 		if err != nil {
 			got = err.Error()
 		}

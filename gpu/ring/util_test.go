@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"math"
 	"math/big"
 	"sync"
@@ -41,13 +42,37 @@ func widen(dt DType, h uint16) float32 {
 // tlsEndpoint listens and dials with mutual TLS of a certificate of its own kind.
 func tlsEndpoint(t testing.TB) *Endpoint {
 	t.Helper()
-	cert, pool := certificate(t)
-	ep, err := NewEndpoint(EndpointConfig{NoLocal: true, TLS: &tls.Config{
-		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool, ServerName: "ring",
-	}})
+	ep, err := NewEndpoint(EndpointConfig{NoLocal: true, TLS: tlsConfig(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ep
+}
+
+func tlsConfig(t testing.TB) *tls.Config {
+	cert, pool := certificate(t)
+	return &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool, ServerName: "ring",
+	}
+}
+
+// onHost is an endpoint that takes itself to be on one of several hosts: two ranks
+// on each, or with alone one on the first and the last.
+func onHost(t testing.TB, r int, how string) *Endpoint {
+	t.Helper()
+	var cfg EndpointConfig
+	host := r / 2
+	switch how {
+	case "hierarchical tls":
+		cfg.TLS = tlsConfig(t)
+	case "hierarchical alone":
+		host = (r + 1) / 2
+	}
+	ep, err := NewEndpoint(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ep.host = fmt.Sprint("host ", host)
 	return ep
 }
 

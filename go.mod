@@ -20,6 +20,8 @@ require (
 
 require github.com/NVIDIA/go-nvml v0.13.4-1
 
+require github.com/ebitengine/purego v0.11.3 // indirect
+
 require (
 	github.com/Workiva/go-datastructures v1.1.3 // indirect
 	github.com/andybalholm/brotli v1.1.1 // indirect

@@ -115,6 +115,13 @@ func (t *beside) Do(op *Op) error {
 	}
 	if err := t.carry(op); err != nil {
 		t.failed = true
+		// A library often sees first that a rank is gone; which one comes on the mesh.
+		if !errors.Is(err, ErrTimeout) {
+			select {
+			case <-t.stop.done:
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
 		return t.fail(fmt.Errorf("operation %d (%s, bucket %d): %w", op.Seq, op.Kind, op.Bucket, err))
 	}
 	return nil

@@ -4,23 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 )
-
-func TestMain(m *testing.M) {
-	if child() {
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
 
 // transports are all ways to join ranks, for tests that hold for each.
 var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls", Hierarchical, "hierarchical tls", "hierarchical alone", "library"}
@@ -94,154 +83,6 @@ func onAll(comms []*Comm, f func(c *Comm) error) []error {
 	}
 	wg.Wait()
 	return errs
-}
-
-// buffers gives each rank a buffer of n elements of what the rank and seed say,
-// where the transport likes it.
-func buffers(comms []*Comm, transport string, dt DType, n int, seed uint64) ([]Buffer, error) {
-	out := make([]Buffer, len(comms))
-	errs := onAll(comms, func(c *Comm) error {
-		rng := rand.New(rand.NewPCG(seed, uint64(c.Rank())))
-		b := Buffer{DType: dt}
-		if dt == F32 {
-			b.Data = make([]float32, n)
-			if transport == "registered" {
-				mem, err := c.Alloc(n + 7)
-				if err != nil {
-					return err
-				}
-				b.Data = mem[7:] // an offset, and no alignment to a cache line
-			}
-			for i := range b.Data {
-				b.Data[i] = float32(rng.NormFloat64())
-			}
-		} else {
-			b.Half = make([]uint16, n)
-			for i := range b.Half {
-				b.Half[i] = half(dt, float32(rng.NormFloat64()))
-			}
-		}
-		out[c.Rank()] = b
-		return nil
-	})
-	return out, errors.Join(errs...)
-}
-
-// Every collective over every transport gives what its definition says, bit for
-// bit, on every rank.
-func TestConformance(t *testing.T) {
-	for _, transport := range transports {
-		t.Run(transport, func(t *testing.T) {
-			t.Parallel()
-			for world := 2; world <= 5; world++ {
-				comms := formed(t, transport, world, nil)
-				rapid.Check(t, func(rt *rapid.T) {
-					dt := rapid.SampledFrom([]DType{F32, F32, BF16, F16}).Draw(rt, "dtype")
-					kind := rapid.SampledFrom([]Kind{AllReduce, AllReduce, ReduceScatter, AllGather, Broadcast, Barrier}).Draw(rt, "kind")
-					n := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 40_000), rapid.IntRange(0, 1_200_000)).Draw(rt, "n")
-					root := rapid.IntRange(0, world-1).Draw(rt, "root")
-					if kind == Barrier {
-						n = 0
-					}
-					bufs, err := buffers(comms, transport, dt, n, rapid.Uint64().Draw(rt, "seed"))
-					if err != nil {
-						rt.Fatal(err)
-					}
-					want := expect(kind, dt, bufs, root)
-					errs := onAll(comms, func(c *Comm) error {
-						b := bufs[c.Rank()]
-						switch kind {
-						case AllReduce:
-							return c.AllReduce(b)
-						case ReduceScatter:
-							return c.ReduceScatter(b)
-						case AllGather:
-							return c.AllGather(b)
-						case Broadcast:
-							return c.Broadcast(b, root)
-						}
-						return c.Barrier()
-					})
-					if err := errors.Join(errs...); err != nil {
-						rt.Fatal(err)
-					}
-					for r, b := range bufs {
-						lo, hi := 0, n
-						if kind == ReduceScatter {
-							lo, hi = Share(n, r, world)
-						}
-						for i := lo; i < hi; i++ {
-							if at(b, i) != at(want, i) {
-								rt.Fatalf("%s of %d %s over %d ranks: rank %d element %d is %#x, want %#x", kind, n, dt, world, r, i, at(b, i), at(want, i))
-							}
-						}
-					}
-				})
-			}
-		})
-	}
-}
-
-// at is an element's bits.
-func at(b Buffer, i int) uint32 {
-	if b.DType == F32 {
-		return f32bits(b.Data[i])
-	}
-	return uint32(b.Half[i])
-}
-
-// expect is the definition of each collective, written out.
-func expect(kind Kind, dt DType, bufs []Buffer, root int) Buffer {
-	n := bufs[0].Len()
-	out := Buffer{DType: dt}
-	if dt == F32 {
-		out.Data = make([]float32, n)
-	} else {
-		out.Half = make([]uint16, n)
-	}
-	set := func(i int, from Buffer) {
-		if dt == F32 {
-			out.Data[i] = from.Data[i]
-		} else {
-			out.Half[i] = from.Half[i]
-		}
-	}
-	switch kind {
-	case AllReduce, ReduceScatter:
-		for i := range n {
-			var sum float32
-			for r, b := range bufs {
-				x := float32(0)
-				if dt == F32 {
-					x = b.Data[i]
-				} else {
-					x = widen(dt, b.Half[i])
-				}
-				if r == 0 {
-					sum = x
-				} else {
-					sum += x
-				}
-			}
-			if dt == F32 {
-				out.Data[i] = sum
-			} else {
-				out.Half[i] = half(dt, sum)
-			}
-		}
-	case AllGather:
-		for r, b := range bufs {
-			lo, hi := Share(n, r, len(bufs))
-			for i := lo; i < hi; i++ {
-				set(i, b)
-			}
-		}
-	case Broadcast:
-		for i := range n {
-			set(i, bufs[root])
-		}
-	}
-	return out
 }
 
 // Many buckets in a row, handed over while others are on their way, with ranks

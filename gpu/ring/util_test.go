@@ -1,43 +1,17 @@
 package ring
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"math"
 	"math/big"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
-
-func f32bits(x float32) uint32 { return math.Float32bits(x) }
-
-func half(dt DType, x float32) uint16 {
-	var out [1]uint16
-	if dt == BF16 {
-		kernel.EncodeBF16(out[:], []float32{x})
-	} else {
-		kernel.EncodeF16(out[:], []float32{x})
-	}
-	return out[0]
-}
-
-func widen(dt DType, h uint16) float32 {
-	var out [1]float32
-	if dt == BF16 {
-		kernel.DecodeBF16(out[:], []uint16{h})
-	} else {
-		kernel.DecodeF16(out[:], []uint16{h})
-	}
-	return out[0]
-}
 
 // tlsEndpoint listens and dials with mutual TLS of a certificate of its own kind.
 func tlsEndpoint(t testing.TB) *Endpoint {
@@ -106,5 +80,3 @@ func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	pool.AddCert(theCert.Leaf)
 	return *theCert, pool
 }
-
-var bg = context.Background()

@@ -77,7 +77,7 @@ func trainLike(backend string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("formed", c.Rank(), c.World(), c.Epoch(), c.Backend())
+	fmt.Println("formed", c.Rank(), c.World(), c.Epoch(), c.Backend(), os.Getpid())
 	const n = 300_000
 	state := make([]float32, n)
 	grads := make([]float32, n)

@@ -5,7 +5,6 @@ package mpi
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 	"unsafe"
@@ -16,15 +15,11 @@ import (
 // finalLimit bounds how long the others may keep an orderly end waiting.
 const finalLimit = 5 * time.Second
 
-// comm is a rank's end. Its thread makes all calls; one that does not return is
-// left behind, with the thread and the buffer, for the process to end.
+// comm is a rank's end.
 type comm struct {
 	*library
 	place  ring.Place
-	jobs   chan func() error
-	done   chan error
-	ended  chan struct{}
-	stuck  bool
+	thread *ring.Thread
 	handle uintptr
 
 	// Of the thread.
@@ -38,8 +33,6 @@ var begun struct {
 	is bool
 }
 
-var errStuck = errors.New("a call of MPI does not return: end this process")
-
 // join implements ring.Library.
 func join(p ring.Place) (ring.Collectives, error) {
 	l, err := load()
@@ -52,38 +45,11 @@ func join(p ring.Place) (ring.Collectives, error) {
 		return nil, errors.New("MPI joins ranks once a process: start new processes")
 	}
 	begun.is = true
-	c := &comm{library: l, place: p, jobs: make(chan func() error), done: make(chan error, 1), ended: make(chan struct{})}
-	go c.thread()
-	if err := c.run(time.Until(p.Deadline), c.begin); err != nil {
+	c := &comm{library: l, place: p, thread: ring.NewThread()}
+	if err := c.thread.Run(time.Until(p.Deadline), p.Quit, c.begin); err != nil {
 		return nil, errors.Join(err, c.Close(false))
 	}
 	return c, nil
-}
-
-func (c *comm) thread() {
-	runtime.LockOSThread() // and never unlocked: MPI has begun on it
-	defer close(c.ended)
-	for f := range c.jobs {
-		c.done <- f()
-	}
-}
-
-// run has the thread do something, and waits: limit at the most, and no longer
-// than the ring lasts.
-func (c *comm) run(limit time.Duration, f func() error) error {
-	c.jobs <- f
-	timer := time.NewTimer(max(limit, 0))
-	defer timer.Stop()
-	select {
-	case err := <-c.done:
-		return err
-	case <-c.place.Quit:
-		c.stuck = true
-		return errStuck
-	case <-timer.C:
-		c.stuck = true
-		return fmt.Errorf("%w: %w", ring.ErrTimeout, errStuck)
-	}
 }
 
 // begin makes a communicator in which ranks have the ring's numbers.
@@ -114,7 +80,7 @@ func (c *comm) begin() error {
 
 // Do implements ring.Collectives. It returns at once when the ring has ended.
 func (c *comm) Do(op *ring.Op) error {
-	return c.run(c.place.Timeout, func() error { return c.carry(op) })
+	return c.thread.Run(c.place.Timeout, c.place.Quit, func() error { return c.carry(op) })
 }
 
 // most is how many elements a call takes: MPI counts in 32 bits.
@@ -172,25 +138,14 @@ func (c *comm) carry(op *ring.Op) error {
 // Close implements ring.Collectives. In order it ends MPI in this process, when
 // all ranks do so within finalLimit; otherwise MPI is left as it is.
 func (c *comm) Close(ended bool) error {
-	if c.stuck {
-		return errStuck
-	}
 	var err error
 	if ended {
-		c.jobs <- func() error {
+		err = c.thread.Run(finalLimit, nil, func() error {
 			if err := c.check(c.commFree(&c.handle), "MPI_Comm_free"); err != nil {
 				return err
 			}
 			return c.check(c.finalize(), "MPI_Finalize")
-		}
-		select {
-		case err = <-c.done:
-		case <-time.After(finalLimit):
-			c.stuck = true
-			return fmt.Errorf("MPI_Finalize: not all ranks came within %s: %w", finalLimit, errStuck)
-		}
+		})
 	}
-	close(c.jobs)
-	<-c.ended
-	return err
+	return errors.Join(err, c.thread.Close())
 }

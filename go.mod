@@ -20,7 +20,7 @@ require (
 
 require github.com/NVIDIA/go-nvml v0.13.4-1
 
-require github.com/ebitengine/purego v0.11.3 // indirect
+require github.com/ebitengine/purego v0.11.3
 
 require (
 	github.com/Workiva/go-datastructures v1.1.3 // indirect

@@ -6,6 +6,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -25,6 +26,15 @@ func makerOf(name string) (maker, error) {
 		return nil, fmt.Errorf("no such engine: %s", name)
 	}
 	return newNative, nil
+}
+
+// checkBackend tells what this build or this machine lacks for the backend that a
+// job names.
+func checkBackend(name string) error {
+	if err := ring.Available(name); err != nil {
+		return &job.FieldError{Path: "backend", Msg: err.Error()}
+	}
+	return nil
 }
 
 func newNative(c train.Config, threads, world int) (engine.Model, error) {

@@ -160,6 +160,9 @@ func Devices(spec job.Spec, o Options) (device.Machine, []device.Device, *device
 	if _, err := makerOf(spec.Engine); err != nil {
 		return machine, nil, nil, err
 	}
+	if err := checkBackend(spec.Backend); err != nil {
+		return machine, nil, nil, err
+	}
 	req, err := device.ParseRequest(spec.HardwareConstraint)
 	if err != nil {
 		return machine, nil, nil, err

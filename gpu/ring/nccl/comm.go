@@ -77,7 +77,7 @@ func join(p ring.Place) (ring.Collectives, error) {
 		copy(raw[:], b)
 	}
 	if err == nil {
-		err = c.run(time.Until(p.Deadline), func() error { return c.init(id) })
+		err = c.run(time.Until(p.Deadline), func() error { return c.begin(id) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close(false))
@@ -157,6 +157,9 @@ func (c *comm) let(free bool) error {
 
 // open takes the GPU.
 func (c *comm) open() error {
+	if err := c.check(c.init(0), "cuInit"); err != nil {
+		return fmt.Errorf("%w: is there a GPU, and may this user use /dev/nvidia*?", err)
+	}
 	var n int32
 	if err := c.check(c.deviceGetCount(&n), "cuDeviceGetCount"); err != nil {
 		return err
@@ -180,8 +183,8 @@ func (c *comm) open() error {
 	return c.check(c.eventCreate(&c.event, eventDisableTiming), "cuEventCreate")
 }
 
-// init makes the communicator.
-func (c *comm) init(id uniqueID) error {
+// begin makes the communicator.
+func (c *comm) begin(id uniqueID) error {
 	cfg := config{size: unsafe.Sizeof(config{}), magic: configMagic, version: configVersion, blocking: 0}
 	var h uintptr
 	code := c.initRank(&h, int32(c.place.World), id, int32(c.place.Rank), &cfg)

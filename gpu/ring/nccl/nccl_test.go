@@ -246,15 +246,19 @@ func TestMissing(t *testing.T) {
 	if _, err := open(os.Getenv(environmentNCCL), os.Getenv(environmentCUDA)); err == nil || !strings.Contains(err.Error(), "2.14 or newer") {
 		t.Error(err)
 	}
-	t.Setenv("AUTOGLM_STUB_NO_GPU", "1")
-	if _, err := open(os.Getenv(environmentNCCL), os.Getenv(environmentCUDA)); err == nil || !strings.Contains(err.Error(), "no CUDA-capable device") {
-		t.Error(err)
-	}
 }
 
-// An ordinal that is not there is named.
+// A GPU that is not there is named, on all ranks.
 func TestOrdinal(t *testing.T) {
 	needStub(t)
+	refused(t, "GPU 12 of 8")
+	t.Setenv("AUTOGLM_STUB_NO_GPU", "1")
+	refused(t, "no CUDA-capable device is detected: is there a GPU")
+}
+
+// refused has two ranks form a ring, the second one on a GPU that isn't there.
+func refused(t *testing.T, want string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	meet := &ring.Meeting{}
@@ -267,7 +271,7 @@ func TestOrdinal(t *testing.T) {
 	}
 	wg.Wait()
 	for _, err := range errs {
-		if err == nil || !strings.Contains(err.Error(), "GPU 12 of 8") {
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Error(err)
 		}
 	}

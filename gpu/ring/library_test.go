@@ -180,3 +180,33 @@ func TestUnmendable(t *testing.T) {
 		}
 	}
 }
+
+// A library's own connections are plain: where the endpoint has TLS it is refused
+// unless that is allowed, and auto never takes one.
+func TestPlaintextIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		allow bool
+		want  string
+	}{{false, "neither encrypts nor authenticates"}, {true, ""}} {
+		errs := make([]error, 2)
+		meet := &Meeting{}
+		var wg sync.WaitGroup
+		for r := range errs {
+			ep := tlsEndpoint(t)
+			t.Cleanup(func() { ep.Close() })
+			wg.Go(func() {
+				comm, err := Form(t.Context(), Config{Rank: r, World: 2, Epoch: 1, Backend: testLibrary, Rendezvous: meet, Endpoint: ep, PlaintextCollectives: c.allow})
+				if err == nil {
+					err = comm.Close()
+				}
+				errs[r] = err
+			})
+		}
+		wg.Wait()
+		for _, err := range errs {
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("allowed %t: %v", c.allow, err)
+			}
+		}
+	}
+}

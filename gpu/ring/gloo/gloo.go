@@ -167,7 +167,7 @@ func (g *group) carry(op *ring.Op) error {
 		_, chunk := op.Share(0, g.place.World)
 		return g.check(g.gather(g.handle, p, n, int64(chunk), &g.text[0], room))
 	}
-	return fmt.Errorf("Gloo is not asked for a %s", op.Kind)
+	return fmt.Errorf("gloo is not asked for a %s", op.Kind)
 }
 
 // finalLimit bounds how long Gloo's connections take to close.

@@ -115,7 +115,7 @@ func TestConformance(t *testing.T) {
 				t.Fatalf("backend %s", c.Backend())
 			}
 		}
-		for i, k := range ringtest.Cases(uint64(world), 60, 1_000_000) {
+		for i, k := range ringtest.Cases(uint64(world), 60, 400_000) {
 			if i%6 == 0 {
 				k.N = 64 * world // shares of one length
 			}

@@ -194,14 +194,16 @@ func (t *hierarchy) sum(op *Op) error {
 // gatherPiece adds this host's ranks to the sum that comes from above, and sends
 // it on: down, or from the last host back up as the total.
 func (t *hierarchy) gatherPiece(op *Op, b []byte, at, slot int, last bool) error {
-	acc := floats(b)
-	if op.DType != F32 {
+	var acc []float32
+	switch op.DType {
+	case F32:
+		acc = floats(b)
+	case BF16:
 		acc = t.wideOf(slot)[:len(b)/2]
-		if op.DType == BF16 {
-			kernel.DecodeBF16(acc, halves(b))
-		} else {
-			kernel.DecodeF16(acc, halves(b))
-		}
+		kernel.DecodeBF16(acc, halves(b))
+	case F16:
+		acc = t.wideOf(slot)[:len(b)/2]
+		kernel.DecodeF16(acc, halves(b))
 	}
 	raw := Buffer{Data: acc}.bytes()
 	if t.up != nil {

@@ -20,6 +20,8 @@ require (
 
 require github.com/NVIDIA/go-nvml v0.13.4-1
 
+require github.com/ebitengine/purego v0.11.3
+
 require (
 	github.com/vmihailenco/msgpack/v5 v5.4.1 // indirect
 	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect

@@ -8,6 +8,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -35,6 +36,15 @@ func makerOf(on worker.On) (maker, error) {
 }
 
 var errNativeGPU = errors.New("engine native computes on CPUs")
+
+// checkBackend tells what this build or this machine lacks for the backend that a
+// job names.
+func checkBackend(name string) error {
+	if err := ring.Available(name); err != nil {
+		return &job.FieldError{Path: "backend", Msg: err.Error()}
+	}
+	return nil
+}
 
 func newNative(c train.Config, threads, world int) (engine.Model, error) {
 	return native.New(c.Arch, native.Options{

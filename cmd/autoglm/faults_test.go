@@ -347,6 +347,12 @@ func TestBackendsGiveTheSameBytes(t *testing.T) {
 	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "bad.yaml", "--out", "bad"); code != 2 || !strings.Contains(stderr, "inproc, shm, unix, tcp") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
+	for backend, want := range map[string]string{"nccl": "build with -tags gpu", "mpi": "build with -tags gpu", "gloo": "autoglm libtorch fit"} {
+		write(t, filepath.Join(dir, backend+".yaml"), string(job)+"backend: "+backend+"\n")
+		if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", backend+".yaml", "--out", backend); code != 2 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit %d: %s", backend, code, stderr)
+		}
+	}
 	write(t, filepath.Join(dir, "torch.yaml"), string(job)+"engine: torch\n")
 	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "torch.yaml", "--out", "torch"); code != 2 || !strings.Contains(stderr, "autoglm libtorch fit") {
 		t.Errorf("exit %d: %s", code, stderr)

@@ -29,6 +29,7 @@ import (
 // others have reduced. All ranks see all heads, and so go the same way.
 type board struct {
 	rank, world int
+	names       []int // the ranks' numbers in the ring, where the board is a part of it
 	lanes       []lane
 	small       []byte
 	in, out     []byte
@@ -42,6 +43,7 @@ type board struct {
 	left func(r int) bool
 
 	stop    *stopper
+	end     func(reason error) // ends the ring
 	timeout time.Duration
 	spin    int
 	yield   func()
@@ -127,6 +129,7 @@ func newBoard(mem []byte, rank, world int, slots bool, timeout time.Duration, st
 	}
 	b.yield = runtime.Gosched
 	b.bufs = make([][]byte, world)
+	b.end = func(reason error) { stop.stop(reason) }
 	return b
 }
 
@@ -184,13 +187,13 @@ func (b *board) wait(w *word, want uint32, rank int, op *Op) error {
 			return b.stop.reason()
 		}
 		if b.left != nil && b.left(rank) && !reached(w, want) {
-			err := &LostError{Rank: rank, Why: fmt.Sprintf("it left before operation %d (%s, bucket %d)", op.Seq, op.Kind, op.Bucket)}
-			b.stop.stop(err)
+			err := &LostError{Rank: b.name(rank), Why: fmt.Sprintf("it left before operation %d (%s, bucket %d)", op.Seq, op.Kind, op.Bucket)}
+			b.end(err)
 			return err
 		}
 		if since := time.Since(begun); since > b.timeout {
-			err := fmt.Errorf("%w: rank %d did not come to operation %d (%s, bucket %d) within %s", ErrTimeout, rank, op.Seq, op.Kind, op.Bucket, b.timeout)
-			b.stop.stop(err)
+			err := fmt.Errorf("%w: rank %d did not come to operation %d (%s, bucket %d) within %s", ErrTimeout, b.name(rank), op.Seq, op.Kind, op.Bucket, b.timeout)
+			b.end(err)
 			return err
 		}
 		futexWait(&w.v, v, 10*time.Millisecond)
@@ -213,6 +216,43 @@ func reduced(l *lane) *word { return &l.reduced }
 func taken(l *lane) *word   { return &l.taken }
 func done(l *lane) *word    { return &l.done }
 
+func (b *board) name(r int) int {
+	if b.names == nil {
+		return r
+	}
+	return b.names[r]
+}
+
+// check only compares an operation; it counts as one.
+func (b *board) check(op *Op) error {
+	if b.stop.flag.Load() {
+		return b.stop.reason()
+	}
+	b.lanes[b.rank].heads[op.Seq&1] = head{
+		bytes: uint64(op.Bytes()), seq: op.Seq, root: op.Root, bucket: op.Bucket, kind: op.Kind, dtype: op.DType,
+	}
+	return b.meet(op)
+}
+
+// meet waits until all ranks have come to an operation, and compares them.
+func (b *board) meet(op *Op) error {
+	raise(&b.lanes[b.rank].arrived, op.Seq)
+	for r := range b.lanes {
+		if r == b.rank {
+			continue
+		}
+		if err := b.wait(&b.lanes[r].arrived, op.Seq, r, op); err != nil {
+			return err
+		}
+		h := &b.lanes[r].heads[op.Seq&1]
+		if err := op.differ(b.name(b.rank), b.name(r), h.kind, h.dtype, h.root, h.bucket, h.bytes); err != nil {
+			b.end(err)
+			return err
+		}
+	}
+	return nil
+}
+
 // do carries an operation out. arena and offset say where its buffer is for
 // reach, 0 when it is in none.
 func (b *board) do(op *Op, arena uint32, offset uint64) error {
@@ -233,7 +273,9 @@ func (b *board) do(op *Op, arena uint32, offset uint64) error {
 		}
 		copy(b.smallOf(b.rank, op.Seq)[lo:hi], op.Data[lo:hi])
 	}
-	raise(&mine.arrived, op.Seq)
+	if err := b.meet(op); err != nil {
+		return err
+	}
 	reachable := 0
 	if inPlace {
 		reachable++
@@ -243,14 +285,7 @@ func (b *board) do(op *Op, arena uint32, offset uint64) error {
 			b.bufs[r] = op.Data
 			continue
 		}
-		if err := b.wait(&b.lanes[r].arrived, op.Seq, r, op); err != nil {
-			return err
-		}
 		h := &b.lanes[r].heads[op.Seq&1]
-		if err := op.differ(b.rank, r, h.kind, h.dtype, h.root, h.bucket, h.bytes); err != nil {
-			b.stop.stop(err)
-			return err
-		}
 		if b.bufs[r] = b.reach(r, h, len(op.Data)); b.bufs[r] != nil {
 			reachable++
 		}

@@ -40,15 +40,26 @@ func (d DType) Size() int {
 
 // Buffer is one contiguous piece of memory that a collective reads and overwrites
 // in place. The ring owns it from the call on to the end of the collective (for
-// Reduce: of Wait); nobody else may touch it meanwhile.
+// Reduce: of Wait); nobody else may touch it meanwhile. It is host memory, or where
+// Device is set a GPU's, which only a ring of NCCL takes.
 type Buffer struct {
 	Data  []float32 // of F32
 	Half  []uint16  // of BF16 and F16
 	DType DType
+
+	Device uintptr // address in the memory of the rank's GPU (Config.GPU); 0: Data or Half
+	N      int     // elements at Device
+	// Stream is the CUDA stream whose work so far fills Device; the sum begins after
+	// it. 0 is the default stream. When the collective has returned the sum is
+	// there for every stream.
+	Stream uintptr
 }
 
 // Len is the number of elements.
 func (b Buffer) Len() int {
+	if b.Device != 0 {
+		return b.N
+	}
 	if b.DType == F32 {
 		return len(b.Data)
 	}
@@ -56,7 +67,7 @@ func (b Buffer) Len() int {
 }
 
 func (b Buffer) bytes() []byte {
-	if b.Len() == 0 {
+	if b.Device != 0 || b.Len() == 0 {
 		return nil
 	}
 	if b.DType == F32 {

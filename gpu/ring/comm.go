@@ -10,6 +10,8 @@ import (
 type Comm struct {
 	rank, world int
 	epoch       uint64
+	backend     string
+	devices     bool // the transport takes buffers on GPUs
 	transport   Transport
 	stop        *stopper
 	seq         uint32
@@ -47,6 +49,12 @@ func (c *Comm) Epoch() uint64 { return c.epoch }
 // Shared tells whether the ranks share memory: sums then run in Wait, not beside
 // the caller.
 func (c *Comm) Shared() bool { return c.queue == nil }
+
+// Backend is what joins the ranks: what Auto has picked, "" in a world of one.
+func (c *Comm) Backend() string { return c.backend }
+
+// Devices tells whether the ring takes buffers on GPUs.
+func (c *Comm) Devices() bool { return c.devices }
 
 // AllReduce replaces the buffer by the sum over all ranks. Sums are taken in
 // rank order, so every rank ends with the same bits.
@@ -120,7 +128,15 @@ func (c *Comm) Wait() error {
 
 func (c *Comm) op(kind Kind, b Buffer, root, bucket int) Op {
 	c.seq++
-	return Op{Kind: kind, DType: b.DType, Root: int32(root), Bucket: int32(bucket), Seq: c.seq, Data: b.bytes()}
+	o := Op{Kind: kind, DType: b.DType, Root: int32(root), Bucket: int32(bucket), Seq: c.seq, Data: b.bytes()}
+	if b.Device != 0 {
+		o.Device, o.DeviceBytes, o.Stream = b.Device, b.N*b.DType.Size(), b.Stream
+		if !c.devices && c.world > 1 {
+			// The others would wait for it.
+			c.Abort(fmt.Errorf("%w, and backend %s sums host memory: copy it there first, or form the ring with backend %s", ErrOnDevice, c.backend, NCCL))
+		}
+	}
+	return o
 }
 
 // run does an operation after all that are pending.

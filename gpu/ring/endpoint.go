@@ -29,6 +29,8 @@ type EndpointConfig struct {
 	// a ServerName that one is checked, otherwise the host of the dialled address.
 	// Shared memory and unix sockets need none: nobody else can reach them.
 	TLS *tls.Config
+	// Secured says that Listener and Dial encrypt and authenticate.
+	Secured bool
 	// NoLocal leaves unix sockets, and with them shared memory, out.
 	NoLocal bool
 	// NoTCP leaves TCP out.

@@ -14,10 +14,15 @@ import (
 
 // Backends.
 const (
-	Auto = "auto" // shared memory where all ranks are on one host, otherwise tcp
+	// Auto is nccl where all ranks' buffers are on GPUs, shm where all ranks are on
+	// one host, hierarchical where a host has several of them, next to each other,
+	// and otherwise tcp. It never picks a plaintext library where an endpoint has TLS.
+	Auto = "auto"
 	SHM  = "shm"  // shared memory; control over unix sockets
 	Unix = "unix" // unix sockets
 	TCP  = "tcp"
+	// Hierarchical is shared memory inside a host and tcp between hosts.
+	Hierarchical = "hierarchical"
 )
 
 // Config says which place a rank takes in which ring.
@@ -32,6 +37,10 @@ type Config struct {
 	Rendezvous  Rendezvous
 	Endpoint    *Endpoint // nil: one of this ring alone
 	Streams     int       // connections a direction between two ranks; 0 is 1
+	GPU         *GPU      // where this rank's buffers are; nil: host memory
+	// PlaintextCollectives allows nccl, mpi and gloo, which neither encrypt nor
+	// authenticate, where the endpoint has TLS.
+	PlaintextCollectives bool
 
 	Timeout     time.Duration // for a living rank to come to an operation; 0 is DefaultTimeout
 	FormTimeout time.Duration // for all ranks to be there; 0 is a minute
@@ -58,8 +67,8 @@ func (c *Config) defaults() error {
 	if c.Backend == "" {
 		c.Backend = Auto
 	}
-	if !slices.Contains([]string{Auto, SHM, Unix, TCP}, c.Backend) {
-		return fmt.Errorf("backend %q; there are %s, %s, %s and %s", c.Backend, Auto, SHM, Unix, TCP)
+	if !slices.Contains(Backends(), c.Backend) {
+		return fmt.Errorf("backend %q; there are %s", c.Backend, strings.Join(Backends(), ", "))
 	}
 	if c.Rendezvous == nil && c.World > 1 {
 		return errors.New("a ring of several ranks needs a Rendezvous")
@@ -95,6 +104,11 @@ type card struct {
 	Committed   uint64 `json:"committed"`
 	Streams     int    `json:"streams"`
 	CPU         string `json:"cpu"`
+
+	GPU       bool   `json:"gpu,omitempty"`
+	Lacks     string `json:"lacks,omitempty"` // why this rank can't use the backend, or under auto nccl
+	Secured   bool   `json:"secured,omitempty"`
+	Plaintext bool   `json:"plaintext,omitempty"` // it is allowed all the same
 }
 
 // Form joins a ring and returns when all ranks are in it: at most FormTimeout
@@ -148,6 +162,15 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	mine := card{
 		Version: wireVersion, Rank: cfg.Rank, World: cfg.World, Epoch: cfg.Epoch, Backend: cfg.Backend, Fingerprint: cfg.Fingerprint,
 		Host: ep.host, Unix: ep.unixAddr(), TCP: ep.tcpAddr(), Committed: cfg.Committed, Streams: cfg.Streams, CPU: runtime.GOARCH,
+		GPU: cfg.GPU != nil, Secured: ep.secured(), Plaintext: cfg.PlaintextCollectives,
+	}
+	if wanted := cfg.Backend; plaintext(wanted) || wanted == Auto && mine.GPU {
+		if wanted == Auto {
+			wanted = NCCL
+		}
+		if err := Available(wanted); err != nil {
+			mine.Lacks = err.Error()
+		}
 	}
 	b, err := json.Marshal(mine)
 	if err != nil {
@@ -161,7 +184,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	if err != nil {
 		return fail(err)
 	}
-	backend, err := choose(cfg.Backend, cards, ep)
+	backend, err := choose(cfg.Backend, cards)
 	if err != nil {
 		return fail(err)
 	}
@@ -171,18 +194,26 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	}
 	mesh := newMesh(cfg.Rank, links.control, stop, cfg)
 	var t Transport
-	eager := backend != SHM
-	if backend == SHM {
-		t, err = newShared(mesh, stop, cfg)
-	} else {
+	eager, devices := backend != SHM, false
+	switch lib, foreign := library(backend); {
+	case foreign:
+		devices = lib.Devices
+		t, err = newBeside(ctx, lib, mesh, stop, cfg)
+	case backend == SHM:
+		t, err = newShared(mesh, hosts(cards)[0], stop, cfg)
+	case backend == Hierarchical:
+		t, err = newHierarchy(mesh, hosts(cards), links, stop, cfg)
+	default:
 		t = newSockets(mesh, links.out, links.in, stop, cfg)
 	}
 	if err != nil {
 		mesh.abort(err)
+		links.relay.close()
 		_ = mesh.close()
 		return fail(err)
 	}
 	c := newComm(cfg.Rank, cfg.World, cfg.Epoch, t, stop, eager)
+	c.backend, c.devices = backend, devices
 	c.onClose, c.cfg, c.cards, c.mesh = onClose, cfg, cards, mesh
 	for _, k := range cards {
 		c.committed = max(c.committed, k.Committed)
@@ -232,35 +263,15 @@ func parseCards(raw [][]byte, mine *card) ([]card, error) {
 	return cards, nil
 }
 
-// choose settles the backend: all ranks see the same cards and so choose alike.
-func choose(backend string, cards []card, ep *Endpoint) (string, error) {
-	elsewhere := slices.IndexFunc(cards, func(c card) bool { return c.Host != cards[0].Host })
-	switch backend {
-	case Auto:
-		if elsewhere < 0 && cards[0].Unix != "" && slices.IndexFunc(cards, func(c card) bool { return c.Unix == "" }) < 0 {
-			return SHM, nil
-		}
-		backend = TCP
-	case SHM, Unix:
-		if elsewhere >= 0 {
-			return "", fmt.Errorf("backend %s joins processes of one host, but rank %d is on another one than rank 0; choose %s or %s", backend, elsewhere, TCP, Auto)
-		}
-	}
-	for r, c := range cards {
-		if backend == TCP && c.TCP == "" || backend != TCP && c.Unix == "" {
-			return "", fmt.Errorf("backend %s: rank %d does not listen for it", backend, r)
-		}
-	}
-	return backend, nil
-}
-
 // links are a rank's connections by the other rank's number.
 type links struct {
 	control []net.Conn
 	out, in [][]stream
+	relay   relay
 }
 
 func (l *links) close() {
+	l.relay.close()
 	for _, c := range l.control {
 		if c != nil {
 			c.Close()
@@ -281,7 +292,7 @@ func (l *links) close() {
 // control connection, the sender for each stream of data.
 func (e *Endpoint) connect(ctx context.Context, cfg *Config, cards []card, backend string) (*links, error) {
 	streams := cfg.Streams
-	if backend == SHM {
+	if backend != Unix && backend != TCP {
 		streams = 0
 	}
 	l := &links{control: make([]net.Conn, cfg.World), out: make([][]stream, cfg.World), in: make([][]stream, cfg.World)}
@@ -293,6 +304,14 @@ func (e *Endpoint) connect(ctx context.Context, cfg *Config, cards []card, backe
 				awaited++
 			}
 		}
+	}
+	if backend == Hierarchical {
+		l.relay.up, l.relay.down = neighbours(hosts(cards), cfg.Rank)
+		if l.relay.down >= 0 {
+			awaited++
+		}
+	} else {
+		l.relay.up, l.relay.down = -1, -1
 	}
 	accepted := make(chan error, 1)
 	acceptCtx, giveUp := context.WithCancelCause(ctx)
@@ -318,17 +337,26 @@ func (e *Endpoint) dialAll(ctx context.Context, cfg *Config, cards []card, backe
 	h := hello{rank: cfg.Rank, world: cfg.World, epoch: cfg.Epoch, fingerprint: cfg.Fingerprint}
 	for i := 1; i < len(cards); i++ {
 		r := (cfg.Rank + i) % len(cards) // not all to rank 0 first
+		via := path(backend, &cards[cfg.Rank], &cards[r])
 		if r < cfg.Rank {
 			h.purpose, h.stream = forControl, 0
-			c, err := e.dial(ctx, backend, cards[r], h)
+			c, err := e.dial(ctx, via, cards[r], h)
 			if err != nil {
 				return fmt.Errorf("reach rank %d at %s: %w", r, cards[r].TCP, err)
 			}
 			l.control[r] = c
 		}
+		if r == l.relay.up {
+			h.purpose, h.stream = forRelay, 0
+			c, err := e.dial(ctx, via, cards[r], h)
+			if err != nil {
+				return fmt.Errorf("reach rank %d at %s: %w", r, cards[r].TCP, err)
+			}
+			l.relay.toUp = c
+		}
 		for s := range streams {
 			h.purpose, h.stream = forData, byte(s)
-			c, err := e.dial(ctx, backend, cards[r], h)
+			c, err := e.dial(ctx, via, cards[r], h)
 			if err == nil {
 				l.out[r][s], err = newStream(c, false)
 			}
@@ -415,7 +443,9 @@ func admit(g guest, cfg *Config, to *links) (why string, err error) {
 		why = fmt.Sprintf("this is rank %d of %d; there is no place for another rank %d", cfg.Rank, cfg.World, r)
 	case h.purpose == forControl && (r < cfg.Rank || to.control[r] != nil), h.purpose == forData && (s >= len(to.in[r]) || to.in[r][s] != nil):
 		why = fmt.Sprintf("rank %d is there already; are two processes started as rank %d?", r, r)
-	case h.purpose != forControl && h.purpose != forData:
+	case h.purpose == forRelay && (r != to.relay.down || to.relay.toDown != nil):
+		why = fmt.Sprintf("rank %d has nothing to relay to rank %d", r, cfg.Rank)
+	case h.purpose != forControl && h.purpose != forData && h.purpose != forRelay:
 		why = fmt.Sprintf("a connection for purpose %d", h.purpose)
 	}
 	if werr := writeAnswer(g.conn, why); why != "" || werr != nil {
@@ -427,8 +457,12 @@ func admit(g guest, cfg *Config, to *links) (why string, err error) {
 	if err := g.conn.SetDeadline(time.Time{}); err != nil {
 		return err.Error(), nil
 	}
-	if h.purpose == forControl {
+	switch h.purpose {
+	case forControl:
 		to.control[r] = g.conn
+		return "", nil
+	case forRelay:
+		to.relay.toDown = g.conn
 		return "", nil
 	}
 	to.in[r][s], err = newStream(g.conn, true)
@@ -438,6 +472,6 @@ func admit(g guest, cfg *Config, to *links) (why string, err error) {
 // missing names the ranks that have not connected.
 func missing(l *links, rank int) string {
 	return ranksThat(len(l.control), func(r int) bool {
-		return r != rank && (r > rank && l.control[r] == nil || slices.Contains(l.in[r], nil))
+		return r != rank && (r > rank && l.control[r] == nil || slices.Contains(l.in[r], nil) || r == l.relay.down && l.relay.toDown == nil)
 	})
 }

@@ -85,7 +85,9 @@ func (g *Group) Join(ctx context.Context, r int) (*Comm, error) {
 func (g *Group) Rank(r int) *Comm {
 	t := &local{group: g, board: newBoard(g.mem, r, g.world, false, DefaultTimeout, g.stop)}
 	t.board.reach = func(r int, h *head, _ int) []byte { return g.bufs[r][h.seq&1] }
-	return newComm(r, g.world, g.epoch, t, g.stop, false)
+	c := newComm(r, g.world, g.epoch, t, g.stop, false)
+	c.backend = InProcess
+	return c
 }
 
 // Abort ends the ring: every operation, running or to come, returns the first

@@ -38,6 +38,8 @@ const (
 	frameAbort = 'a' // text: why
 	frameLost  = 'l' // value: the rank that was lost; text: why
 	frameFile  = 'f' // value: what it is; a file descriptor comes along
+	frameOp    = 'o' // value: an operation's number; text: what it is
+	frameNote  = 'n' // text: what a library of rank 0 tells the others
 )
 
 const frameHead = 16
@@ -49,6 +51,8 @@ type control struct {
 	left atomic.Bool
 	file chan file
 	next time.Time // when data counts as a sign of life again; of heard
+	ops  chan opHead
+	note chan []byte
 
 	mu sync.Mutex // of writes
 }
@@ -64,7 +68,7 @@ func newMesh(rank int, conns []net.Conn, stop *stopper, cfg *Config) *mesh {
 	m.peers = make([]*control, len(conns))
 	for r, c := range conns {
 		if c != nil {
-			m.peers[r] = &control{rank: r, conn: c, file: make(chan file, 4)}
+			m.peers[r] = &control{rank: r, conn: c, file: make(chan file, 4), ops: make(chan opHead, 4), note: make(chan []byte, 4)}
 		}
 	}
 	for _, p := range m.peers {
@@ -170,6 +174,8 @@ func (p *control) send(kind byte, value uint64, text string, fd int) error {
 func (m *mesh) listen(p *control) {
 	defer m.wg.Done()
 	defer close(p.file)
+	defer close(p.ops)
+	defer close(p.note)
 	defer p.conn.Close()
 	var head [frameHead]byte
 	for {
@@ -207,6 +213,24 @@ func (m *mesh) listen(p *control) {
 				m.lose(r, fmt.Sprintf("rank %d has given it up: %s", p.rank, text))
 			} else {
 				m.lose(r, text)
+			}
+		case frameOp:
+			h, err := parseOpHead(binary.LittleEndian.Uint64(head[8:]), text)
+			if err == nil {
+				select {
+				case p.ops <- h:
+				default: // nobody is so far ahead
+					err = fmt.Errorf("%w: rank %d announces operation %d too early", ErrOutOfStep, p.rank, h.seq)
+				}
+			}
+			if err != nil {
+				m.abort(err)
+			}
+		case frameNote:
+			select {
+			case p.note <- []byte(text):
+			default:
+				m.abort(fmt.Errorf("%w: rank %d tells more than is asked for", ErrOutOfStep, p.rank))
 			}
 		case frameFile:
 			if f != nil {

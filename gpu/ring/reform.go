@@ -38,6 +38,9 @@ func (c *Comm) Reform(ctx context.Context) (*Comm, error) {
 	if reason == nil {
 		return nil, fmt.Errorf("reform: the ring of epoch %d has not ended", c.epoch)
 	}
+	if l, ok := library(c.backend); ok && !l.Mends {
+		return nil, errors.Join(fmt.Errorf("reform ring of epoch %d over %s, after: %w: %w; end this process and start the ranks anew from the last checkpoint", c.epoch, c.backend, reason, ErrUnmendable), c.Close())
+	}
 	// The endpoint goes on to the new ring.
 	c.onClose = nil
 	guests := cfg.Endpoint.expect(cfg.Epoch)

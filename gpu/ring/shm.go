@@ -18,6 +18,7 @@ import (
 type shared struct {
 	board  *board
 	mesh   *mesh
+	ranks  []int    // of the board, by their numbers in the ring
 	maps   [][]byte // to unmap
 	arenas []arena
 
@@ -30,13 +31,15 @@ type arena struct {
 	ranks [][]byte
 }
 
-// newShared joins the ranks of a mesh of unix sockets; rank 0 makes the board.
-func newShared(m *mesh, stop *stopper, cfg *Config) (*shared, error) {
-	t := &shared{mesh: m}
-	size := boardSize(cfg.World, true)
+// newShared joins those ranks of a mesh that are given, in ascending order, over
+// its unix sockets; the first one makes the board.
+func newShared(m *mesh, ranks []int, stop *stopper, cfg *Config) (*shared, error) {
+	t := &shared{mesh: m, ranks: ranks}
+	world, rank := len(ranks), slices.Index(ranks, cfg.Rank)
+	size := boardSize(world, true)
 	var mem []byte
 	var err error
-	if cfg.Rank == 0 {
+	if rank == 0 {
 		var f *os.File
 		if f, mem, err = t.create("board", size); err == nil {
 			err = t.offer(f, 0)
@@ -48,9 +51,10 @@ func newShared(m *mesh, stop *stopper, cfg *Config) (*shared, error) {
 		t.unmap()
 		return nil, err
 	}
-	t.board = newBoard(mem, cfg.Rank, cfg.World, true, cfg.Timeout, stop)
+	t.board = newBoard(mem, rank, world, true, cfg.Timeout, stop)
+	t.board.names = ranks
 	t.board.yield = schedYield
-	t.board.left = m.left
+	t.board.left = func(r int) bool { return m.left(ranks[r]) }
 	t.board.reach = t.reach
 	return t, nil
 }
@@ -93,7 +97,8 @@ func (t *shared) mmap(f *os.File, size int) ([]byte, error) {
 // offer sends a memfd to every other rank and closes it.
 func (t *shared) offer(f *os.File, what uint64) error {
 	defer f.Close()
-	for _, p := range t.mesh.peers {
+	for _, r := range t.ranks {
+		p := t.mesh.peers[r]
 		if p == nil {
 			continue
 		}
@@ -104,8 +109,9 @@ func (t *shared) offer(f *os.File, what uint64) error {
 	return nil
 }
 
-// accept waits for a rank's memfd and maps it.
-func (t *shared) accept(rank, size int, what uint64, deadline time.Time) ([]byte, error) {
+// accept waits for the memfd of the board's rank r and maps it.
+func (t *shared) accept(r, size int, what uint64, deadline time.Time) ([]byte, error) {
+	rank := t.ranks[r]
 	size = (size + 4095) &^ 4095
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()

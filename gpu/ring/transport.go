@@ -36,6 +36,9 @@ func (k Kind) String() string {
 	return fmt.Sprintf("collective %d", uint8(k))
 }
 
+// Sums tells whether the ranks' buffers are added up.
+func (k Kind) Sums() bool { return k.sums() }
+
 func (k Kind) sums() bool    { return k == AllReduce || k == ReduceScatter }
 func (k Kind) gathers() bool { return k == AllReduce || k == AllGather || k == Broadcast }
 
@@ -48,18 +51,36 @@ type Op struct {
 	Bucket int32  // the caller's own number, checked for agreement
 	Seq    uint32 // counts the operations of a ring, from 1 on
 	Data   []byte
+
+	// Of a buffer on a GPU, where Data is nil: address, bytes, and the stream that
+	// fills it.
+	Device      uintptr
+	DeviceBytes int
+	Stream      uintptr
 }
+
+// Bytes is the length of the operation's buffer, wherever it is.
+func (o *Op) Bytes() int {
+	if o.Device != 0 {
+		return o.DeviceBytes
+	}
+	return len(o.Data)
+}
+
+// Share is the part lo ≤ byte < hi of the buffer that a rank brings or ends with:
+// of a broadcast all to the root.
+func (o *Op) Share(rank, world int) (lo, hi int) { return o.share(rank, world) }
 
 // share is the part of the operation's bytes that a rank owns.
 func (o *Op) share(rank, world int) (lo, hi int) {
 	if o.Kind == Broadcast {
 		if rank == int(o.Root) {
-			return 0, len(o.Data)
+			return 0, o.Bytes()
 		}
 		return 0, 0
 	}
 	size := o.DType.Size()
-	lo, hi = Share(len(o.Data)/size, rank, world)
+	lo, hi = Share(o.Bytes()/size, rank, world)
 	return lo * size, hi * size
 }
 
@@ -84,6 +105,8 @@ var (
 	ErrOutOfStep = errors.New("ranks are out of step")
 	// ErrTimeout means that a rank did not come in time.
 	ErrTimeout = errors.New("timed out")
+	// ErrOnDevice means that a buffer on a GPU was given to a ring of host memory.
+	ErrOnDevice = errors.New("the buffer is on a GPU")
 	// ErrClosed means that the ring was closed.
 	ErrClosed = errors.New("ring is closed")
 )
@@ -139,8 +162,8 @@ func (o *Op) differ(rank, other int, kind Kind, dt DType, root, bucket int32, by
 		what = fmt.Sprintf("rank %d reduces bucket %d where rank %d reduces %d", other, bucket, rank, o.Bucket)
 	case dt != o.DType:
 		what = fmt.Sprintf("rank %d brings %s to bucket %d, rank %d %s", other, dt, bucket, rank, o.DType)
-	case bytes != uint64(len(o.Data)):
-		what = fmt.Sprintf("rank %d brings %d elements to bucket %d, rank %d %d", other, bytes/uint64(dt.Size()), bucket, rank, len(o.Data)/o.DType.Size())
+	case bytes != uint64(o.Bytes()):
+		what = fmt.Sprintf("rank %d brings %d elements to bucket %d, rank %d %d", other, bytes/uint64(dt.Size()), bucket, rank, o.Bytes()/o.DType.Size())
 	case root != o.Root:
 		what = fmt.Sprintf("rank %d broadcasts from rank %d, rank %d from %d", other, root, rank, o.Root)
 	default:

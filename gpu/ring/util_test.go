@@ -1,54 +1,53 @@
 package ring
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"math"
+	"fmt"
 	"math/big"
 	"net"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
-
-func f32bits(x float32) uint32 { return math.Float32bits(x) }
-
-func half(dt DType, x float32) uint16 {
-	var out [1]uint16
-	if dt == BF16 {
-		kernel.EncodeBF16(out[:], []float32{x})
-	} else {
-		kernel.EncodeF16(out[:], []float32{x})
-	}
-	return out[0]
-}
-
-func widen(dt DType, h uint16) float32 {
-	var out [1]float32
-	if dt == BF16 {
-		kernel.DecodeBF16(out[:], []uint16{h})
-	} else {
-		kernel.DecodeF16(out[:], []uint16{h})
-	}
-	return out[0]
-}
 
 // tlsEndpoint listens and dials with mutual TLS of a certificate of its own kind.
 func tlsEndpoint(t testing.TB) *Endpoint {
 	t.Helper()
-	cert, pool := certificate(t)
-	ep, err := NewEndpoint(EndpointConfig{NoLocal: true, TLS: &tls.Config{
-		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool, ServerName: "ring",
-	}})
+	ep, err := NewEndpoint(EndpointConfig{NoLocal: true, TLS: tlsConfig(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ep
+}
+
+func tlsConfig(t testing.TB) *tls.Config {
+	cert, pool := certificate(t)
+	return &tls.Config{
+		Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool, ServerName: "ring",
+	}
+}
+
+// onHost is an endpoint that takes itself to be on one of several hosts: two ranks
+// on each, or with alone one on the first and the last.
+func onHost(t testing.TB, r int, how string) *Endpoint {
+	t.Helper()
+	var cfg EndpointConfig
+	host := r / 2
+	switch how {
+	case "hierarchical tls":
+		cfg.TLS = tlsConfig(t)
+	case "hierarchical alone":
+		host = (r + 1) / 2
+	}
+	ep, err := NewEndpoint(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ep.host = fmt.Sprint("host ", host)
 	return ep
 }
 
@@ -82,8 +81,6 @@ func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	pool.AddCert(theCert.Leaf)
 	return *theCert, pool
 }
-
-var bg = context.Background()
 
 // A rank that is quick reaches another one before that has begun to expect the
 // first of all epochs.

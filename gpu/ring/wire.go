@@ -24,6 +24,7 @@ const (
 const (
 	forControl = 1
 	forData    = 2 // from the dialling rank to the other
+	forRelay   = 4 // between the first ranks of two hosts, both ways
 )
 
 type hello struct {

@@ -136,8 +136,12 @@ func Precisions() []string { return []string{"auto", "f32", "bf16"} }
 func Engines() []string { return []string{"auto", "native", "torch"} }
 
 // Backends lists what backend may say: auto picks by where the ranks are, so in
-// one process inproc. All give the same bits.
-func Backends() []string { return []string{"auto", "inproc", "shm", "unix", "tcp"} }
+// one process inproc. All up to tcp give the same bits. nccl and mpi are in builds
+// with the tag gpu, gloo in those with libtorch, each where the machine has it; the
+// node that trains says what is missing.
+func Backends() []string {
+	return []string{"auto", "inproc", "shm", "unix", "tcp", "nccl", "mpi", "gloo"}
+}
 
 // Compressions lists what compression may say: none sums in float32; bf16, int8 and
 // powersgd send fewer bytes and lose something; auto chooses for each piece of the

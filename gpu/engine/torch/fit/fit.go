@@ -53,6 +53,7 @@ type Report struct {
 	Blanked  []string // wrappers whose functions this libtorch lacks
 	Reused   bool     // the patched copy was there already
 	Tags     string
+	Gloo     string // the bindings of Gloo; "" is none
 	Check    string // what the built binary's self-check said
 }
 
@@ -85,7 +86,7 @@ func Run(ctx context.Context, c Config, progress func(string)) (Report, error) {
 	if err := r.build(ctx, c, source, progress); err != nil {
 		return r, err
 	}
-	return r, nil
+	return r, r.gloo(ctx, c, source, progress)
 }
 
 // sourceRoot is the folder of autoglm's go.mod at or above dir.

@@ -1,0 +1,97 @@
+package ringtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Host is a network namespace: to the ring a host of its own, since ranks in it
+// share memory with each other alone.
+type Host struct {
+	Address string   // of its one interface
+	Prefix  []string // a command that runs another one in it
+	port    string   // of the switch that it hangs on
+	hub     int      // process that holds the switch
+}
+
+// Hosts makes so many hosts on one switch. They vanish with the processes that hold
+// them, which end with the test. Without the rights to make any the test is left
+// out.
+func Hosts(t testing.TB, n int) []Host {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
+	hub, err := hold(t)
+	if err == nil {
+		err = in(hub, "ip link add hub type bridge", "ip link set hub up")
+	}
+	if err != nil {
+		unable(t, err)
+	}
+	hosts := make([]Host, n)
+	for i := range hosts {
+		pid, err := hold(t)
+		port := fmt.Sprint("port", i)
+		addr := fmt.Sprintf("10.77.0.%d", i+1)
+		if err == nil {
+			err = in(hub, fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d", port, pid), "ip link set "+port+" master hub", "ip link set "+port+" up")
+		}
+		if err == nil {
+			err = in(pid, "ip link set lo up", "ip address add "+addr+"/24 dev eth0", "ip link set eth0 up")
+		}
+		if err != nil {
+			unable(t, err)
+		}
+		hosts[i] = Host{Address: addr, Prefix: enter(pid), port: port, hub: hub}
+	}
+	return hosts
+}
+
+// Disconnect pulls the host's plug: nothing goes in or out, and nobody is told.
+func (h Host) Disconnect(t testing.TB) {
+	t.Helper()
+	if err := in(h.hub, "ip link set "+h.port+" down"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func unable(t testing.TB, err error) {
+	t.Helper()
+	text := fmt.Sprintf("network namespaces can't be made here (run as root, with iproute2 and util-linux): %v", err)
+	if os.Getenv("AUTOGLM_REQUIRE") == "all" {
+		t.Fatal(text)
+	}
+	t.Skip(text)
+}
+
+// hold starts a process that has a network of its own, and keeps it.
+func hold(t testing.TB) (pid int, err error) {
+	cmd := exec.Command("sleep", "infinity")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid, nil
+}
+
+func enter(pid int) []string { return []string{"nsenter", "-t", fmt.Sprint(pid), "-n"} }
+
+// in runs commands in the network of a process.
+func in(pid int, commands ...string) error {
+	for _, c := range commands {
+		argv := append(enter(pid), strings.Fields(c)...)
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", c, err, out)
+		}
+	}
+	return nil
+}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -49,12 +48,13 @@ func buckets(grad []float32, size int, d *Reducer) {
 	}
 }
 
-// noisy is a gradient with structure: a slowly turning low-rank part and noise.
+// noisy is a gradient with structure: a low-rank part and noise.
 func noisy(n, step, rank int) []float32 {
-	rng := rand.New(rand.NewPCG(uint64(step), uint64(rank)))
+	state := uint64(step)<<32 | uint64(rank)<<8 | 1
 	g := make([]float32, n)
 	for i := range g {
-		g[i] = float32(math.Sin(float64(i%61))*math.Cos(float64(i/61)) + 0.1*rng.NormFloat64())
+		state = state*6364136223846793005 + 1442695040888963407
+		g[i] = float32(i%61-30)/30*float32(i/61%53-26)/26 + float32(int32(state>>32))*(0.1/(1<<31))
 	}
 	return g
 }
@@ -65,10 +65,10 @@ func noisy(n, step, rank int) []float32 {
 func TestLevels(t *testing.T) {
 	layout, size := shape.Layout()
 	for _, mode := range Modes() {
-		for world := 1; world <= 4; world++ {
+		for world := 1; world <= 3; world++ {
 			for _, beside := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%d/%v", mode, world, beside), func(t *testing.T) {
-					const steps = 30
+					const steps = 40
 					got := make([][]float32, world)
 					var wire int64
 					together(t, world, func(r int, c *ring.Comm) error {
@@ -141,7 +141,7 @@ func TestInt8(t *testing.T) {
 				top = max(top, math.Abs(float64(v)))
 			}
 			for i := at; i < at+m; i++ {
-				if d := math.Abs(float64(x[i]) - float64(y[i])); d > top/127*0.5001+1e-37 {
+				if d := math.Abs(float64(x[i]) - float64(y[i])); d > top/127*0.5001+4e-36 {
 					t.Fatalf("%g came out as %g in a block up to %g", x[i], y[i], top)
 				}
 				if float64(rest[i]) != 0 && math.Abs(float64(x[i]-y[i])-float64(rest[i])) > top*1e-6 {

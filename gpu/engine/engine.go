@@ -30,7 +30,8 @@ type Model interface {
 	// Backward runs forward and backward and adds the gradient of
 	// Σ nll(target)/Norm to what the last Update left (zero). It returns that sum
 	// as loss. When sync is not nil each bucket of the gradient is handed over
-	// as soon as nothing more will be added to it; the caller waits on sync before Update.
+	// as soon as nothing more will be added to it, while the pass still runs; after an error the sync
+	// may hold part of them. The caller waits on sync before Update.
 	Backward(b Batch, sync GradientSync) (loss float64, err error)
 	// Update clips the gradient by its global norm, takes one optimiser step and
 	// zeroes the gradient. The returned norm is the one before clipping. A norm
@@ -51,8 +52,19 @@ type Model interface {
 	Close() error
 }
 
+// GradientViews is a Model whose gradients can live in the caller's memory, for
+// example in a buffer that a ring has registered, so that sums copy nothing.
+type GradientViews interface {
+	// UseGradients keeps the gradients in mem from now on: as many elements as the
+	// arena of glm.Arch.Layout, which are zeroed. What Backward accumulated before is
+	// dropped. mem must outlive the model or the next UseGradients; nil takes memory
+	// of the model's own again.
+	UseGradients(mem []float32) error
+}
+
 // GradientSync sums gradients over ranks. Reduce may return before the sum is
-// done; calls come from one goroutine in the same order on every rank.
+// done. Calls never overlap and come in the same order on every rank, but may come
+// from any goroutine of the engine, while it still computes.
 type GradientSync interface {
 	Reduce(bucket int, grad ring.Buffer)
 	Wait() error // all buckets summed, or why not

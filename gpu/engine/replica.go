@@ -58,19 +58,47 @@ const (
 	laterBucket = 1 << 18 // 1 MiB
 )
 
-// HandOver gives a gradient to sync in buckets, from its end to its beginning,
-// the order in which the backward pass finishes them. Ranks of different engines
-// cut alike and may share a ring.
-func HandOver(grads []float32, sync GradientSync) {
-	end, size := len(grads), firstBucket
-	for bucket := 0; end > 0; bucket++ {
-		from := max(0, end-size)
-		if from < size/2 { // no small rest
-			from = 0
+// Buckets hand a gradient to a sync from its end to its beginning, the order in
+// which a backward pass finishes it. Where they are cut depends on the gradient's
+// length alone: ranks of different engines cut alike and may share a ring.
+// Owned by one goroutine at a time.
+type Buckets struct {
+	grads []float32
+	sync  GradientSync
+	next  int // number of the next bucket
+	end   int // where it ends
+}
+
+// NewBuckets begins a hand-over. Nothing is handed over yet.
+func NewBuckets(grads []float32, sync GradientSync) Buckets {
+	return Buckets{grads: grads, sync: sync, end: len(grads)}
+}
+
+// Ready says that all elements from from on are final, and hands over the buckets
+// that are now whole. Ready(0) ends the hand-over.
+func (b *Buckets) Ready(from int) {
+	for b.end > 0 {
+		size := laterBucket
+		if b.next == 0 {
+			size = firstBucket
 		}
-		sync.Reduce(bucket, ring.Buffer{Data: grads[from:end:end]})
-		end, size = from, laterBucket
+		begin := max(0, b.end-size)
+		if begin < size/2 { // no small rest
+			begin = 0
+		}
+		if begin < from {
+			return
+		}
+		b.sync.Reduce(b.next, ring.Buffer{Data: b.grads[begin:b.end:b.end]})
+		b.end = begin
+		b.next++
 	}
+}
+
+// HandOver hands a whole gradient over.
+func HandOver(grads []float32, sync GradientSync) {
+	b := NewBuckets(grads, sync)
+	b.Ready(0)
 }
 
 // Coefficients and number of Muon's quintic Newton–Schulz steps (Jordan et al.

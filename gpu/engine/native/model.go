@@ -93,6 +93,7 @@ type Model struct {
 		logits []float32
 		active int // workers that have sequences
 	}
+	over handOver // of the gradient that Backward computes
 }
 
 var _ engine.Model = (*Model)(nil)
@@ -169,7 +170,8 @@ func (m *Model) run(t task, i int) {
 			w.pass()
 		}
 	case taskReduce:
-		m.reduce(m.ranges[i])
+		n := len(m.worker)
+		m.reduce(paramRange{m.over.from * i / n &^ 15, m.over.from * (i + 1) / n &^ 15})
 	case taskNorm:
 		w.squares = kernel.SumSquares(m.grads[m.ranges[i].from:m.ranges[i].to])
 	case taskUpdate:
@@ -184,8 +186,9 @@ func (m *Model) run(t task, i int) {
 var errInference = errors.New("native: model was made for inference and holds no gradients; make it without Options.Inference to train")
 
 // Backward implements engine.Model. The loss is the negative log-likelihood alone;
-// a z-loss acts on the gradient only. With a sync, buckets are handed over once
-// the threads' gradients are summed.
+// a z-loss acts on the gradient only. With a sync, each layer's gradient is summed
+// over the threads and handed over while the layers before it are still computed:
+// see handOver.
 func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, error) {
 	if m.opt.Inference {
 		return 0, errInference
@@ -193,6 +196,7 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 	if err := b.CheckNorm(); err != nil {
 		return 0, fmt.Errorf("native: %w", err)
 	}
+	m.over.begin(m, sync)
 	nll, _, err := m.passes(b, training)
 	if err != nil {
 		return 0, err
@@ -202,9 +206,7 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 			return 0, err
 		}
 	}
-	if sync != nil {
-		engine.HandOver(m.grads, sync)
-	}
+	m.over.end()
 	return nll / b.Norm, nil
 }
 

@@ -162,7 +162,7 @@ func (w *worker) pass() {
 		w.forward(b, s0, s1)
 		w.head(b, s0, s1)
 		if m.job.mode == training {
-			w.backward(b, s0, s1)
+			w.backward(b, s0, s1, i == pieces-1)
 		}
 	}
 }
@@ -219,8 +219,8 @@ func (w *worker) forward(b *engine.Batch, s0, s1 int) {
 }
 
 // backward adds the gradients of sequences s0 … s1 to w.g, from w.dn, the
-// gradient of the final norm's result.
-func (w *worker) backward(b *engine.Batch, s0, s1 int) {
+// gradient of the final norm's result. last tells that no other chunk follows.
+func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	a := &w.model.arch
 	T, C, F, H, K, D := b.T, a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
 	Q := C + 2*K*D
@@ -230,6 +230,9 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int) {
 	dx := w.dx[:N*C] // the residual stream's, all the way down
 	clear(dx)
 	w.normGrad(dx, w.g.finalNorm, w.dn, w.x, w.w.finalNorm, w.rstd, N)
+	if last {
+		w.model.over.done(a.Layers)
+	}
 	for l := a.Layers - 1; l >= 0; l-- {
 		p, g, c := &w.w.layers[l], &w.g.layers[l], &w.acts[l]
 
@@ -253,6 +256,9 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int) {
 		}
 		w.linearGrad(w.dn, w.dqkv, Q, c.n1, C, N, p.qkv, g.qkv)
 		w.normGrad(dx, g.norm1, w.dn, c.x, p.norm1, c.rstd1, N)
+		if last {
+			w.model.over.done(l)
+		}
 	}
 	w.dropout(dx, siteEmbedding, s0*T, drop)
 	for i, id := range b.Inputs[s0*T : s1*T] {

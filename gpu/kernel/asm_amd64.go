@@ -192,6 +192,11 @@ func roundPairsAVX512(dst *float32, src *float32, n int)
 //go:noescape
 func interleavePairsAVX512(dst *float32, x *float32, y *float32, n int)
 
+// packPairsN rounds 2k rows of one panel's width to bf16 and pairs each two; ldb in bytes.
+//
+//go:noescape
+func packPairsNAVX512(dst *float32, b *float32, ldb int, k int)
+
 // add: dst += a.
 //
 //go:noescape

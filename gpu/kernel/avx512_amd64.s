@@ -16055,6 +16055,32 @@ loop60:
 	VZEROUPPER
 	RET
 
+// func packPairsNAVX512(dst *float32, b *float32, ldb int, k int)
+TEXT ·packPairsNAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ b+8(FP), SI
+	MOVQ ldb+16(FP), R9
+	MOVQ k+24(FP), CX
+	VMOVUPS interleave<>(SB), Z5
+	LEAQ (R9)(R9*1), R10
+loop61:
+	VMOVUPS (SI), Z0
+	VMOVUPS 64(SI), Z3
+	VMOVUPS (SI)(R9*1), Z1
+	VMOVUPS 64(SI)(R9*1), Z4
+	BYTE $0x62;	BYTE $0xf2;	BYTE $0x77;	BYTE $0x48;	BYTE $0x72;	BYTE $0xd0
+	BYTE $0x62;	BYTE $0xf2;	BYTE $0x5f;	BYTE $0x48;	BYTE $0x72;	BYTE $0xf3
+	VPERMW Z2, Z5, Z2
+	VPERMW Z6, Z5, Z6
+	VMOVUPS Z2, (DI)
+	VMOVUPS Z6, 64(DI)
+	ADDQ R10, SI
+	ADDQ $128, DI
+	DECQ CX
+	JNE loop61
+	VZEROUPPER
+	RET
+
 // func addAVX512(dst *float32, a *float32, n int)
 TEXT ·addAVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), DI
@@ -16062,8 +16088,8 @@ TEXT ·addAVX512(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), CX
 	XORQ AX, AX
 	SUBQ $64, CX
-	JLT unrolled61
-wide61:
+	JLT unrolled62
+wide62:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(SI)(AX*1), Z1
 	VADDPS Z1, Z0, Z0
@@ -16082,22 +16108,22 @@ wide61:
 	VMOVUPS Z0, 192(DI)(AX*1)
 	ADDQ $256, AX
 	SUBQ $64, CX
-	JGE wide61
-unrolled61:
+	JGE wide62
+unrolled62:
 	ADDQ $64, CX
 	SUBQ $16, CX
-	JLT narrow61
-single61:
+	JLT narrow62
+single62:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(SI)(AX*1), Z1
 	VADDPS Z1, Z0, Z0
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single61
-narrow61:
+	JGE single62
+narrow62:
 	ADDQ $16, CX
-	JEQ done61
+	JEQ done62
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16106,7 +16132,7 @@ narrow61:
 	VMOVUPS.Z 0(SI)(AX*1), K1, Z1
 	VADDPS Z1, Z0, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done61:
+done62:
 	VZEROUPPER
 	RET
 
@@ -16118,8 +16144,8 @@ TEXT ·addToAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+24(FP), CX
 	XORQ AX, AX
 	SUBQ $64, CX
-	JLT unrolled62
-wide62:
+	JLT unrolled63
+wide63:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VADDPS Z1, Z0, Z0
@@ -16138,22 +16164,22 @@ wide62:
 	VMOVUPS Z0, 192(DI)(AX*1)
 	ADDQ $256, AX
 	SUBQ $64, CX
-	JGE wide62
-unrolled62:
+	JGE wide63
+unrolled63:
 	ADDQ $64, CX
 	SUBQ $16, CX
-	JLT narrow62
-single62:
+	JLT narrow63
+single63:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VADDPS Z1, Z0, Z0
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single62
-narrow62:
+	JGE single63
+narrow63:
 	ADDQ $16, CX
-	JEQ done62
+	JEQ done63
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16162,7 +16188,7 @@ narrow62:
 	VMOVUPS.Z 0(DX)(AX*1), K1, Z1
 	VADDPS Z1, Z0, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done62:
+done63:
 	VZEROUPPER
 	RET
 
@@ -16174,8 +16200,8 @@ TEXT ·axpyAVX512(SB), NOSPLIT, $0-28
 	VBROADCASTSS s+24(FP), Z14
 	XORQ AX, AX
 	SUBQ $64, CX
-	JLT unrolled63
-wide63:
+	JLT unrolled64
+wide64:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(SI)(AX*1), Z1
 	VFMADD231PS Z14, Z1, Z0
@@ -16194,22 +16220,22 @@ wide63:
 	VMOVUPS Z0, 192(DI)(AX*1)
 	ADDQ $256, AX
 	SUBQ $64, CX
-	JGE wide63
-unrolled63:
+	JGE wide64
+unrolled64:
 	ADDQ $64, CX
 	SUBQ $16, CX
-	JLT narrow63
-single63:
+	JLT narrow64
+single64:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(SI)(AX*1), Z1
 	VFMADD231PS Z14, Z1, Z0
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single63
-narrow63:
+	JGE single64
+narrow64:
 	ADDQ $16, CX
-	JEQ done63
+	JEQ done64
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16218,7 +16244,7 @@ narrow63:
 	VMOVUPS.Z 0(SI)(AX*1), K1, Z1
 	VFMADD231PS Z14, Z1, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done63:
+done64:
 	VZEROUPPER
 	RET
 
@@ -16229,8 +16255,8 @@ TEXT ·scaleAVX512(SB), NOSPLIT, $0-20
 	VBROADCASTSS s+16(FP), Z14
 	XORQ AX, AX
 	SUBQ $64, CX
-	JLT unrolled64
-wide64:
+	JLT unrolled65
+wide65:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMULPS Z14, Z0, Z0
 	VMOVUPS Z0, 0(DI)(AX*1)
@@ -16245,21 +16271,21 @@ wide64:
 	VMOVUPS Z0, 192(DI)(AX*1)
 	ADDQ $256, AX
 	SUBQ $64, CX
-	JGE wide64
-unrolled64:
+	JGE wide65
+unrolled65:
 	ADDQ $64, CX
 	SUBQ $16, CX
-	JLT narrow64
-single64:
+	JLT narrow65
+single65:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMULPS Z14, Z0, Z0
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single64
-narrow64:
+	JGE single65
+narrow65:
 	ADDQ $16, CX
-	JEQ done64
+	JEQ done65
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16267,7 +16293,7 @@ narrow64:
 	VMOVUPS.Z 0(DI)(AX*1), K1, Z0
 	VMULPS Z14, Z0, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done64:
+done65:
 	VZEROUPPER
 	RET
 
@@ -16280,8 +16306,8 @@ TEXT ·mulScaleAVX512(SB), NOSPLIT, $0-36
 	VBROADCASTSS s+32(FP), Z14
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled65
-wide65:
+	JLT unrolled66
+wide66:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VMULPS Z14, Z0, Z0
@@ -16294,12 +16320,12 @@ wide65:
 	VMOVUPS Z0, 64(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide65
-unrolled65:
+	JGE wide66
+unrolled66:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow65
-single65:
+	JLT narrow66
+single66:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VMULPS Z14, Z0, Z0
@@ -16307,10 +16333,10 @@ single65:
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single65
-narrow65:
+	JGE single66
+narrow66:
 	ADDQ $16, CX
-	JEQ done65
+	JEQ done66
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16320,7 +16346,7 @@ narrow65:
 	VMULPS Z14, Z0, Z0
 	VMULPS Z1, Z0, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done65:
+done66:
 	VZEROUPPER
 	RET
 
@@ -16335,8 +16361,8 @@ TEXT ·dotAVX512(SB), NOSPLIT, $0-28
 	VPXORD Z3, Z3, Z3
 	XORQ AX, AX
 	SUBQ $64, CX
-	JLT unrolled66
-wide66:
+	JLT unrolled67
+wide67:
 	VMOVUPS 0(DI)(AX*1), Z4
 	VMOVUPS 0(SI)(AX*1), Z8
 	VFMADD231PS Z8, Z4, Z0
@@ -16351,21 +16377,21 @@ wide66:
 	VFMADD231PS Z11, Z7, Z3
 	ADDQ $256, AX
 	SUBQ $64, CX
-	JGE wide66
-unrolled66:
+	JGE wide67
+unrolled67:
 	ADDQ $64, CX
 	SUBQ $16, CX
-	JLT narrow66
-single66:
+	JLT narrow67
+single67:
 	VMOVUPS 0(DI)(AX*1), Z4
 	VMOVUPS 0(SI)(AX*1), Z8
 	VFMADD231PS Z8, Z4, Z0
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single66
-narrow66:
+	JGE single67
+narrow67:
 	ADDQ $16, CX
-	JEQ done66
+	JEQ done67
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16373,7 +16399,7 @@ narrow66:
 	VMOVUPS.Z 0(DI)(AX*1), K1, Z4
 	VMOVUPS.Z 0(SI)(AX*1), K1, Z8
 	VFMADD231PS Z8, Z4, Z0
-done66:
+done67:
 	VADDPS Z1, Z0, Z0
 	VADDPS Z3, Z2, Z2
 	VADDPS Z2, Z0, Z0
@@ -16399,8 +16425,8 @@ TEXT ·dot3AVX512(SB), NOSPLIT, $0-36
 	VPXORD Z1, Z1, Z1
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled67
-wide67:
+	JLT unrolled68
+wide68:
 	VMOVUPS 0(DI)(AX*1), Z4
 	VMOVUPS 0(SI)(AX*1), Z6
 	VMOVUPS 0(DX)(AX*1), Z8
@@ -16413,12 +16439,12 @@ wide67:
 	VFMADD231PS Z9, Z5, Z1
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide67
-unrolled67:
+	JGE wide68
+unrolled68:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow67
-single67:
+	JLT narrow68
+single68:
 	VMOVUPS 0(DI)(AX*1), Z4
 	VMOVUPS 0(SI)(AX*1), Z6
 	VMOVUPS 0(DX)(AX*1), Z8
@@ -16426,10 +16452,10 @@ single67:
 	VFMADD231PS Z8, Z4, Z0
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single67
-narrow67:
+	JGE single68
+narrow68:
 	ADDQ $16, CX
-	JEQ done67
+	JEQ done68
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16439,7 +16465,7 @@ narrow67:
 	VMOVUPS.Z 0(DX)(AX*1), K1, Z8
 	VMULPS Z6, Z4, Z4
 	VFMADD231PS Z8, Z4, Z0
-done67:
+done68:
 	VADDPS Z1, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y1
 	VADDPS Y1, Y0, Y0
@@ -16463,33 +16489,33 @@ TEXT ·maximumAVX512(SB), NOSPLIT, $0-20
 	VMOVUPS constants<>+832(SB), Z3
 	XORQ AX, AX
 	SUBQ $64, CX
-	JLT unrolled68
-wide68:
+	JLT unrolled69
+wide69:
 	VMAXPS 0(DI)(AX*1), Z0, Z0
 	VMAXPS 64(DI)(AX*1), Z1, Z1
 	VMAXPS 128(DI)(AX*1), Z2, Z2
 	VMAXPS 192(DI)(AX*1), Z3, Z3
 	ADDQ $256, AX
 	SUBQ $64, CX
-	JGE wide68
-unrolled68:
+	JGE wide69
+unrolled69:
 	ADDQ $64, CX
 	SUBQ $16, CX
-	JLT narrow68
-single68:
+	JLT narrow69
+single69:
 	VMAXPS 0(DI)(AX*1), Z0, Z0
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single68
-narrow68:
+	JGE single69
+narrow69:
 	ADDQ $16, CX
-	JEQ done68
+	JEQ done69
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
 	KMOVW BX, K1
 	VMAXPS 0(DI)(AX*1), Z0, K1, Z0
-done68:
+done69:
 	VMAXPS Z1, Z0, Z0
 	VMAXPS Z3, Z2, Z2
 	VMAXPS Z2, Z0, Z0
@@ -16516,8 +16542,8 @@ TEXT ·expSumAVX512(SB), NOSPLIT, $0-36
 	VPXORD Z1, Z1, Z1
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled69
-wide69:
+	JLT unrolled70
+wide70:
 	VMOVUPS 0(SI)(AX*1), Z2
 	VFMSUB213PS Z13, Z14, Z2
 	VMOVUPS constants<>+0(SB), Z3
@@ -16568,12 +16594,12 @@ wide69:
 	VADDPS Z5, Z1, Z1
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide69
-unrolled69:
+	JGE wide70
+unrolled70:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow69
-single69:
+	JLT narrow70
+single70:
 	VMOVUPS 0(SI)(AX*1), Z2
 	VFMSUB213PS Z13, Z14, Z2
 	VMOVUPS constants<>+0(SB), Z3
@@ -16600,10 +16626,10 @@ single69:
 	VADDPS Z2, Z0, Z0
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single69
-narrow69:
+	JGE single70
+narrow70:
 	ADDQ $16, CX
-	JEQ done69
+	JEQ done70
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16633,7 +16659,7 @@ narrow69:
 	VMOVUPS Z2, K1, 0(DI)(AX*1)
 	VMOVAPS.Z Z2, K1, Z2
 	VADDPS Z2, Z0, Z0
-done69:
+done70:
 	VADDPS Z1, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y1
 	VADDPS Y1, Y0, Y0
@@ -16656,8 +16682,8 @@ TEXT ·softmaxGradAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS scale+28(FP), Z13
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled70
-wide70:
+	JLT unrolled71
+wide71:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(SI)(AX*1), Z1
 	VSUBPS Z14, Z0, Z0
@@ -16672,12 +16698,12 @@ wide70:
 	VMOVUPS Z0, 64(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide70
-unrolled70:
+	JGE wide71
+unrolled71:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow70
-single70:
+	JLT narrow71
+single71:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(SI)(AX*1), Z1
 	VSUBPS Z14, Z0, Z0
@@ -16686,10 +16712,10 @@ single70:
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single70
-narrow70:
+	JGE single71
+narrow71:
 	ADDQ $16, CX
-	JEQ done70
+	JEQ done71
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16700,7 +16726,7 @@ narrow70:
 	VMULPS Z13, Z1, Z1
 	VMULPS Z1, Z0, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done70:
+done71:
 	VZEROUPPER
 	RET
 
@@ -16716,8 +16742,8 @@ TEXT ·normGradAVX512(SB), NOSPLIT, $0-56
 	VBROADCASTSS coef+52(FP), Z13
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled71
-wide71:
+	JLT unrolled72
+wide72:
 	VMOVUPS 0(DX)(AX*1), Z0
 	VMOVUPS 0(R9)(AX*1), Z1
 	VMOVUPS 0(R8)(AX*1), Z2
@@ -16742,12 +16768,12 @@ wide71:
 	VMOVUPS Z4, 64(SI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide71
-unrolled71:
+	JGE wide72
+unrolled72:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow71
-single71:
+	JLT narrow72
+single72:
 	VMOVUPS 0(DX)(AX*1), Z0
 	VMOVUPS 0(R9)(AX*1), Z1
 	VMOVUPS 0(R8)(AX*1), Z2
@@ -16761,10 +16787,10 @@ single71:
 	VMOVUPS Z4, 0(SI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single71
-narrow71:
+	JGE single72
+narrow72:
 	ADDQ $16, CX
-	JEQ done71
+	JEQ done72
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16780,7 +16806,7 @@ narrow71:
 	VFNMADD231PS Z13, Z1, Z3
 	VMOVUPS Z3, K1, 0(DI)(AX*1)
 	VMOVUPS Z4, K1, 0(SI)(AX*1)
-done71:
+done72:
 	VZEROUPPER
 	RET
 
@@ -16792,8 +16818,8 @@ TEXT ·swigluAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+24(FP), CX
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled72
-wide72:
+	JLT unrolled73
+wide73:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VPXORD constants<>+1024(SB), Z0, Z2
@@ -16854,12 +16880,12 @@ wide72:
 	VMOVUPS Z5, 64(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide72
-unrolled72:
+	JGE wide73
+unrolled73:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow72
-single72:
+	JLT narrow73
+single73:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VPXORD constants<>+1024(SB), Z0, Z2
@@ -16891,10 +16917,10 @@ single72:
 	VMOVUPS Z0, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single72
-narrow72:
+	JGE single73
+narrow73:
 	ADDQ $16, CX
-	JEQ done72
+	JEQ done73
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -16928,7 +16954,7 @@ narrow72:
 	VMULPS Z1, Z0, Z0
 	VMULPS Z2, Z0, Z0
 	VMOVUPS Z0, K1, 0(DI)(AX*1)
-done72:
+done73:
 	VZEROUPPER
 	RET
 
@@ -16942,8 +16968,8 @@ TEXT ·swigluGradAVX512(SB), NOSPLIT, $0-48
 	MOVQ n+40(FP), CX
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled73
-wide73:
+	JLT unrolled74
+wide74:
 	VMOVUPS 0(R8)(AX*1), Z0
 	VMOVUPS 0(R9)(AX*1), Z1
 	VMOVUPS 0(DX)(AX*1), Z2
@@ -17016,12 +17042,12 @@ wide73:
 	VMOVUPS Z7, 64(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide73
-unrolled73:
+	JGE wide74
+unrolled74:
 	ADDQ $32, CX
 	SUBQ $16, CX
-	JLT narrow73
-single73:
+	JLT narrow74
+single74:
 	VMOVUPS 0(R8)(AX*1), Z0
 	VMOVUPS 0(R9)(AX*1), Z1
 	VMOVUPS 0(DX)(AX*1), Z2
@@ -17059,10 +17085,10 @@ single73:
 	VMOVUPS Z1, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single73
-narrow73:
+	JGE single74
+narrow74:
 	ADDQ $16, CX
-	JEQ done73
+	JEQ done74
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -17102,7 +17128,7 @@ narrow73:
 	VSUBPS Z5, Z0, Z5
 	VFMADD213PS Z1, Z5, Z1
 	VMOVUPS Z1, K1, 0(DI)(AX*1)
-done73:
+done74:
 	VZEROUPPER
 	RET
 
@@ -17125,8 +17151,8 @@ TEXT ·adamwAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS 32(R9), Z13
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT narrow74
-single74:
+	JLT narrow75
+single75:
 	VMOVUPS 0(SI)(AX*1), Z0
 	VMOVUPS 0(DX)(AX*1), Z1
 	VMOVUPS 0(R8)(AX*1), Z2
@@ -17149,10 +17175,10 @@ single74:
 	VMOVUPS Z0, 0(SI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single74
-narrow74:
+	JGE single75
+narrow75:
 	ADDQ $16, CX
-	JEQ done74
+	JEQ done75
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -17177,7 +17203,7 @@ narrow74:
 	VMOVUPS Z3, K1, 0(DI)(AX*1)
 	VPXORD Z0, Z0, Z0
 	VMOVUPS Z0, K1, 0(SI)(AX*1)
-done74:
+done75:
 	VZEROUPPER
 	RET
 
@@ -17188,13 +17214,13 @@ TEXT ·ropeAVX512(SB), NOSPLIT, $0-44
 	MOVQ sin+16(FP), DX
 	MOVQ heads+24(FP), R10
 	VBROADCASTSS sign+40(FP), Z14
-head75:
+head76:
 	MOVQ n+32(FP), CX
 	LEAQ (DI)(CX*4), R8
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT narrow76
-single76:
+	JLT narrow77
+single77:
 	VMOVUPS 0(DI)(AX*1), Z0
 	VMOVUPS 0(R8)(AX*1), Z1
 	VMOVUPS 0(SI)(AX*1), Z2
@@ -17208,10 +17234,10 @@ single76:
 	VMOVUPS Z5, 0(R8)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single76
-narrow76:
+	JGE single77
+narrow77:
 	ADDQ $16, CX
-	JEQ done76
+	JEQ done77
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -17227,11 +17253,11 @@ narrow76:
 	VFMADD231PS Z3, Z0, Z5
 	VMOVUPS Z4, K1, 0(DI)(AX*1)
 	VMOVUPS Z5, K1, 0(R8)(AX*1)
-done76:
+done77:
 	MOVQ n+32(FP), CX
 	LEAQ (DI)(CX*8), DI
 	DECQ R10
-	JNE head75
+	JNE head76
 	VZEROUPPER
 	RET
 
@@ -17251,8 +17277,8 @@ TEXT ·dropoutAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTD BX, Z10
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT narrow77
-single77:
+	JLT narrow78
+single78:
 	VMOVUPS Z14, Z0
 	VPSRLD $16, Z0, Z1
 	VPXORD Z1, Z0, Z0
@@ -17279,10 +17305,10 @@ single77:
 	VMOVUPS Z2, 0(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE single77
-narrow77:
+	JGE single78
+narrow78:
 	ADDQ $16, CX
-	JEQ done77
+	JEQ done78
 	MOVQ $1, BX
 	SHLQ CX, BX
 	DECQ BX
@@ -17311,7 +17337,7 @@ narrow77:
 	VPCMPUD $5, Z12, Z0, K2
 	VMOVAPS.Z Z2, K2, Z2
 	VMOVUPS Z2, K1, 0(DI)(AX*1)
-done77:
+done78:
 	VZEROUPPER
 	RET
 

@@ -22,6 +22,8 @@ func tilePairs(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 
 func roundPairs(dst, src *float32, n int) { roundPairsAVX512(dst, src, n) }
 
+func packPairsN(dst, b *float32, ldb, k int) { packPairsNAVX512(dst, b, ldb, k) }
+
 func interleavePairs(dst, x, y *float32, n int) { interleavePairsAVX512(dst, x, y, n) }
 
 func tile(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {

@@ -79,6 +79,7 @@ type Model struct {
 	step   [1]float32   // updates taken
 	rope   rotary       // of positions 0 … MaxSeq-1
 	w      *tensors     // views of params
+	packed bool         // w's forms are of the present parameters
 	team   *team        // threads
 	worker []*worker    // one a thread
 	ranges []paramRange // of the update, one a thread
@@ -126,6 +127,9 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		m.grads = make([]float32, m.size)
 		m.m = make([]float32, m.size)
 		m.v = make([]float32, m.size)
+		if o.Precision == engine.BF16 {
+			m.w.makeForms()
+		}
 	}
 	for i := range o.Threads {
 		m.worker = append(m.worker, newWorker(m, i))
@@ -159,6 +163,7 @@ const (
 	taskUpdate             // AdamW
 	taskMuon               // Muon's matrices
 	taskZero               // clears the gradient
+	taskPack               // weights for the products
 )
 
 // run is worker i's part of a task.
@@ -178,6 +183,8 @@ func (m *Model) run(t task, i int) {
 		m.adamw(m.ranges[i])
 	case taskMuon:
 		m.muon(i)
+	case taskPack:
+		m.packShare(i)
 	case taskZero:
 		clear(m.grads[m.ranges[i].from:m.ranges[i].to])
 	}
@@ -195,6 +202,9 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 	}
 	if err := b.CheckNorm(); err != nil {
 		return 0, fmt.Errorf("native: %w", err)
+	}
+	if err := m.packWeights(); err != nil {
+		return 0, err
 	}
 	m.over.begin(m, sync)
 	nll, _, err := m.passes(b, training)

@@ -56,6 +56,7 @@ func (m *Model) Update(h engine.Hyper) (float64, error) {
 		m.job.clip = h.Clip / (norm + 1e-6) // PyTorch's clip_grad_norm_
 	}
 	m.step[0]++
+	m.changed()
 	if h.Optimizer == engine.Muon {
 		if err := m.team.run(taskMuon); err != nil {
 			return norm, err

@@ -37,9 +37,10 @@ type worker struct {
 	dact       []float32 // [N, F]
 	attn       attention
 	work       []float32 // of kernel.Gemm
+	round      operands  // of products of bfloat16
 	newton     newton    // of Muon
 
-	gemm gemm // of the pass that runs
+	half bool // the products of the pass that runs are of bfloat16
 
 	// Results of the task.
 	nll     float64
@@ -129,6 +130,9 @@ func newWorker(m *Model, id int) *worker {
 		cut(&w.dact, N*F)
 		w.attn.cut(cut, a.HeadDim(), T)
 		cut(&w.work, kernel.WorkLen)
+		if !o.Inference && o.Precision == engine.BF16 {
+			w.round.cut(cut, a, N, w.rows, T)
+		}
 		if !o.Inference && o.Optimizer == engine.Muon {
 			w.newton.cut(cut, m.layout)
 		}
@@ -147,10 +151,7 @@ func (w *worker) pass() {
 	m, b := w.model, &w.model.job.batch
 	from, to := b.B*w.id/m.job.active, b.B*(w.id+1)/m.job.active
 	w.nll, w.tokens = 0, 0
-	w.gemm = kernel.Gemm // of scores
-	if m.job.mode == training {
-		w.gemm = m.opt.product()
-	}
+	w.half = m.job.mode == training && m.opt.Precision == engine.BF16 // scores are float32's
 	if m.job.mode == training && w.id > 0 {
 		clear(w.arena)
 	}
@@ -266,22 +267,6 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	}
 }
 
-// linear computes y[N, ldy] (+)= x[N, in] · Wᵀ.
-func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matrix, acc bool) {
-	for i := range ms {
-		w.gemm(kernel.NT, n, ms[i].rows, in, x, in, ms[i].w, in, y[ms[i].col:], ldy, acc, w.work)
-	}
-}
-
-// linearGrad computes dx[N, in] = dy[N, ldy] · W and adds dyᵀ·x to the gradient.
-func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix) {
-	for i := range ms {
-		d := dy[ms[i].col:]
-		w.gemm(kernel.TN, ms[i].rows, in, n, d, ldy, x, in, gs[i].w, in, true, w.work)
-		w.gemm(kernel.NN, n, in, ms[i].rows, d, ldy, ms[i].w, in, dx, in, i > 0, w.work)
-	}
-}
-
 // branch computes out[N, C] = x + dropout(y·Wᵀ).
 func (w *worker) branch(out, x, y []float32, in, n int, ms []matrix, site uint64, row0 int, drop float64) {
 	C := w.model.arch.Dim
@@ -357,7 +342,7 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 		r0, r1 := N*i/blocks, N*(i+1)/blocks
 		x := w.norm[r0*C : r1*C]
 		if mode == logits {
-			kernel.Gemm(kernel.NT, r1-r0, V, C, x, C, w.w.head, C, w.model.job.logits[(s0*T+r0)*V:], V, false, w.work)
+			w.linear(w.model.job.logits[(s0*T+r0)*V:], V, x, C, r1-r0, w.w.head, false)
 			continue
 		}
 		targets := b.Targets[s0*T+r0 : s0*T+r1]
@@ -367,13 +352,12 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 			}
 			continue
 		}
-		w.gemm(kernel.NT, r1-r0, V, C, x, C, w.w.head, C, w.logit, V, false, w.work)
+		w.linear(w.logit, V, x, C, r1-r0, w.w.head, false)
 		for r, target := range targets {
 			w.crossEntropy(w.logit[r*V:(r+1)*V], target, b.Norm)
 		}
 		if mode == training {
-			w.gemm(kernel.TN, V, C, r1-r0, w.logit, V, x, C, w.g.head, C, true, w.work)
-			w.gemm(kernel.NN, r1-r0, C, V, w.logit, V, w.w.head, C, w.dn[r0*C:], C, false, w.work)
+			w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head)
 		}
 	}
 }

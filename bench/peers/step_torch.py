@@ -6,12 +6,14 @@ torch.compile) or compile-bf16 (both).
 The peer of bench/step: the same decoder (RMSNorm, half-split rotary embedding,
 grouped-query attention, SwiGLU, tied output projection), the same learnable
 sequences, initial values of the same distribution, clipping at 1, decay of
-matrices alone. Prints one JSON object.
+matrices alone. Prints one JSON object; with -serve one when it is ready and one
+for every line of standard input, a number of seconds to train.
 """
 
 import argparse
 import json
 import math
+import sys
 import time
 
 import torch
@@ -76,6 +78,7 @@ def main():
     p.add_argument("-seconds", type=float, default=5)
     p.add_argument("-mode", choices=["eager", "bf16", "compile", "compile-bf16"], default="eager")
     p.add_argument("-loss-steps", dest="loss_steps", type=int, default=0, help="train this many steps first and report the mean loss of the last ten")
+    p.add_argument("-serve", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
@@ -119,26 +122,36 @@ def main():
         losses.append(step())
     while len(losses) < a.loss_steps:
         losses.append(step())
-    first = last = losses[0]
-    tail = losses[-10:] if a.loss_steps else []
-    steps, start, cpu = 0, time.perf_counter(), time.process_time()
-    while True:
-        last = step()
-        steps += 1
-        elapsed = time.perf_counter() - start
-        if elapsed >= a.seconds:
-            break
-    print(json.dumps({
-        "tokens_per_s": a.B * a.T * steps / elapsed,
-        "tokens_per_cpu_s": a.B * a.T * steps / (time.process_time() - cpu),
-        "loss_first": first,
-        "loss_last": last,
-        "loss_mean": sum(tail) / len(tail) if tail else 0,
+    tail = losses[-min(10, len(losses)):] if a.loss_steps else []
+
+    def measure(seconds):
+        steps, start, cpu = 0, time.perf_counter(), time.process_time()
+        while True:
+            last = step()
+            steps += 1
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds:
+                break
+        return {
+            "tokens_per_s": a.B * a.T * steps / elapsed,
+            "tokens_per_cpu_s": a.B * a.T * steps / (time.process_time() - cpu),
+            "loss_last": last,
+            "steps": steps,
+        }
+
+    about = {
         "mode": a.mode,
+        "loss_first": losses[0],
+        "loss_mean": sum(tail) / len(tail) if tail else 0,
         "threads": a.threads,
         "params": sum(p.numel() for p in model.parameters()),
-        "steps": steps,
-    }))
+    }
+    if not a.serve:
+        print(json.dumps(about | measure(a.seconds)))
+        return
+    print(json.dumps(about), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(measure(float(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ func gemmKernels(e *emitter) []signature {
 			}
 		}
 	}
-	sigs = append(sigs, packTranspose(e), packCopy(e))
+	sigs = append(sigs, packTranspose(e), packCopy(e), peak(e, "tile"))
 	if e.lanes == 16 {
+		sigs = append(sigs, peak(e, "tilePairs"))
 		sigs = append(sigs, roundPairs(e), interleavePairs(e), packPairs(e))
 	}
 	return sigs
@@ -338,6 +339,33 @@ func interleavePairs(e *emitter) signature {
 	e.f("ADDQ $64, DI")
 	e.f("SUBQ $16, CX")
 	e.f("JGT loop%d", id)
+	e.end()
+	return s
+}
+
+// peak emits n rounds of a tile's arithmetic without its memory.
+func peak(e *emitter, kind string) signature {
+	s := signature{name: "peak", args: []arg{{"n", "int"}}, doc: "peak runs n rounds of a full tile's multiply-adds on registers that hold zeros."}
+	if kind == "tilePairs" {
+		s.name, s.doc = "peakPairs", "peakPairs is peak in products of bf16."
+	}
+	e.begin(s)
+	e.f("MOVQ %s, CX", e.arg("n"))
+	for i := range 2*e.rows + 4 {
+		e.zero(e.v(i))
+	}
+	id := e.fresh()
+	e.f("PCALIGN $32")
+	e.label(fmt.Sprintf("loop%d", id))
+	for i := range 2 * e.rows {
+		if kind == "tilePairs" {
+			e.evex(prefixF3, 0x52, i, 2*e.rows+i%2, 2*e.rows+2)
+			continue
+		}
+		e.f("VFMADD231PS %s, %s, %s", e.v(2*e.rows+2), e.v(2*e.rows+i%2), e.v(i))
+	}
+	e.f("DECQ CX")
+	e.f("JNE loop%d", id)
 	e.end()
 	return s
 }

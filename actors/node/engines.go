@@ -29,6 +29,6 @@ func makerOf(name string) (maker, error) {
 
 func newNative(c train.Config, threads, world int) (engine.Model, error) {
 	return native.New(c.Arch, native.Options{
-		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
+		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, Recompute: c.Recompute,
 	})
 }

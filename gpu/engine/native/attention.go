@@ -3,13 +3,11 @@ package native
 import (
 	"math"
 
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// attentionRows is the most query rows computed at once: four tiles of 14. Rows
-// i0 … i1 meet keys 0 … i1 only, so that smaller blocks waste less of the causal
-// half.
-const attentionRows = 56
+const attentionRows = glm.QueryRows
 
 // attention is the scratch of one head of one sequence. Probabilities exist for
 // one block of rows at a time; the backward pass computes them again from the

@@ -19,6 +19,7 @@ type Options struct {
 	Optimizer engine.Optimizer // "" is AdamW
 	Precision engine.Precision // of the products while training; "" is F32, Auto is BF16 where the CPU multiplies it
 	Seed      uint64           // of the initial parameters
+	Recompute bool             // keep each layer's input only and compute the rest again in the backward pass: less memory, a quarter more time, the same bits
 	Inference bool             // no gradients and no moments: Logits, Eval, State and Load only
 }
 
@@ -79,7 +80,8 @@ type Model struct {
 	step   [1]float32   // updates taken
 	rope   rotary       // of positions 0 … MaxSeq-1
 	w      *tensors     // views of params
-	packed bool         // w's forms are of the present parameters
+	forms  []float32    // of w's weights, packed
+	packed bool         // forms are of the present parameters
 	team   *team        // threads
 	worker []*worker    // one a thread
 	ranges []paramRange // of the update, one a thread
@@ -128,7 +130,7 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		m.m = make([]float32, m.size)
 		m.v = make([]float32, m.size)
 		if o.Precision == engine.BF16 {
-			m.w.makeForms()
+			m.forms = m.w.makeForms()
 		}
 	}
 	for i := range o.Threads {

@@ -23,18 +23,7 @@ type forms struct {
 type operands struct{ left, right []float32 }
 
 func (s *operands) cut(cut func(*[]float32, int), a glm.Arch, n, rows, T int) {
-	left, right := 0, 0
-	fits := func(m, k, n int) {
-		left, right = max(left, kernel.LeftLen(m, k)), max(right, kernel.PairsLen(n, k))
-	}
-	C, F := a.Dim, a.FFN
-	for _, w := range []struct{ n, rows, in int }{{n, C + 2*a.KVDim(), C}, {n, C, C}, {n, 2 * F, C}, {n, C, F}, {rows, a.Vocab, C}} {
-		fits(w.n, w.in, 0)
-		fits(w.n, w.rows, 0)
-		fits(w.rows, w.n, w.in)
-	}
-	fits(attentionRows, max(T, a.HeadDim()), 0)
-	fits(T, attentionRows, a.HeadDim())
+	left, right := a.Operands(n, rows, T)
 	cut(&s.left, left)
 	cut(&s.right, right)
 }
@@ -122,11 +111,12 @@ func (t *tensors) matrices(f func(m *matrix, in int)) {
 	each(t.head, C)
 }
 
-// makeForms gives every weight room to be packed.
-func (t *tensors) makeForms() {
+// makeForms gives every weight room to be packed, in one arena.
+func (t *tensors) makeForms() []float32 {
 	total := 0
 	t.matrices(func(m *matrix, in int) { total += kernel.PairsLen(m.rows, in) + kernel.PairsLen(in, m.rows) })
-	arena := make([]float32, total)
+	all := make([]float32, total)
+	arena := all
 	cut := func(n int) []float32 {
 		x := arena[:n:n]
 		arena = arena[n:]
@@ -135,6 +125,7 @@ func (t *tensors) makeForms() {
 	t.matrices(func(m *matrix, in int) {
 		m.forms = &forms{forward: cut(kernel.PairsLen(m.rows, in)), back: cut(kernel.PairsLen(in, m.rows))}
 	})
+	return all
 }
 
 // changed tells that the parameters are no longer those that were packed. Whoever

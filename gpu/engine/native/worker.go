@@ -21,8 +21,10 @@ type worker struct {
 	w, g  *tensors  // parameters (shared), gradients (own)
 	arena []float32 // of g; worker 0's is the model's
 
-	// Activations of the forward pass; an inference model has one layer's, used
-	// by all.
+	floats []float32 // all that follows
+
+	// Activations of the forward pass. Without gradients all layers use one
+	// layer's; under Options.Recompute each has its own x only.
 	acts  []layerActs
 	x     []float32 // [N, C] the residual stream after the last layer
 	rstd  []float32 // [N] of the final norm
@@ -79,12 +81,9 @@ func newWorker(m *Model, id int) *worker {
 	a, o := m.arch, m.opt
 	C, V, F, H, T := a.Dim, a.Vocab, a.FFN, a.Heads, o.MaxSeq
 	Q := C + 2*a.KVDim()
-	N := min(max(glm.ChunkTokens, T), o.MaxBatch*T)
-	w := &worker{model: m, id: id, w: m.w, nmax: N, rows: min(N, int(glm.LogitRows(V)))}
-	layers := a.Layers
-	if o.Inference {
-		layers = 1
-	} else {
+	N := glm.Training{Sequences: o.MaxBatch, Tokens: T, Threads: o.Threads}.ThreadTokens()
+	w := &worker{model: m, id: id, w: m.w, nmax: N, rows: min(N, glm.LogitRows(V))}
+	if !o.Inference {
 		w.arena = m.grads
 		if id > 0 {
 			w.arena = make([]float32, m.size)
@@ -105,9 +104,15 @@ func newWorker(m *Model, id int) *worker {
 	}
 	walk := func() {
 		used = 0
-		for i := range layers {
+		for i := range w.acts {
 			l := &w.acts[i]
+			if i > 0 && o.Inference {
+				break
+			}
 			cut(&l.x, N*C)
+			if i > 0 && o.Recompute {
+				continue
+			}
 			cut(&l.rstd1, N)
 			cut(&l.n1, N*C)
 			cut(&l.qkv, N*Q)
@@ -139,9 +144,16 @@ func newWorker(m *Model, id int) *worker {
 	}
 	walk()
 	arena = make([]float32, used)
+	w.floats = arena
 	walk()
-	for i := layers; i < a.Layers; i++ {
-		w.acts[i] = w.acts[0]
+	if o.Inference || o.Recompute { // all layers use the first one's
+		for i := range w.acts[1:] {
+			x := w.acts[1+i].x
+			w.acts[1+i] = w.acts[0]
+			if o.Recompute {
+				w.acts[1+i].x = x
+			}
+		}
 	}
 	return w
 }
@@ -171,10 +183,8 @@ func (w *worker) pass() {
 // forward computes the residual stream and its final norm for sequences s0 … s1.
 func (w *worker) forward(b *engine.Batch, s0, s1 int) {
 	a := &w.model.arch
-	T, C, F, H, K, D := b.T, a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	T, C := b.T, a.Dim
 	N := (s1 - s0) * T
-	eps := a.NormEps
 	drop := w.model.opt.Dropout
 	if w.model.job.mode != training {
 		drop = 0
@@ -187,35 +197,45 @@ func (w *worker) forward(b *engine.Batch, s0, s1 int) {
 	w.dropout(x, siteEmbedding, s0*T, drop)
 
 	for l := range a.Layers {
-		p, c := &w.w.layers[l], &w.acts[l]
+		c := &w.acts[l]
 		out := w.x
 		if l+1 < a.Layers {
 			out = w.acts[l+1].x
 		}
-		for i := range N {
-			c.rstd1[i] = kernel.RMSNorm(c.n1[i*C:(i+1)*C], c.x[i*C:(i+1)*C], p.norm1, eps)
-		}
-		w.linear(c.qkv, Q, c.n1, C, N, p.qkv, false)
-		for i := range N {
-			cos, sin := w.model.rope.at(i % T)
-			kernel.Rope(c.qkv[i*Q:], cos, sin, H+K, 1)
-		}
-		for s := range s1 - s0 {
-			w.attend(c, s*T, T)
-		}
-		w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop)
-		for i := range N {
-			c.rstd2[i] = kernel.RMSNorm(c.n2[i*C:(i+1)*C], c.x2[i*C:(i+1)*C], p.norm2, eps)
-		}
-		w.linear(c.glu, 2*F, c.n2, C, N, p.glu, false)
-		for i := range N {
-			row := c.glu[i*2*F : (i+1)*2*F]
-			kernel.SwiGLU(c.act[i*F:(i+1)*F], row[:F], row[F:])
-		}
-		w.branch(out, c.x2, c.act, F, N, p.down, siteBranch(l, 1), s0*T, drop)
+		w.layer(l, s0, s1, T, drop)
+		w.branch(out, c.x2, c.act, a.FFN, N, w.w.layers[l].down, siteBranch(l, 1), s0*T, drop)
 	}
 	for i := range N {
-		w.rstd[i] = kernel.RMSNorm(w.norm[i*C:(i+1)*C], w.x[i*C:(i+1)*C], w.w.finalNorm, eps)
+		w.rstd[i] = kernel.RMSNorm(w.norm[i*C:(i+1)*C], w.x[i*C:(i+1)*C], w.w.finalNorm, a.NormEps)
+	}
+}
+
+// layer computes what the backward pass reads of layer l from its input.
+func (w *worker) layer(l, s0, s1, T int, drop float64) {
+	a := &w.model.arch
+	C, F, H, K, D := a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
+	Q := C + 2*K*D
+	N := (s1 - s0) * T
+	p, c := &w.w.layers[l], &w.acts[l]
+	for i := range N {
+		c.rstd1[i] = kernel.RMSNorm(c.n1[i*C:(i+1)*C], c.x[i*C:(i+1)*C], p.norm1, a.NormEps)
+	}
+	w.linear(c.qkv, Q, c.n1, C, N, p.qkv, false)
+	for i := range N {
+		cos, sin := w.model.rope.at(i % T)
+		kernel.Rope(c.qkv[i*Q:], cos, sin, H+K, 1)
+	}
+	for s := range s1 - s0 {
+		w.attend(c, s*T, T)
+	}
+	w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop)
+	for i := range N {
+		c.rstd2[i] = kernel.RMSNorm(c.n2[i*C:(i+1)*C], c.x2[i*C:(i+1)*C], p.norm2, a.NormEps)
+	}
+	w.linear(c.glu, 2*F, c.n2, C, N, p.glu, false)
+	for i := range N {
+		row := c.glu[i*2*F : (i+1)*2*F]
+		kernel.SwiGLU(c.act[i*F:(i+1)*F], row[:F], row[F:])
 	}
 }
 
@@ -236,6 +256,9 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	}
 	for l := a.Layers - 1; l >= 0; l-- {
 		p, g, c := &w.w.layers[l], &w.g.layers[l], &w.acts[l]
+		if w.model.opt.Recompute && l+1 < a.Layers { // the last layer's are still there
+			w.layer(l, s0, s1, T, drop)
+		}
 
 		dy := w.branchGrad(dx, N, siteBranch(l, 1), s0*T, drop)
 		w.linearGrad(w.dact, dy, C, c.act, F, N, p.down, g.down)

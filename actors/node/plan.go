@@ -57,7 +57,7 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 	}
 	l := space.Limits{
 		MinMatrix: p.MinParams, MaxMatrix: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
-		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)),
+		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.memory / int64(max(len(s.devices), 1)), Threads: s.threads,
 	}
 	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
 	if err != nil {

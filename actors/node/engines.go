@@ -48,6 +48,6 @@ func checkBackend(name string) error {
 
 func newNative(c train.Config, threads, world int) (engine.Model, error) {
 	return native.New(c.Arch, native.Options{
-		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
+		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, Recompute: c.Recompute,
 	})
 }

@@ -57,7 +57,7 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 	}
 	l := space.Limits{
 		MinMatrix: p.MinParams, MaxMatrix: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
-		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.crew.memory,
+		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.crew.memory, Threads: s.crew.threads,
 	}
 	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
 	if err != nil {

@@ -50,7 +50,7 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	}
 	l := space.Limits{
 		MinMatrix: o.Plan.MinParams, MaxMatrix: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
-		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: crew.memory,
+		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: crew.memory, Threads: crew.threads,
 	}
 	sp, first, err := Space(l, spec, o.Plan, n.Corpus)
 	if err != nil {

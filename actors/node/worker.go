@@ -32,7 +32,8 @@ func Ability() worker.Ability {
 			if err != nil {
 				return 0, err
 			}
-			return rate(ctx, t.Threads, build, t.Precision, t.Seconds)
+			r, err := rateOf(ctx, t.Threads, build, t.Precision, t.Seconds)
+			return probeRate(t.Threads, t.Precision, r), err
 		},
 		Facts: torchFacts,
 	}

@@ -1,49 +1,118 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 )
 
-// runPeer runs the other system's steps on the same shape.
-func (c *config) runPeer() (r report, err error) {
-	if c.peer != "torch" {
-		return r, fmt.Errorf("-peer %q is unknown, use torch", c.peer)
-	}
+// modes of PyTorch that can be compared with.
+var modes = []string{"eager", "bf16", "compile", "compile-bf16"}
+
+// peer is a PyTorch process of one mode. It has compiled and taken its loss steps
+// when startPeer returns, and then sleeps but while it is timed.
+type peer struct {
+	mode   string
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Scanner
+	loss   float64
+	rates  []float64
+	perCPU []float64
+	ratios []float64
+	cpu    []float64
+}
+
+// answer is one line of the peer's.
+type answer struct {
+	TokensPerS float64 `json:"tokens_per_s"`
+	PerCPU     float64 `json:"tokens_per_cpu_s"`
+	Loss       float64 `json:"loss_mean"`
+}
+
+// startPeer runs the other system on the same shape.
+func (c *config) startPeer(mode string) (*peer, error) {
 	python := os.Getenv("AUTOGLM_PYTHON")
 	if python == "" {
-		return r, errors.New("-peer torch needs AUTOGLM_PYTHON, a Python interpreter with PyTorch")
+		return nil, fmt.Errorf("-peers %s needs AUTOGLM_PYTHON, a Python interpreter with PyTorch (.ci/peers makes one); -peers none goes without", mode)
 	}
 	script, err := peerScript()
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	a := c.arch
 	if !a.Tied || c.optimizer != "adamw" {
-		return r, errors.New("-peer torch has the tied model and AdamW only")
+		return nil, errors.New("PyTorch's script has the tied model and AdamW only; use -peers none")
 	}
-	args := []string{script}
-	threads := max(c.threads, c.ranks)
+	args := []string{script, "-mode", mode, "-serve"}
 	for _, f := range []struct {
 		name  string
-		value any
-	}{{"d", a.Dim}, {"layers", a.Layers}, {"heads", a.Heads}, {"kv", a.KVHeads}, {"ffn", a.FFN}, {"T", a.Context}, {"B", c.batch}, {"V", a.Vocab}, {"threads", threads}, {"seconds", c.seconds}} {
+		value int
+	}{{"d", a.Dim}, {"layers", a.Layers}, {"heads", a.Heads}, {"kv", a.KVHeads}, {"ffn", a.FFN}, {"T", a.Context}, {"B", c.batch}, {"V", a.Vocab}, {"threads", c.threads * c.ranks}, {"loss-steps", c.lossSteps}} {
 		args = append(args, "-"+f.name, fmt.Sprint(f.value))
 	}
-	cmd := exec.Command(python, args...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
+	p := &peer{mode: mode, cmd: exec.Command(python, args...)}
+	p.cmd.Stderr = os.Stderr
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
 	if err != nil {
-		return r, fmt.Errorf("%s %s: %w", python, script, err)
+		return nil, err
 	}
-	if err := json.Unmarshal(out, &r); err != nil {
-		return r, fmt.Errorf("output of %s: %w", script, err)
+	p.out = bufio.NewScanner(out)
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("peer %s: %w", mode, err)
 	}
-	return r, nil
+	ready, err := p.answer()
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	p.loss = ready.Loss
+	return p, nil
+}
+
+func (p *peer) answer() (a answer, err error) {
+	if !p.out.Scan() {
+		return a, fmt.Errorf("peer %s ended: %w", p.mode, errors.Join(p.out.Err(), p.cmd.Wait()))
+	}
+	if err := json.Unmarshal(p.out.Bytes(), &a); err != nil {
+		return a, fmt.Errorf("peer %s: %w", p.mode, err)
+	}
+	return a, nil
+}
+
+// time lets the peer train for some seconds; ours is what we did just before.
+func (p *peer) time(seconds float64, ours timing) error {
+	if _, err := fmt.Fprintln(p.in, seconds); err != nil {
+		return fmt.Errorf("peer %s: %w", p.mode, err)
+	}
+	a, err := p.answer()
+	if err != nil {
+		return err
+	}
+	p.rates, p.perCPU = append(p.rates, a.TokensPerS), append(p.perCPU, a.PerCPU)
+	p.ratios, p.cpu = append(p.ratios, ours.rate/a.TokensPerS), append(p.cpu, ours.perCPU/a.PerCPU)
+	return nil
+}
+
+func (p *peer) report() peerReport {
+	return peerReport{
+		Mode: p.mode, TokensPerS: median(p.rates), PerCPU: median(p.perCPU),
+		Ratio: median(p.ratios), CPURatio: median(p.cpu), Rounds: p.ratios, Loss: p.loss,
+	}
+}
+
+// close ends the process: its standard input is over.
+func (p *peer) close() {
+	p.in.Close()
+	p.cmd.Wait() //nolint:errcheck // its answers are all read
 }
 
 // peerScript finds the script from the repository's root or from a folder in it.

@@ -96,7 +96,7 @@ const (
 )
 
 // Precision is how an engine multiplies matrices while it trains. Parameters,
-// sums, moments, attention's softmax and every score stay float32.
+// sums, moments, softmaxes and every score stay float32.
 type Precision string
 
 // Precisions.

@@ -51,15 +51,25 @@ func TestInit(t *testing.T) {
 }
 
 func TestEstimates(t *testing.T) {
-	one, two := small.TrainingBytes(8, 32, 1), small.TrainingBytes(8, 32, 2)
+	how := Training{Sequences: 8, Tokens: 32, Threads: 1}
+	one := small.TrainingBytes(how)
 	if floor := 16 * small.Params(); one < floor {
 		t.Errorf("training takes %d bytes, less than parameters, gradients and moments, %d", one, floor)
 	}
-	if two <= one {
-		t.Errorf("two threads %d bytes, one %d", two, one)
+	more := func(what string, change func(*Training)) {
+		other := how
+		change(&other)
+		if b := small.TrainingBytes(other); b <= one {
+			t.Errorf("%s: %d bytes, without %d", what, b, one)
+		}
 	}
-	if big := small.TrainingBytes(8, 2048, 1); big <= one {
-		t.Errorf("long sequences %d bytes, short %d", big, one)
+	more("two threads", func(t *Training) { t.Threads = 2 })
+	more("long sequences", func(t *Training) { t.Tokens = 2048 })
+	more("bfloat16", func(t *Training) { t.BF16 = true })
+	more("Muon", func(t *Training) { t.Muon = true })
+	how.Recompute = true
+	if b := small.TrainingBytes(how); b >= one {
+		t.Errorf("recomputation: %d bytes, without %d", b, one)
 	}
 	if d := small.DecodingBytes(3) - small.DecodingBytes(2); d != 4*3*32*2*24 {
 		t.Errorf("a sequence's cache is %d bytes", d)

@@ -182,6 +182,16 @@ func packTAVX512(dst *float32, b *float32, ldb int, k int)
 //go:noescape
 func packNAVX512(dst *float32, b *float32, ldb int, k int)
 
+// peak runs n rounds of a full tile's multiply-adds on registers that hold zeros.
+//
+//go:noescape
+func peakAVX512(n int)
+
+// peakPairs is peak in products of bf16.
+//
+//go:noescape
+func peakPairsAVX512(n int)
+
 // roundPairs rounds n floats, a multiple of 32, to bf16, two to an element.
 //
 //go:noescape
@@ -191,6 +201,11 @@ func roundPairsAVX512(dst *float32, src *float32, n int)
 //
 //go:noescape
 func interleavePairsAVX512(dst *float32, x *float32, y *float32, n int)
+
+// packPairsN rounds 2k rows of one panel's width to bf16 and pairs each two; ldb in bytes.
+//
+//go:noescape
+func packPairsNAVX512(dst *float32, b *float32, ldb int, k int)
 
 // add: dst += a.
 //
@@ -445,6 +460,9 @@ func packTAVX2(dst *float32, b *float32, ldb int, k int)
 
 //go:noescape
 func packNAVX2(dst *float32, b *float32, ldb int, k int)
+
+//go:noescape
+func peakAVX2(n int)
 
 //go:noescape
 func addAVX2(dst *float32, a *float32, n int)

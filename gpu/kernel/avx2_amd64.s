@@ -2028,6 +2028,44 @@ loop14:
 	VZEROUPPER
 	RET
 
+// func peakAVX2(n int)
+TEXT ·peakAVX2(SB), NOSPLIT, $0-8
+	MOVQ n+0(FP), CX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	VXORPS Y12, Y12, Y12
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+	VXORPS Y15, Y15, Y15
+	PCALIGN $32
+loop15:
+	VFMADD231PS Y14, Y12, Y0
+	VFMADD231PS Y14, Y13, Y1
+	VFMADD231PS Y14, Y12, Y2
+	VFMADD231PS Y14, Y13, Y3
+	VFMADD231PS Y14, Y12, Y4
+	VFMADD231PS Y14, Y13, Y5
+	VFMADD231PS Y14, Y12, Y6
+	VFMADD231PS Y14, Y13, Y7
+	VFMADD231PS Y14, Y12, Y8
+	VFMADD231PS Y14, Y13, Y9
+	VFMADD231PS Y14, Y12, Y10
+	VFMADD231PS Y14, Y13, Y11
+	DECQ CX
+	JNE loop15
+	VZEROUPPER
+	RET
+
 // func addAVX2(dst *float32, a *float32, n int)
 TEXT ·addAVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+0(FP), DI
@@ -2035,8 +2073,8 @@ TEXT ·addAVX2(SB), NOSPLIT, $0-24
 	MOVQ n+16(FP), CX
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled15
-wide15:
+	JLT unrolled16
+wide16:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(SI)(AX*1), Y1
 	VADDPS Y1, Y0, Y0
@@ -2055,22 +2093,22 @@ wide15:
 	VMOVUPS Y0, 96(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide15
-unrolled15:
+	JGE wide16
+unrolled16:
 	ADDQ $32, CX
 	SUBQ $8, CX
-	JLT narrow15
-single15:
+	JLT narrow16
+single16:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(SI)(AX*1), Y1
 	VADDPS Y1, Y0, Y0
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single15
-narrow15:
+	JGE single16
+narrow16:
 	ADDQ $8, CX
-	JEQ done15
+	JEQ done16
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2079,7 +2117,7 @@ narrow15:
 	VMASKMOVPS 0(SI)(AX*1), Y15, Y1
 	VADDPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done15:
+done16:
 	VZEROUPPER
 	RET
 
@@ -2091,8 +2129,8 @@ TEXT ·addToAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+24(FP), CX
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled16
-wide16:
+	JLT unrolled17
+wide17:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VADDPS Y1, Y0, Y0
@@ -2111,22 +2149,22 @@ wide16:
 	VMOVUPS Y0, 96(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide16
-unrolled16:
+	JGE wide17
+unrolled17:
 	ADDQ $32, CX
 	SUBQ $8, CX
-	JLT narrow16
-single16:
+	JLT narrow17
+single17:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VADDPS Y1, Y0, Y0
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single16
-narrow16:
+	JGE single17
+narrow17:
 	ADDQ $8, CX
-	JEQ done16
+	JEQ done17
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2135,7 +2173,7 @@ narrow16:
 	VMASKMOVPS 0(DX)(AX*1), Y15, Y1
 	VADDPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done16:
+done17:
 	VZEROUPPER
 	RET
 
@@ -2147,8 +2185,8 @@ TEXT ·axpyAVX2(SB), NOSPLIT, $0-28
 	VBROADCASTSS s+24(FP), Y14
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled17
-wide17:
+	JLT unrolled18
+wide18:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(SI)(AX*1), Y1
 	VFMADD231PS Y14, Y1, Y0
@@ -2167,22 +2205,22 @@ wide17:
 	VMOVUPS Y0, 96(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide17
-unrolled17:
+	JGE wide18
+unrolled18:
 	ADDQ $32, CX
 	SUBQ $8, CX
-	JLT narrow17
-single17:
+	JLT narrow18
+single18:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(SI)(AX*1), Y1
 	VFMADD231PS Y14, Y1, Y0
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single17
-narrow17:
+	JGE single18
+narrow18:
 	ADDQ $8, CX
-	JEQ done17
+	JEQ done18
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2191,7 +2229,7 @@ narrow17:
 	VMASKMOVPS 0(SI)(AX*1), Y15, Y1
 	VFMADD231PS Y14, Y1, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done17:
+done18:
 	VZEROUPPER
 	RET
 
@@ -2202,8 +2240,8 @@ TEXT ·scaleAVX2(SB), NOSPLIT, $0-20
 	VBROADCASTSS s+16(FP), Y14
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled18
-wide18:
+	JLT unrolled19
+wide19:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMULPS Y14, Y0, Y0
 	VMOVUPS Y0, 0(DI)(AX*1)
@@ -2218,21 +2256,21 @@ wide18:
 	VMOVUPS Y0, 96(DI)(AX*1)
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide18
-unrolled18:
+	JGE wide19
+unrolled19:
 	ADDQ $32, CX
 	SUBQ $8, CX
-	JLT narrow18
-single18:
+	JLT narrow19
+single19:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMULPS Y14, Y0, Y0
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single18
-narrow18:
+	JGE single19
+narrow19:
 	ADDQ $8, CX
-	JEQ done18
+	JEQ done19
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2240,7 +2278,7 @@ narrow18:
 	VMASKMOVPS 0(DI)(AX*1), Y15, Y0
 	VMULPS Y14, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done18:
+done19:
 	VZEROUPPER
 	RET
 
@@ -2253,8 +2291,8 @@ TEXT ·mulScaleAVX2(SB), NOSPLIT, $0-36
 	VBROADCASTSS s+32(FP), Y14
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled19
-wide19:
+	JLT unrolled20
+wide20:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VMULPS Y14, Y0, Y0
@@ -2267,12 +2305,12 @@ wide19:
 	VMOVUPS Y0, 32(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide19
-unrolled19:
+	JGE wide20
+unrolled20:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow19
-single19:
+	JLT narrow20
+single20:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VMULPS Y14, Y0, Y0
@@ -2280,10 +2318,10 @@ single19:
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single19
-narrow19:
+	JGE single20
+narrow20:
 	ADDQ $8, CX
-	JEQ done19
+	JEQ done20
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2293,7 +2331,7 @@ narrow19:
 	VMULPS Y14, Y0, Y0
 	VMULPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done19:
+done20:
 	VZEROUPPER
 	RET
 
@@ -2308,8 +2346,8 @@ TEXT ·dotAVX2(SB), NOSPLIT, $0-28
 	VXORPS Y3, Y3, Y3
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled20
-wide20:
+	JLT unrolled21
+wide21:
 	VMOVUPS 0(DI)(AX*1), Y4
 	VMOVUPS 0(SI)(AX*1), Y8
 	VFMADD231PS Y8, Y4, Y0
@@ -2324,21 +2362,21 @@ wide20:
 	VFMADD231PS Y11, Y7, Y3
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide20
-unrolled20:
+	JGE wide21
+unrolled21:
 	ADDQ $32, CX
 	SUBQ $8, CX
-	JLT narrow20
-single20:
+	JLT narrow21
+single21:
 	VMOVUPS 0(DI)(AX*1), Y4
 	VMOVUPS 0(SI)(AX*1), Y8
 	VFMADD231PS Y8, Y4, Y0
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single20
-narrow20:
+	JGE single21
+narrow21:
 	ADDQ $8, CX
-	JEQ done20
+	JEQ done21
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2346,7 +2384,7 @@ narrow20:
 	VMASKMOVPS 0(DI)(AX*1), Y15, Y4
 	VMASKMOVPS 0(SI)(AX*1), Y15, Y8
 	VFMADD231PS Y8, Y4, Y0
-done20:
+done21:
 	VADDPS Y1, Y0, Y0
 	VADDPS Y3, Y2, Y2
 	VADDPS Y2, Y0, Y0
@@ -2370,8 +2408,8 @@ TEXT ·dot3AVX2(SB), NOSPLIT, $0-36
 	VXORPS Y1, Y1, Y1
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled21
-wide21:
+	JLT unrolled22
+wide22:
 	VMOVUPS 0(DI)(AX*1), Y4
 	VMOVUPS 0(SI)(AX*1), Y6
 	VMOVUPS 0(DX)(AX*1), Y8
@@ -2384,12 +2422,12 @@ wide21:
 	VFMADD231PS Y9, Y5, Y1
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide21
-unrolled21:
+	JGE wide22
+unrolled22:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow21
-single21:
+	JLT narrow22
+single22:
 	VMOVUPS 0(DI)(AX*1), Y4
 	VMOVUPS 0(SI)(AX*1), Y6
 	VMOVUPS 0(DX)(AX*1), Y8
@@ -2397,10 +2435,10 @@ single21:
 	VFMADD231PS Y8, Y4, Y0
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single21
-narrow21:
+	JGE single22
+narrow22:
 	ADDQ $8, CX
-	JEQ done21
+	JEQ done22
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2410,7 +2448,7 @@ narrow21:
 	VMASKMOVPS 0(DX)(AX*1), Y15, Y8
 	VMULPS Y6, Y4, Y4
 	VFMADD231PS Y8, Y4, Y0
-done21:
+done22:
 	VADDPS Y1, Y0, Y0
 	VEXTRACTF128 $1, Y0, X1
 	VADDPS X1, X0, X0
@@ -2432,27 +2470,27 @@ TEXT ·maximumAVX2(SB), NOSPLIT, $0-20
 	VMOVUPS constants<>+832(SB), Y3
 	XORQ AX, AX
 	SUBQ $32, CX
-	JLT unrolled22
-wide22:
+	JLT unrolled23
+wide23:
 	VMAXPS 0(DI)(AX*1), Y0, Y0
 	VMAXPS 32(DI)(AX*1), Y1, Y1
 	VMAXPS 64(DI)(AX*1), Y2, Y2
 	VMAXPS 96(DI)(AX*1), Y3, Y3
 	ADDQ $128, AX
 	SUBQ $32, CX
-	JGE wide22
-unrolled22:
+	JGE wide23
+unrolled23:
 	ADDQ $32, CX
 	SUBQ $8, CX
-	JLT narrow22
-single22:
+	JLT narrow23
+single23:
 	VMAXPS 0(DI)(AX*1), Y0, Y0
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single22
-narrow22:
+	JGE single23
+narrow23:
 	ADDQ $8, CX
-	JEQ done22
+	JEQ done23
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2460,7 +2498,7 @@ narrow22:
 	VMASKMOVPS 0(DI)(AX*1), Y15, Y5
 	VBLENDVPS Y15, Y5, Y0, Y5
 	VMAXPS Y5, Y0, Y0
-done22:
+done23:
 	VMAXPS Y1, Y0, Y0
 	VMAXPS Y3, Y2, Y2
 	VMAXPS Y2, Y0, Y0
@@ -2485,8 +2523,8 @@ TEXT ·expSumAVX2(SB), NOSPLIT, $0-36
 	VXORPS Y1, Y1, Y1
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled23
-wide23:
+	JLT unrolled24
+wide24:
 	VMOVUPS 0(SI)(AX*1), Y2
 	VFMSUB213PS Y13, Y14, Y2
 	VMOVUPS constants<>+0(SB), Y3
@@ -2537,12 +2575,12 @@ wide23:
 	VADDPS Y5, Y1, Y1
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide23
-unrolled23:
+	JGE wide24
+unrolled24:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow23
-single23:
+	JLT narrow24
+single24:
 	VMOVUPS 0(SI)(AX*1), Y2
 	VFMSUB213PS Y13, Y14, Y2
 	VMOVUPS constants<>+0(SB), Y3
@@ -2569,10 +2607,10 @@ single23:
 	VADDPS Y2, Y0, Y0
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single23
-narrow23:
+	JGE single24
+narrow24:
 	ADDQ $8, CX
-	JEQ done23
+	JEQ done24
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2602,7 +2640,7 @@ narrow23:
 	VMASKMOVPS Y2, Y15, 0(DI)(AX*1)
 	VANDPS Y15, Y2, Y2
 	VADDPS Y2, Y0, Y0
-done23:
+done24:
 	VADDPS Y1, Y0, Y0
 	VEXTRACTF128 $1, Y0, X1
 	VADDPS X1, X0, X0
@@ -2623,8 +2661,8 @@ TEXT ·softmaxGradAVX2(SB), NOSPLIT, $0-32
 	VBROADCASTSS scale+28(FP), Y13
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled24
-wide24:
+	JLT unrolled25
+wide25:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(SI)(AX*1), Y1
 	VSUBPS Y14, Y0, Y0
@@ -2639,12 +2677,12 @@ wide24:
 	VMOVUPS Y0, 32(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide24
-unrolled24:
+	JGE wide25
+unrolled25:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow24
-single24:
+	JLT narrow25
+single25:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(SI)(AX*1), Y1
 	VSUBPS Y14, Y0, Y0
@@ -2653,10 +2691,10 @@ single24:
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single24
-narrow24:
+	JGE single25
+narrow25:
 	ADDQ $8, CX
-	JEQ done24
+	JEQ done25
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2667,7 +2705,7 @@ narrow24:
 	VMULPS Y13, Y1, Y1
 	VMULPS Y1, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done24:
+done25:
 	VZEROUPPER
 	RET
 
@@ -2683,8 +2721,8 @@ TEXT ·normGradAVX2(SB), NOSPLIT, $0-56
 	VBROADCASTSS coef+52(FP), Y13
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled25
-wide25:
+	JLT unrolled26
+wide26:
 	VMOVUPS 0(DX)(AX*1), Y0
 	VMOVUPS 0(R9)(AX*1), Y1
 	VMOVUPS 0(R8)(AX*1), Y2
@@ -2709,12 +2747,12 @@ wide25:
 	VMOVUPS Y4, 32(SI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide25
-unrolled25:
+	JGE wide26
+unrolled26:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow25
-single25:
+	JLT narrow26
+single26:
 	VMOVUPS 0(DX)(AX*1), Y0
 	VMOVUPS 0(R9)(AX*1), Y1
 	VMOVUPS 0(R8)(AX*1), Y2
@@ -2728,10 +2766,10 @@ single25:
 	VMOVUPS Y4, 0(SI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single25
-narrow25:
+	JGE single26
+narrow26:
 	ADDQ $8, CX
-	JEQ done25
+	JEQ done26
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2747,7 +2785,7 @@ narrow25:
 	VFNMADD231PS Y13, Y1, Y3
 	VMASKMOVPS Y3, Y15, 0(DI)(AX*1)
 	VMASKMOVPS Y4, Y15, 0(SI)(AX*1)
-done25:
+done26:
 	VZEROUPPER
 	RET
 
@@ -2759,8 +2797,8 @@ TEXT ·swigluAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+24(FP), CX
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled26
-wide26:
+	JLT unrolled27
+wide27:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VXORPS constants<>+1024(SB), Y0, Y2
@@ -2821,12 +2859,12 @@ wide26:
 	VMOVUPS Y5, 32(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide26
-unrolled26:
+	JGE wide27
+unrolled27:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow26
-single26:
+	JLT narrow27
+single27:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VXORPS constants<>+1024(SB), Y0, Y2
@@ -2858,10 +2896,10 @@ single26:
 	VMOVUPS Y0, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single26
-narrow26:
+	JGE single27
+narrow27:
 	ADDQ $8, CX
-	JEQ done26
+	JEQ done27
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -2895,7 +2933,7 @@ narrow26:
 	VMULPS Y1, Y0, Y0
 	VMULPS Y2, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(DI)(AX*1)
-done26:
+done27:
 	VZEROUPPER
 	RET
 
@@ -2909,8 +2947,8 @@ TEXT ·swigluGradAVX2(SB), NOSPLIT, $0-48
 	MOVQ n+40(FP), CX
 	XORQ AX, AX
 	SUBQ $16, CX
-	JLT unrolled27
-wide27:
+	JLT unrolled28
+wide28:
 	VMOVUPS 0(R8)(AX*1), Y0
 	VMOVUPS 0(R9)(AX*1), Y1
 	VMOVUPS 0(DX)(AX*1), Y2
@@ -2983,12 +3021,12 @@ wide27:
 	VMOVUPS Y7, 32(DI)(AX*1)
 	ADDQ $64, AX
 	SUBQ $16, CX
-	JGE wide27
-unrolled27:
+	JGE wide28
+unrolled28:
 	ADDQ $16, CX
 	SUBQ $8, CX
-	JLT narrow27
-single27:
+	JLT narrow28
+single28:
 	VMOVUPS 0(R8)(AX*1), Y0
 	VMOVUPS 0(R9)(AX*1), Y1
 	VMOVUPS 0(DX)(AX*1), Y2
@@ -3026,10 +3064,10 @@ single27:
 	VMOVUPS Y1, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single27
-narrow27:
+	JGE single28
+narrow28:
 	ADDQ $8, CX
-	JEQ done27
+	JEQ done28
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -3069,7 +3107,7 @@ narrow27:
 	VSUBPS Y5, Y0, Y5
 	VFMADD213PS Y1, Y5, Y1
 	VMASKMOVPS Y1, Y15, 0(DI)(AX*1)
-done27:
+done28:
 	VZEROUPPER
 	RET
 
@@ -3092,8 +3130,8 @@ TEXT ·adamwAVX2(SB), NOSPLIT, $0-48
 	VBROADCASTSS 32(R9), Y13
 	XORQ AX, AX
 	SUBQ $8, CX
-	JLT narrow28
-single28:
+	JLT narrow29
+single29:
 	VMOVUPS 0(SI)(AX*1), Y0
 	VMOVUPS 0(DX)(AX*1), Y1
 	VMOVUPS 0(R8)(AX*1), Y2
@@ -3116,10 +3154,10 @@ single28:
 	VMOVUPS Y0, 0(SI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single28
-narrow28:
+	JGE single29
+narrow29:
 	ADDQ $8, CX
-	JEQ done28
+	JEQ done29
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -3144,7 +3182,7 @@ narrow28:
 	VMASKMOVPS Y3, Y15, 0(DI)(AX*1)
 	VXORPS Y0, Y0, Y0
 	VMASKMOVPS Y0, Y15, 0(SI)(AX*1)
-done28:
+done29:
 	VZEROUPPER
 	RET
 
@@ -3155,13 +3193,13 @@ TEXT ·ropeAVX2(SB), NOSPLIT, $0-44
 	MOVQ sin+16(FP), DX
 	MOVQ heads+24(FP), R10
 	VBROADCASTSS sign+40(FP), Y14
-head29:
+head30:
 	MOVQ n+32(FP), CX
 	LEAQ (DI)(CX*4), R8
 	XORQ AX, AX
 	SUBQ $8, CX
-	JLT narrow30
-single30:
+	JLT narrow31
+single31:
 	VMOVUPS 0(DI)(AX*1), Y0
 	VMOVUPS 0(R8)(AX*1), Y1
 	VMOVUPS 0(SI)(AX*1), Y2
@@ -3175,10 +3213,10 @@ single30:
 	VMOVUPS Y5, 0(R8)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single30
-narrow30:
+	JGE single31
+narrow31:
 	ADDQ $8, CX
-	JEQ done30
+	JEQ done31
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -3194,11 +3232,11 @@ narrow30:
 	VFMADD231PS Y3, Y0, Y5
 	VMASKMOVPS Y4, Y15, 0(DI)(AX*1)
 	VMASKMOVPS Y5, Y15, 0(R8)(AX*1)
-done30:
+done31:
 	MOVQ n+32(FP), CX
 	LEAQ (DI)(CX*8), DI
 	DECQ R10
-	JNE head29
+	JNE head30
 	VZEROUPPER
 	RET
 
@@ -3222,8 +3260,8 @@ TEXT ·dropoutAVX2(SB), NOSPLIT, $0-32
 	VPBROADCASTD X10, Y10
 	XORQ AX, AX
 	SUBQ $8, CX
-	JLT narrow31
-single31:
+	JLT narrow32
+single32:
 	VMOVUPS Y14, Y0
 	VPSRLD $16, Y0, Y1
 	VPXOR Y1, Y0, Y0
@@ -3251,10 +3289,10 @@ single31:
 	VMOVUPS Y2, 0(DI)(AX*1)
 	ADDQ $32, AX
 	SUBQ $8, CX
-	JGE single31
-narrow31:
+	JGE single32
+narrow32:
 	ADDQ $8, CX
-	JEQ done31
+	JEQ done32
 	SHLQ $2, CX
 	LEAQ tileMask<>+64(SB), BX
 	SUBQ CX, BX
@@ -3284,7 +3322,7 @@ narrow31:
 	VPCMPEQD Y0, Y1, Y1
 	VANDPS Y1, Y2, Y2
 	VMASKMOVPS Y2, Y15, 0(DI)(AX*1)
-done31:
+done32:
 	VZEROUPPER
 	RET
 

@@ -46,27 +46,46 @@ func GemmBF16(op Op, m, n, k int, a []float32, lda int, b []float32, ldb int, c 
 		ak := a[offset(op == TN, 0, k0, lda):]
 		for n0 := 0; n0 < n; n0 += nb {
 			nn := min(nb, n-n0)
-			packPairs(panels, op, nn, kn, b[offset(op == NT, k0, n0, ldb):], ldb, rest)
-			macroPairs(op == TN, m, nn, kn, ak, lda, panels, c[n0:], ldc, acc || k0 > 0, rest)
+			PackPairs(panels, op, nn, kn, b[offset(op == NT, k0, n0, ldb):], ldb, rest)
+			for m0 := 0; m0 < m; m0 += pairM {
+				mn := min(pairM, m-m0)
+				RoundLeft(rest, op == TN, mn, kn, ak[offset(op == TN, m0, 0, lda):], lda)
+				GemmPairs(op == TN, mn, nn, kn, rest, panels, kn, c[m0*ldc+n0:], ldc, acc || k0 > 0)
+			}
 		}
 	}
 }
 
-// packPairs is Pack for a block of k rows that become (k+1)/2 rows of pairs.
-func packPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []float32) {
+// PairsLen is the number of elements that PackPairs writes for a B of n columns and
+// k rows.
+func PairsLen(n, k int) int { return PackedLen(n, (k+1)/2) }
+
+// PackPairs is Pack for k rows that become (k+1)/2 rows of pairs, for GemmPairs.
+// With NT, scratch holds WorkLen elements.
+func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []float32) {
 	_, width := shape()
 	rows := (k + 1) / 2
 	for j0 := 0; j0 < n; j0 += width {
 		w := min(width, n-j0)
 		panel := dst[j0*rows : j0*rows+rows*width]
 		if op == NT {
-			for j := range w {
-				roundRow(scratch[j*rows:(j+1)*rows], b[(j0+j)*ldb:(j0+j)*ldb+k])
+			for p0 := 0; p0 < rows; p0 += pairK {
+				pn := min(pairK, rows-p0)
+				for j := range w {
+					at := (j0 + j) * ldb
+					roundRow(scratch[j*pn:(j+1)*pn], b[at+2*p0:at+min(k, 2*(p0+pn))])
+				}
+				packTransposed(panel[p0*width:(p0+pn)*width], width, w, pn, scratch, pn)
 			}
-			packTransposed(panel, width, w, rows, scratch, rows)
 			continue
 		}
-		for p := range rows {
+		p := 0
+		if whole := k / 2; w == width && whole > 0 && FastBF16() {
+			_ = b[(2*whole-1)*ldb+j0+w-1]
+			packPairsN(&panel[0], &b[j0], 4*ldb, whole)
+			p = whole
+		}
+		for ; p < rows; p++ {
 			row := panel[p*width : (p+1)*width]
 			interleaveRows(row[:w], b, 2*p, k, ldb, j0)
 			clear(row[w:])
@@ -110,31 +129,68 @@ func interleaveRows(dst, b []float32, i, rows, ldb, j0 int) {
 	}
 }
 
-// gatherPairs rounds the [m, k] block at a into dst and returns its strides there.
-func gatherPairs(dst []float32, transA bool, m, k int, a []float32, lda int) (rsa, csa int) {
-	rows := (k + 1) / 2
-	if transA {
-		ld := oddLines(m)
-		for p := range rows {
-			interleaveRows(dst[p*ld:p*ld+m], a, 2*p, k, lda, 0)
-		}
-		return 1, ld
-	}
-	ld := oddLines(rows)
-	for i := range m {
-		roundRow(dst[i*ld:i*ld+rows], a[i*lda:i*lda+k])
-	}
-	return ld, 1
+// pairM is the most rows of A that GemmPairs keeps in the second-level cache: 28
+// tiles of 14.
+const pairM = 392
+
+// LeftLen is the number of elements that RoundLeft writes at most.
+func LeftLen(m, k int) int {
+	pairs := (k + 1) / 2
+	block := evenly(m, pairM, 14)
+	return max(m*oddLines(pairs), (m+block-1)/block*pairs*oddLines(block))
 }
 
-// macroPairs multiplies A by packed panels of pairs, in blocks of M.
-func macroPairs(transA bool, m, n, k int, a []float32, lda int, panels []float32, c []float32, ldc int, acc bool, scratch []float32) {
+// RoundLeft rounds A for GemmPairs: [m, k] or, with transA, [k, m]. Its rows then
+// lie an odd number of cache lines apart, so that those of a tile do not push each
+// other out of the first-level cache; a transposed A is cut into blocks of rows.
+func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
+	pairs := (k + 1) / 2
+	if !transA {
+		ld := oddLines(pairs)
+		for i := range m {
+			roundRow(dst[i*ld:i*ld+pairs], a[i*lda:i*lda+k])
+		}
+		return
+	}
+	block := evenly(m, pairM, 14)
+	ld := oddLines(block)
+	for m0 := 0; m0 < m; m0 += block {
+		mn := min(block, m-m0)
+		for p := range pairs {
+			interleaveRows(dst[p*ld:p*ld+mn], a, 2*p, k, lda, m0)
+		}
+		dst = dst[pairs*ld:]
+	}
+}
+
+// GemmPairs computes C[M,N] (+)= A·B for an A of RoundLeft, made with the same m
+// and k, and a B of PackPairs, of which it uses the first n columns and the first
+// k ≤ rows of its rows.
+func GemmPairs(transA bool, m, n, k int, left, right []float32, rows int, c []float32, ldc int, acc bool) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	_, width := shape()
+	pairs, stored := (k+1)/2, (rows+1)/2
+	block := evenly(m, pairM, 14)
+	rsa, csa := oddLines(pairs), 1
+	if transA {
+		rsa, csa = 1, oddLines(block)
+	}
+	kb := evenly(pairs, pairK, 4)
+	// The furthest elements, checked once for all tiles.
 	_ = c[(m-1)*ldc+n-1]
-	rows := (k + 1) / 2
-	for m0 := 0; m0 < m; m0 += blockM {
-		mn := min(blockM, m-m0)
-		rsa, csa := gatherPairs(scratch, transA, mn, k, a[offset(transA, m0, 0, lda):], lda)
-		tiles(true, mn, n, rows, scratch, rsa, csa, panels, rows, c[m0*ldc:], ldc, acc)
+	_ = right[(n-1)/width*width*stored+pairs*width-1]
+	for m0 := 0; m0 < m; m0 += block {
+		mn := min(block, m-m0)
+		a := left[m0*rsa:]
+		if transA {
+			a = left[m0/block*pairs*csa:]
+		}
+		_ = a[(mn-1)*rsa+(pairs-1)*csa]
+		for k0 := 0; k0 < pairs; k0 += kb {
+			tiles(true, mn, n, min(kb, pairs-k0), a[k0*csa:], rsa, csa, right[k0*width:], stored, c[m0*ldc:], ldc, acc || k0 > 0)
+		}
 	}
 }
 

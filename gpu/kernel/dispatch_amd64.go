@@ -20,7 +20,19 @@ func tilePairs(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	tilePairsAVX512(mr, c, a, b, rsa, csa, ldc, k, n, acc)
 }
 
+func peakPairs(n int) { peakPairsAVX512(n) }
+
+func peak(n int) {
+	if level == avx512 {
+		peakAVX512(n)
+		return
+	}
+	peakAVX2(n)
+}
+
 func roundPairs(dst, src *float32, n int) { roundPairsAVX512(dst, src, n) }
+
+func packPairsN(dst, b *float32, ldb, k int) { packPairsNAVX512(dst, b, ldb, k) }
 
 func interleavePairs(dst, x, y *float32, n int) { interleavePairsAVX512(dst, x, y, n) }
 

@@ -14,6 +14,9 @@ func tile(_ int, _, _, _ *float32, _, _, _, _, _, _ int)      { panic(unreachabl
 func tilePairs(_ int, _, _, _ *float32, _, _, _, _, _, _ int) { panic(unreachable) }
 func roundPairs(_, _ *float32, _ int)                         { panic(unreachable) }
 func interleavePairs(_, _, _ *float32, _ int)                 { panic(unreachable) }
+func packPairsN(_, _ *float32, _, _ int)                      { panic(unreachable) }
+func peak(_ int)                                              { panic(unreachable) }
+func peakPairs(_ int)                                         { panic(unreachable) }
 func packT(_, _ *float32, _, _ int)                           { panic(unreachable) }
 func packN(_, _ *float32, _, _ int)                           { panic(unreachable) }
 func add(_, _ *float32, _ int)                                { panic(unreachable) }

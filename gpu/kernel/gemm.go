@@ -18,8 +18,11 @@ const (
 
 	// WorkLen is the length of the workspace of Gemm and of GemmBF16: a packed
 	// block of B and a block of A.
-	WorkLen = pairK*pairN + (blockM+32)*blockK
+	WorkLen = pairK*pairN + pairM*(pairK+16)
 )
+
+// PanelWidth is a number of columns that packs as whole panels at every level.
+const PanelWidth = 32
 
 // shape is the tile of the running level: rows, and columns of a panel.
 func shape() (rows, width int) {

@@ -112,7 +112,7 @@ func TestGemmBF16(t *testing.T) {
 	for i := 1; i <= 40; i++ {
 		cases = append(cases, dims{i, 1 + (i*7)%67, 1 + (i*5)%41})
 	}
-	cases = append(cases, dims{400, 300, 270}, dims{5, 513, 9}, dims{3, 4, 1100}, dims{64, 128, 32}, dims{30, 64, 515})
+	cases = append(cases, dims{400, 300, 270}, dims{5, 513, 9}, dims{3, 4, 1100}, dims{64, 128, 32}, dims{30, 64, 515}, dims{810, 40, 1050})
 	levels(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		work := make([]float32, WorkLen)
@@ -127,10 +127,19 @@ func TestGemmBF16(t *testing.T) {
 			for _, op := range []Op{NN, NT, TN} {
 				for _, acc := range []bool{false, true} {
 					a, b, c, lda, ldb, ldc := d.operands(r, op)
+					before := append([]float32(nil), c...)
 					want := append([]float32(nil), c...)
 					product(op, d.m, d.n, d.k, rounded(a), lda, rounded(b), ldb, want, ldc, acc)
 					GemmBF16(op, d.m, d.n, d.k, a, lda, b, ldb, c, ldc, acc, work)
-					checkClose(t, fmt.Sprintf("op %d %v acc %v", op, d, acc), c, want, 1e-4)
+					name := fmt.Sprintf("op %d %v acc %v", op, d, acc)
+					checkClose(t, name, c, want, 1e-4)
+
+					left, right := make([]float32, LeftLen(d.m, d.k)), make([]float32, PairsLen(d.n, d.k))
+					RoundLeft(left, op == TN, d.m, d.k, a, lda)
+					PackPairs(right, op, d.n, d.k, b, ldb, work)
+					copy(c, before)
+					GemmPairs(op == TN, d.m, d.n, d.k, left, right, d.k, c, ldc, acc)
+					checkClose(t, name+" in pairs", c, want, 1e-4)
 				}
 			}
 		}

@@ -33,6 +33,7 @@ type Limits struct {
 	MinMatrix   int64   // smallest model, by glm.Arch.MatrixParams
 	MaxMatrix   int64   // largest model, likewise; 0 is no bound
 	MaxBytes    int64   // memory to train in; 0 is no bound
+	Threads     int     // that train a model; 0 is 1
 	MaxVocab    int     // largest vocabulary that the data gave
 	MaxContext  int     // longest context worth training for (the data's length)
 	Context     int     // fixed by the user's max_seq_length; 0 is searched
@@ -256,8 +257,8 @@ func (l Limits) check(c Config) error {
 		return fmt.Errorf("batch of %d tokens is more than 64 sequences of %d", c.Int(Batch), a.Context)
 	}
 	if l.MaxBytes > 0 {
-		// Parameters, gradients and two moments, and the activations of one batch.
-		need := 16*p + int64(c.Int(Batch))*int64(a.Layers)*int64(12*a.Dim+4*a.FFN)*4
+		// A training that is short of memory keeps few activations.
+		need := a.TrainingBytes(glm.Training{Sequences: max(1, c.Int(Batch)/a.Context), Tokens: a.Context, Threads: l.Threads, BF16: true, Recompute: true})
 		if need > l.MaxBytes {
 			return fmt.Errorf("training needs about %d MB, %d MB are free", need>>20, l.MaxBytes>>20)
 		}

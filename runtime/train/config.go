@@ -5,6 +5,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
@@ -22,6 +23,9 @@ type Config struct {
 	Schedule    string           `json:"schedule" msgpack:"schedule"` // wsd or cosine
 	ZLoss       float64          `json:"z_loss" msgpack:"z_loss"`
 	Seed        uint64           `json:"seed" msgpack:"seed"`
+	// Recompute keeps each layer's input only and computes the other activations
+	// again in the backward pass: same bits, less memory, a third more work.
+	Recompute bool `json:"recompute,omitempty" msgpack:"recompute"`
 }
 
 // FromSpace reads a configuration of the decoder space.
@@ -110,7 +114,11 @@ func rate(c Config, step int, pos float64, seg Segment) float64 {
 	return r * (1 - x)
 }
 
-// Bytes estimates the memory of one rank.
+// Bytes is the memory of one rank of the native engine.
 func (c Config) Bytes(world, threads int) int64 {
-	return c.Arch.TrainingBytes(c.MicroBatch(world), c.Arch.Context, threads)
+	return c.Arch.TrainingBytes(glm.Training{
+		Sequences: c.MicroBatch(world), Tokens: c.Arch.Context, Threads: threads, Recompute: c.Recompute,
+		BF16: c.Precision == engine.BF16 || c.Precision == engine.Auto && kernel.FastBF16(),
+		Muon: c.Optimizer == engine.Muon,
+	})
 }

@@ -72,7 +72,12 @@ var ErrCheckpoint = errors.New("a checkpoint is damaged")
 // Execute runs one rank's part of a task. Only rank 0 writes files. A task that
 // was cut off goes on from its checkpoint and ends as if it had not been.
 func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
-	if need := t.Config.Bytes(env.World, t.Threads); t.MaxBytes > 0 && need > t.MaxBytes {
+	need := t.Config.Bytes(env.World, t.Threads)
+	if t.MaxBytes > 0 && need > t.MaxBytes {
+		t.Config.Recompute = true
+		need = t.Config.Bytes(env.World, t.Threads)
+	}
+	if t.MaxBytes > 0 && need > t.MaxBytes {
 		return rep, fmt.Errorf("%w: training %s needs about %d MB, %d MB may be used", ErrMemory, t.Config.Arch, need>>20, t.MaxBytes>>20)
 	}
 	corpus, err := OpenCorpus(t.TrainPath)

@@ -80,7 +80,7 @@ func tinyTask(dir string, tok *token.Tokenizer) Task {
 }
 
 func newTestModel(c Config, threads, world int) (engine.Model, error) {
-	return native.New(c.Arch, native.Options{Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, Optimizer: c.Optimizer, Seed: c.Seed})
+	return native.New(c.Arch, native.Options{Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, Optimizer: c.Optimizer, Seed: c.Seed, Recompute: c.Recompute})
 }
 
 // fakeClock moves a second a call: every checkpoint that may be due is.
@@ -239,6 +239,30 @@ func TestMemoryIsRefusedByEstimate(t *testing.T) {
 	task.MaxBytes = 1000
 	if _, err := Execute(t.Context(), task, env()); !errors.Is(err, ErrMemory) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// TestRecomputationBeforeRefusal: what does not fit with all activations trains
+// with each layer's input alone, to the same bits.
+func TestRecomputationBeforeRefusal(t *testing.T) {
+	dir, tok := corpora(t, 1)
+	task := tinyTask(dir, tok)
+	if _, err := Execute(t.Context(), task, env()); err != nil {
+		t.Fatal(err)
+	}
+	want := checkpointBytes(t, task.checkpoint())
+	task.Dir += "-tight"
+	task.MaxBytes = task.Config.Bytes(1, task.Threads) - 1
+	e, recompute := env(), false
+	e.NewModel = func(c Config, threads, world int) (engine.Model, error) {
+		recompute = c.Recompute
+		return newTestModel(c, threads, world)
+	}
+	if _, err := Execute(t.Context(), task, e); err != nil || !recompute {
+		t.Fatalf("recomputation %v, %v", recompute, err)
+	}
+	if checkpointBytes(t, task.checkpoint()) != want {
+		t.Error("recomputation changed the bits")
 	}
 }
 

@@ -3,13 +3,11 @@ package native
 import (
 	"math"
 
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// attentionRows is the most query rows computed at once: four tiles of 14. Rows
-// i0 … i1 meet keys 0 … i1 only, so that smaller blocks waste less of the causal
-// half.
-const attentionRows = 56
+const attentionRows = glm.QueryRows
 
 // attention is the scratch of one head of one sequence. Probabilities exist for
 // one block of rows at a time; the backward pass computes them again from the
@@ -40,12 +38,12 @@ func (w *worker) attend(c *layerActs, row, T int) {
 	scale := float32(1 / math.Sqrt(float64(D)))
 	blocks := (T + attentionRows - 1) / attentionRows
 	for kv := range K {
-		kernel.Pack(s.kT, kernel.NT, T, D, qkv[(H+kv)*D:], Q)
-		kernel.Pack(s.vN, kernel.NN, D, T, qkv[(H+K+kv)*D:], Q)
+		w.pack(s.kT, kernel.NT, T, D, qkv[(H+kv)*D:], Q)
+		w.pack(s.vN, kernel.NN, D, T, qkv[(H+K+kv)*D:], Q)
 		for h := kv * (H / K); h < (kv+1)*(H/K); h++ {
 			for b := range blocks {
 				i0, i1 := T*b/blocks, T*(b+1)/blocks
-				kernel.GemmPacked(false, i1-i0, i1, D, qkv[i0*Q+h*D:], Q, s.kT, D, s.p, i1, false)
+				w.times(i1-i0, i1, D, qkv[i0*Q+h*D:], Q, s.kT, D, s.p, i1)
 				out := c.att[(row+i0)*C+h*D:]
 				var sums [attentionRows]float32
 				for i := i0; i < i1; i++ {
@@ -56,7 +54,7 @@ func (w *worker) attend(c *layerActs, row, T int) {
 					sums[i-i0] = sum
 					c.lse[(row+i)*H+h] = top + float32(math.Log(float64(sum)))
 				}
-				kernel.GemmPacked(false, i1-i0, D, i1, s.p, i1, s.vN, T, out, C, false)
+				w.times(i1-i0, D, i1, s.p, i1, s.vN, T, out, C)
 				for i := range i1 - i0 {
 					kernel.Scale(out[i*C:i*C+D], 1/sums[i])
 				}
@@ -76,9 +74,9 @@ func (w *worker) attendGrad(c *layerActs, row, T int) {
 	blocks := (T + attentionRows - 1) / attentionRows
 	for kv := range K {
 		k, v := (H+kv)*D, (H+K+kv)*D
-		kernel.Pack(s.kT, kernel.NT, T, D, qkv[k:], Q)
-		kernel.Pack(s.vT, kernel.NT, T, D, qkv[v:], Q)
-		kernel.Pack(s.kN, kernel.NN, D, T, qkv[k:], Q)
+		w.pack(s.kT, kernel.NT, T, D, qkv[k:], Q)
+		w.pack(s.vT, kernel.NT, T, D, qkv[v:], Q)
+		w.pack(s.kN, kernel.NN, D, T, qkv[k:], Q)
 		for h := kv * (H / K); h < (kv+1)*(H/K); h++ {
 			// The last block meets all keys: it writes dk and dv, the others add.
 			for b := blocks - 1; b >= 0; b-- {
@@ -86,8 +84,8 @@ func (w *worker) attendGrad(c *layerActs, row, T int) {
 				acc := b < blocks-1 || h > kv*(H/K)
 				q := qkv[i0*Q+h*D:]
 				out, dout := c.att[(row+i0)*C+h*D:], w.dn[(row+i0)*C+h*D:]
-				kernel.GemmPacked(false, i1-i0, i1, D, q, Q, s.kT, D, s.p, i1, false)
-				kernel.GemmPacked(false, i1-i0, i1, D, dout, C, s.vT, D, s.dp, i1, false)
+				w.times(i1-i0, i1, D, q, Q, s.kT, D, s.p, i1)
+				w.times(i1-i0, i1, D, dout, C, s.vT, D, s.dp, i1)
 				for i := i0; i < i1; i++ {
 					r := i - i0
 					p, dp := s.p[r*i1:(r+1)*i1], s.dp[r*i1:(r+1)*i1]
@@ -97,9 +95,9 @@ func (w *worker) attendGrad(c *layerActs, row, T int) {
 					kernel.SoftmaxGrad(dp[:i+1], p[:i+1], d, scale)
 					clear(dp[i+1:])
 				}
-				kernel.GemmPacked(false, i1-i0, D, i1, s.dp, i1, s.kN, T, dqkv[i0*Q+h*D:], Q, false)
-				kernel.Gemm(kernel.TN, i1, D, i1-i0, s.dp, i1, q, Q, dqkv[k:], Q, acc, w.work)
-				kernel.Gemm(kernel.TN, i1, D, i1-i0, s.p, i1, dout, C, dqkv[v:], Q, acc, w.work)
+				w.times(i1-i0, D, i1, s.dp, i1, s.kN, T, dqkv[i0*Q+h*D:], Q)
+				w.transposed(i1, D, i1-i0, s.dp, i1, q, Q, dqkv[k:], Q, acc)
+				w.transposed(i1, D, i1-i0, s.p, i1, dout, C, dqkv[v:], Q, acc)
 			}
 		}
 	}

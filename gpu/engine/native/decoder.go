@@ -118,7 +118,7 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 		})
 	}
 	d.embed, d.norm = w.embed, w.finalNorm
-	d.head = pack([]matrix{{w: w.head}}, V, C)
+	d.head = pack([]matrix{{w: w.head[0].w}}, V, C)
 	for range o.Threads {
 		const R = prefillRows
 		f := func(n int) []float32 { return make([]float32, n) }

@@ -19,6 +19,7 @@ type Options struct {
 	Optimizer engine.Optimizer // "" is AdamW
 	Precision engine.Precision // of the products while training; "" is F32, Auto is BF16 where the CPU multiplies it
 	Seed      uint64           // of the initial parameters
+	Recompute bool             // keep each layer's input only and compute the rest again in the backward pass: less memory, a quarter more time, the same bits
 	Inference bool             // no gradients and no moments: Logits, Eval, State and Load only
 }
 
@@ -79,6 +80,8 @@ type Model struct {
 	step   [1]float32   // updates taken
 	rope   rotary       // of positions 0 … MaxSeq-1
 	w      *tensors     // views of params
+	forms  []float32    // of w's weights, packed
+	packed bool         // forms are of the present parameters
 	team   *team        // threads
 	worker []*worker    // one a thread
 	ranges []paramRange // of the update, one a thread
@@ -127,6 +130,9 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		m.grads = make([]float32, m.size)
 		m.m = make([]float32, m.size)
 		m.v = make([]float32, m.size)
+		if o.Precision == engine.BF16 {
+			m.forms = m.w.makeForms()
+		}
 	}
 	for i := range o.Threads {
 		m.worker = append(m.worker, newWorker(m, i))
@@ -160,6 +166,7 @@ const (
 	taskUpdate             // AdamW
 	taskMuon               // Muon's matrices
 	taskZero               // clears the gradient
+	taskPack               // weights for the products
 )
 
 // run is worker i's part of a task.
@@ -179,6 +186,8 @@ func (m *Model) run(t task, i int) {
 		m.adamwOf(i)
 	case taskMuon:
 		m.muon(i)
+	case taskPack:
+		m.packShare(i)
 	case taskZero:
 		clear(m.grads[m.ranges[i].from:m.ranges[i].to])
 	}
@@ -196,6 +205,9 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 	}
 	if err := b.CheckNorm(); err != nil {
 		return 0, fmt.Errorf("native: %w", err)
+	}
+	if err := m.packWeights(); err != nil {
+		return 0, err
 	}
 	m.over.begin(m, sync)
 	nll, _, err := m.passes(b, training)

@@ -2,7 +2,6 @@ package native
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -338,33 +337,5 @@ func TestInferenceRefusesTraining(t *testing.T) {
 	}
 	if _, err := m.Update(engine.DefaultHyper()); !errors.Is(err, errInference) {
 		t.Errorf("Update: %v", err)
-	}
-}
-
-func BenchmarkStep(b *testing.B) {
-	for _, c := range []struct {
-		name    string
-		a       glm.Arch
-		t, n    int
-		threads int
-	}{
-		{"W1", arch(128, 4, 4, 4, 352, 512, true), 128, 16, 1},
-		{"W1", arch(128, 4, 4, 4, 352, 512, true), 128, 16, 2},
-		{"W2", arch(256, 4, 4, 4, 704, 4096, true), 256, 8, 1},
-		{"W3", arch(384, 6, 6, 6, 1024, 8192, true), 256, 8, 1},
-	} {
-		b.Run(fmt.Sprintf("%s/threads=%d", c.name, c.threads), func(b *testing.B) {
-			m := build(b, c.a, Options{Threads: c.threads, MaxBatch: c.n, MaxSeq: c.t})
-			batch := randomBatch(rand.New(rand.NewPCG(1, 1)), c.n, c.t, c.a.Vocab, false)
-			for b.Loop() {
-				if _, err := m.Backward(batch, nil); err != nil {
-					b.Fatal(err)
-				}
-				if _, err := m.Update(engine.DefaultHyper()); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(c.n*c.t*b.N)/b.Elapsed().Seconds(), "tokens/s")
-		})
 	}
 }

@@ -15,13 +15,7 @@ type newton struct {
 }
 
 func (s *newton) cut(cut func(*[]float32, int), layout []glm.Param) {
-	elems, side := 0, 0
-	for i := range layout {
-		if p := &layout[i]; p.Role == glm.Matrix || p.Role == glm.Residual {
-			elems = max(elems, p.Elems)
-			side = max(side, min(p.Shape[0], p.Shape[1]))
-		}
-	}
+	elems, side := glm.MuonScratch(layout)
 	cut(&s.x, elems)
 	cut(&s.y, elems)
 	cut(&s.a, side*side)

@@ -27,6 +27,7 @@ func (m *Model) Load(s engine.StateDict) error {
 	if err != nil {
 		return fmt.Errorf("native: load: %w", err)
 	}
+	m.changed()
 	if !optimizer && !m.opt.Inference {
 		clear(m.m)
 		clear(m.v)

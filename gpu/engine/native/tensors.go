@@ -12,6 +12,7 @@ import (
 type matrix struct {
 	w         []float32
 	rows, col int
+	forms     *forms // of a parameter that is trained
 }
 
 // tensors are views of an arena, of parameters or of gradients, by their use.
@@ -19,7 +20,7 @@ type tensors struct {
 	embed     []float32 // [V, C]
 	layers    []layerTensors
 	finalNorm []float32 // [C]
-	head      []float32 // [V, C]; embed itself when tied
+	head      []matrix  // [V, C]; embed itself when tied
 }
 
 type layerTensors struct {
@@ -64,9 +65,9 @@ func view(a glm.Arch, layout []glm.Param, arena []float32) *tensors {
 		})
 	}
 	t.finalNorm = vec()
-	t.head = t.embed
+	t.head = []matrix{{w: t.embed, rows: a.Vocab}}
 	if !a.Tied {
-		t.head = vec()
+		t.head = join(1)
 	}
 	return t
 }

@@ -72,6 +72,7 @@ func (m *Model) update(h engine.Hyper, norm float64) error {
 		m.job.clip = h.Clip / (norm + 1e-6) // PyTorch's clip_grad_norm_
 	}
 	m.step[0]++
+	m.changed()
 	if h.Optimizer == engine.Muon {
 		if err := m.team.run(taskMuon); err != nil {
 			return err

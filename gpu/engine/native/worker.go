@@ -21,8 +21,10 @@ type worker struct {
 	w, g  *tensors  // parameters (shared), gradients (own)
 	arena []float32 // of g; worker 0's is the model's
 
-	// Activations of the forward pass; an inference model has one layer's, used
-	// by all.
+	floats []float32 // all that follows
+
+	// Activations of the forward pass. Without gradients all layers use one
+	// layer's; under Options.Recompute each has its own x only.
 	acts  []layerActs
 	x     []float32 // [N, C] the residual stream after the last layer
 	rstd  []float32 // [N] of the final norm
@@ -37,9 +39,10 @@ type worker struct {
 	dact       []float32 // [N, F]
 	attn       attention
 	work       []float32 // of kernel.Gemm
+	round      operands  // of products of bfloat16
 	newton     newton    // of Muon
 
-	gemm gemm // of the pass that runs
+	half bool // the products of the pass that runs are of bfloat16
 
 	// Results of the task.
 	nll     float64
@@ -78,12 +81,9 @@ func newWorker(m *Model, id int) *worker {
 	a, o := m.arch, m.opt
 	C, V, F, H, T := a.Dim, a.Vocab, a.FFN, a.Heads, o.MaxSeq
 	Q := C + 2*a.KVDim()
-	N := min(max(glm.ChunkTokens, T), o.MaxBatch*T)
-	w := &worker{model: m, id: id, w: m.w, nmax: N, rows: min(N, int(glm.LogitRows(V)))}
-	layers := a.Layers
-	if o.Inference {
-		layers = 1
-	} else {
+	N := glm.Training{Sequences: o.MaxBatch, Tokens: T, Threads: o.Threads}.ThreadTokens()
+	w := &worker{model: m, id: id, w: m.w, nmax: N, rows: min(N, glm.LogitRows(V))}
+	if !o.Inference {
 		w.arena = m.grads
 		if id > 0 {
 			w.arena = make([]float32, m.size)
@@ -104,9 +104,15 @@ func newWorker(m *Model, id int) *worker {
 	}
 	walk := func() {
 		used = 0
-		for i := range layers {
+		for i := range w.acts {
 			l := &w.acts[i]
+			if i > 0 && o.Inference {
+				break
+			}
 			cut(&l.x, N*C)
+			if i > 0 && o.Recompute {
+				continue
+			}
 			cut(&l.rstd1, N)
 			cut(&l.n1, N*C)
 			cut(&l.qkv, N*Q)
@@ -129,15 +135,25 @@ func newWorker(m *Model, id int) *worker {
 		cut(&w.dact, N*F)
 		w.attn.cut(cut, a.HeadDim(), T)
 		cut(&w.work, kernel.WorkLen)
+		if !o.Inference && o.Precision == engine.BF16 {
+			w.round.cut(cut, a, N, w.rows, T)
+		}
 		if !o.Inference && o.Optimizer == engine.Muon {
 			w.newton.cut(cut, m.layout)
 		}
 	}
 	walk()
 	arena = make([]float32, used)
+	w.floats = arena
 	walk()
-	for i := layers; i < a.Layers; i++ {
-		w.acts[i] = w.acts[0]
+	if o.Inference || o.Recompute { // all layers use the first one's
+		for i := range w.acts[1:] {
+			x := w.acts[1+i].x
+			w.acts[1+i] = w.acts[0]
+			if o.Recompute {
+				w.acts[1+i].x = x
+			}
+		}
 	}
 	return w
 }
@@ -147,10 +163,7 @@ func (w *worker) pass() {
 	m, b := w.model, &w.model.job.batch
 	from, to := b.B*w.id/m.job.active, b.B*(w.id+1)/m.job.active
 	w.nll, w.tokens = 0, 0
-	w.gemm = kernel.Gemm // of scores
-	if m.job.mode == training {
-		w.gemm = m.opt.product()
-	}
+	w.half = m.job.mode == training && m.opt.Precision == engine.BF16 // scores are float32's
 	if m.job.mode == training && w.id > 0 {
 		clear(w.arena)
 	}
@@ -170,10 +183,8 @@ func (w *worker) pass() {
 // forward computes the residual stream and its final norm for sequences s0 … s1.
 func (w *worker) forward(b *engine.Batch, s0, s1 int) {
 	a := &w.model.arch
-	T, C, F, H, K, D := b.T, a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	T, C := b.T, a.Dim
 	N := (s1 - s0) * T
-	eps := a.NormEps
 	drop := w.model.opt.Dropout
 	if w.model.job.mode != training {
 		drop = 0
@@ -186,35 +197,45 @@ func (w *worker) forward(b *engine.Batch, s0, s1 int) {
 	w.dropout(x, siteEmbedding, s0*T, drop)
 
 	for l := range a.Layers {
-		p, c := &w.w.layers[l], &w.acts[l]
+		c := &w.acts[l]
 		out := w.x
 		if l+1 < a.Layers {
 			out = w.acts[l+1].x
 		}
-		for i := range N {
-			c.rstd1[i] = kernel.RMSNorm(c.n1[i*C:(i+1)*C], c.x[i*C:(i+1)*C], p.norm1, eps)
-		}
-		w.linear(c.qkv, Q, c.n1, C, N, p.qkv, false)
-		for i := range N {
-			cos, sin := w.model.rope.at(i % T)
-			kernel.Rope(c.qkv[i*Q:], cos, sin, H+K, 1)
-		}
-		for s := range s1 - s0 {
-			w.attend(c, s*T, T)
-		}
-		w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop)
-		for i := range N {
-			c.rstd2[i] = kernel.RMSNorm(c.n2[i*C:(i+1)*C], c.x2[i*C:(i+1)*C], p.norm2, eps)
-		}
-		w.linear(c.glu, 2*F, c.n2, C, N, p.glu, false)
-		for i := range N {
-			row := c.glu[i*2*F : (i+1)*2*F]
-			kernel.SwiGLU(c.act[i*F:(i+1)*F], row[:F], row[F:])
-		}
-		w.branch(out, c.x2, c.act, F, N, p.down, siteBranch(l, 1), s0*T, drop)
+		w.layer(l, s0, s1, T, drop)
+		w.branch(out, c.x2, c.act, a.FFN, N, w.w.layers[l].down, siteBranch(l, 1), s0*T, drop)
 	}
 	for i := range N {
-		w.rstd[i] = kernel.RMSNorm(w.norm[i*C:(i+1)*C], w.x[i*C:(i+1)*C], w.w.finalNorm, eps)
+		w.rstd[i] = kernel.RMSNorm(w.norm[i*C:(i+1)*C], w.x[i*C:(i+1)*C], w.w.finalNorm, a.NormEps)
+	}
+}
+
+// layer computes what the backward pass reads of layer l from its input.
+func (w *worker) layer(l, s0, s1, T int, drop float64) {
+	a := &w.model.arch
+	C, F, H, K, D := a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
+	Q := C + 2*K*D
+	N := (s1 - s0) * T
+	p, c := &w.w.layers[l], &w.acts[l]
+	for i := range N {
+		c.rstd1[i] = kernel.RMSNorm(c.n1[i*C:(i+1)*C], c.x[i*C:(i+1)*C], p.norm1, a.NormEps)
+	}
+	w.linear(c.qkv, Q, c.n1, C, N, p.qkv, false)
+	for i := range N {
+		cos, sin := w.model.rope.at(i % T)
+		kernel.Rope(c.qkv[i*Q:], cos, sin, H+K, 1)
+	}
+	for s := range s1 - s0 {
+		w.attend(c, s*T, T)
+	}
+	w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop)
+	for i := range N {
+		c.rstd2[i] = kernel.RMSNorm(c.n2[i*C:(i+1)*C], c.x2[i*C:(i+1)*C], p.norm2, a.NormEps)
+	}
+	w.linear(c.glu, 2*F, c.n2, C, N, p.glu, false)
+	for i := range N {
+		row := c.glu[i*2*F : (i+1)*2*F]
+		kernel.SwiGLU(c.act[i*F:(i+1)*F], row[:F], row[F:])
 	}
 }
 
@@ -235,6 +256,9 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	}
 	for l := a.Layers - 1; l >= 0; l-- {
 		p, g, c := &w.w.layers[l], &w.g.layers[l], &w.acts[l]
+		if w.model.opt.Recompute && l+1 < a.Layers { // the last layer's are still there
+			w.layer(l, s0, s1, T, drop)
+		}
 
 		dy := w.branchGrad(dx, N, siteBranch(l, 1), s0*T, drop)
 		w.linearGrad(w.dact, dy, C, c.act, F, N, p.down, g.down)
@@ -263,22 +287,6 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	w.dropout(dx, siteEmbedding, s0*T, drop)
 	for i, id := range b.Inputs[s0*T : s1*T] {
 		kernel.Add(w.g.embed[int(id)*C:(int(id)+1)*C], dx[i*C:(i+1)*C])
-	}
-}
-
-// linear computes y[N, ldy] (+)= x[N, in] · Wᵀ.
-func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matrix, acc bool) {
-	for i := range ms {
-		w.gemm(kernel.NT, n, ms[i].rows, in, x, in, ms[i].w, in, y[ms[i].col:], ldy, acc, w.work)
-	}
-}
-
-// linearGrad computes dx[N, in] = dy[N, ldy] · W and adds dyᵀ·x to the gradient.
-func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix) {
-	for i := range ms {
-		d := dy[ms[i].col:]
-		w.gemm(kernel.TN, ms[i].rows, in, n, d, ldy, x, in, gs[i].w, in, true, w.work)
-		w.gemm(kernel.NN, n, in, ms[i].rows, d, ldy, ms[i].w, in, dx, in, i > 0, w.work)
 	}
 }
 
@@ -357,7 +365,7 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 		r0, r1 := N*i/blocks, N*(i+1)/blocks
 		x := w.norm[r0*C : r1*C]
 		if mode == logits {
-			kernel.Gemm(kernel.NT, r1-r0, V, C, x, C, w.w.head, C, w.model.job.logits[(s0*T+r0)*V:], V, false, w.work)
+			w.linear(w.model.job.logits[(s0*T+r0)*V:], V, x, C, r1-r0, w.w.head, false)
 			continue
 		}
 		targets := b.Targets[s0*T+r0 : s0*T+r1]
@@ -367,13 +375,12 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 			}
 			continue
 		}
-		w.gemm(kernel.NT, r1-r0, V, C, x, C, w.w.head, C, w.logit, V, false, w.work)
+		w.linear(w.logit, V, x, C, r1-r0, w.w.head, false)
 		for r, target := range targets {
 			w.crossEntropy(w.logit[r*V:(r+1)*V], target, b.Norm)
 		}
 		if mode == training {
-			w.gemm(kernel.TN, V, C, r1-r0, w.logit, V, x, C, w.g.head, C, true, w.work)
-			w.gemm(kernel.NN, r1-r0, C, V, w.logit, V, w.w.head, C, w.dn[r0*C:], C, false, w.work)
+			w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head)
 		}
 	}
 }

@@ -35,9 +35,10 @@ func gemmKernels(e *emitter) []signature {
 			}
 		}
 	}
-	sigs = append(sigs, packTranspose(e), packCopy(e))
+	sigs = append(sigs, packTranspose(e), packCopy(e), peak(e, "tile"))
 	if e.lanes == 16 {
-		sigs = append(sigs, roundPairs(e), interleavePairs(e))
+		sigs = append(sigs, peak(e, "tilePairs"))
+		sigs = append(sigs, roundPairs(e), interleavePairs(e), packPairs(e))
 	}
 	return sigs
 }
@@ -338,6 +339,63 @@ func interleavePairs(e *emitter) signature {
 	e.f("ADDQ $64, DI")
 	e.f("SUBQ $16, CX")
 	e.f("JGT loop%d", id)
+	e.end()
+	return s
+}
+
+// peak emits n rounds of a tile's arithmetic without its memory.
+func peak(e *emitter, kind string) signature {
+	s := signature{name: "peak", args: []arg{{"n", "int"}}, doc: "peak runs n rounds of a full tile's multiply-adds on registers that hold zeros."}
+	if kind == "tilePairs" {
+		s.name, s.doc = "peakPairs", "peakPairs is peak in products of bf16."
+	}
+	e.begin(s)
+	e.f("MOVQ %s, CX", e.arg("n"))
+	for i := range 2*e.rows + 4 {
+		e.zero(e.v(i))
+	}
+	id := e.fresh()
+	e.f("PCALIGN $32")
+	e.label(fmt.Sprintf("loop%d", id))
+	for i := range 2 * e.rows {
+		if kind == "tilePairs" {
+			e.evex(prefixF3, 0x52, i, 2*e.rows+i%2, 2*e.rows+2)
+			continue
+		}
+		e.f("VFMADD231PS %s, %s, %s", e.v(2*e.rows+2), e.v(2*e.rows+i%2), e.v(i))
+	}
+	e.f("DECQ CX")
+	e.f("JNE loop%d", id)
+	e.end()
+	return s
+}
+
+// packPairs emits a panel's packing in pairs: dst[p·32 + j] = (b[2p][j], b[2p+1][j]).
+func packPairs(e *emitter) signature {
+	s := signature{name: "packPairsN", args: []arg{{"dst", "*float32"}, {"b", "*float32"}, {"ldb", "int"}, {"k", "int"}}, doc: "packPairsN rounds 2k rows of one panel's width to bf16 and pairs each two; ldb in bytes."}
+	e.begin(s)
+	e.f("MOVQ %s, DI", e.arg("dst"))
+	e.f("MOVQ %s, SI", e.arg("b"))
+	e.f("MOVQ %s, R9", e.arg("ldb"))
+	e.f("MOVQ %s, CX", e.arg("k"))
+	e.f("VMOVUPS interleave<>(SB), Z5")
+	e.f("LEAQ (R9)(R9*1), R10")
+	id := e.fresh()
+	e.label(fmt.Sprintf("loop%d", id))
+	e.f("VMOVUPS (SI), Z0")
+	e.f("VMOVUPS 64(SI), Z3")
+	e.f("VMOVUPS (SI)(R9*1), Z1")
+	e.f("VMOVUPS 64(SI)(R9*1), Z4")
+	e.evex(prefixF2, 0x72, 2, 1, 0)
+	e.evex(prefixF2, 0x72, 6, 4, 3)
+	e.f("VPERMW Z2, Z5, Z2")
+	e.f("VPERMW Z6, Z5, Z6")
+	e.f("VMOVUPS Z2, (DI)")
+	e.f("VMOVUPS Z6, 64(DI)")
+	e.f("ADDQ R10, SI")
+	e.f("ADDQ $128, DI")
+	e.f("DECQ CX")
+	e.f("JNE loop%d", id)
 	e.end()
 	return s
 }

@@ -1,0 +1,135 @@
+package native
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+)
+
+type workload struct {
+	name string
+	a    glm.Arch
+	B, T int
+}
+
+// BenchmarkStep times whole steps in both precisions, to be profiled.
+func BenchmarkStep(b *testing.B) {
+	for _, threads := range []int{1, 2} {
+		for _, s := range steps {
+			for _, p := range []engine.Precision{engine.F32, engine.BF16} {
+				b.Run(fmt.Sprintf("%s/%s/threads=%d", s.name, p, threads), func(b *testing.B) {
+					m := build(b, s.a, Options{Threads: threads, MaxBatch: s.B, MaxSeq: s.T, Precision: p})
+					begin := 0.0
+					batch := randomBatch(rand.New(rand.NewPCG(1, 1)), s.B, s.T, s.a.Vocab, false)
+					for b.Loop() {
+						if begin == 0 { // the first call touches the memory
+							begin = cpuSeconds(b)
+						}
+						if _, err := m.Backward(batch, nil); err != nil {
+							b.Fatal(err)
+						}
+						if _, err := m.Update(engine.DefaultHyper()); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric(float64(s.B*s.T*b.N)/(cpuSeconds(b)-begin), "tokens/cpu-s")
+					b.ReportMetric(float64(s.B*s.T*b.N)/b.Elapsed().Seconds(), "tokens/s")
+				})
+			}
+		}
+	}
+}
+
+// cpuSeconds is the processor time that this process has used: what neighbours
+// take does not count.
+func cpuSeconds(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
+
+// steps are the shapes that speed is stated for.
+var steps = []workload{
+	{"W1", arch(128, 4, 4, 4, 352, 512, true), 16, 128},
+	{"W2", arch(256, 4, 4, 4, 704, 4096, true), 8, 256},
+	{"W3", arch(384, 6, 6, 6, 1024, 8192, true), 8, 256},
+}
+
+// timed is the mean time of steps, of processor time for a single thread, so that
+// neighbours do not count.
+func timed(b *testing.B, a glm.Arch, s glm.Step, atLeast time.Duration) float64 {
+	o := Options{Threads: s.Threads, MaxBatch: s.Sequences, MaxSeq: s.Tokens, Recompute: s.Recompute}
+	if s.BF16 {
+		o.Precision = engine.BF16
+	}
+	m := build(b, a, o)
+	defer m.Close()
+	batch := randomBatch(rand.New(rand.NewPCG(1, 1)), s.Sequences, s.Tokens, a.Vocab, false)
+	now := func() float64 {
+		if s.Threads == 1 {
+			return cpuSeconds(b)
+		}
+		return float64(time.Now().UnixNano()) / 1e9
+	}
+	step := func() {
+		if _, err := m.Backward(batch, nil); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := m.Update(engine.DefaultHyper()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	step() // touches the memory
+	n, begin := 0, now()
+	for n < 2 || now()-begin < atLeast.Seconds() {
+		step()
+		n++
+	}
+	return (now() - begin) / float64(n)
+}
+
+// BenchmarkEstimate measures the machine's rates by the probes and prints, for
+// other shapes, the estimated time of a step over the measured one.
+func BenchmarkEstimate(b *testing.B) {
+	shapes := append([]workload{
+		{"narrow", arch(64, 6, 4, 4, 256, 1024, true), 8, 256},
+		{"deep", arch(320, 8, 5, 5, 832, 2048, true), 16, 64},
+		{"long", arch(256, 2, 8, 8, 1024, 512, true), 2, 1024},
+		{"few heads", arch(128, 8, 2, 2, 256, 2048, true), 4, 512},
+		{"wide", arch(512, 4, 8, 8, 1344, 4096, true), 8, 128},
+		{"small batch", arch(128, 4, 4, 4, 384, 512, true), 4, 32},
+		{"vocabulary", arch(96, 3, 3, 3, 256, 8192, true), 16, 128},
+	}, steps...)
+	for _, threads := range []int{1, 2} {
+		for _, half := range []bool{false, true} {
+			b.Run(fmt.Sprintf("threads=%d/bf16=%v", threads, half), func(b *testing.B) {
+				for b.Loop() {
+					probes := glm.Probes(threads, half)
+					var seconds []float64
+					for _, p := range probes {
+						seconds = append(seconds, timed(b, p.Arch, p.Step, 150*time.Millisecond))
+					}
+					rates := glm.FitRates(probes, seconds)
+					worst, table := 0.0, fmt.Sprintf("%+v", rates)
+					for _, w := range shapes {
+						s := glm.Step{Training: glm.Training{Sequences: w.B, Tokens: w.T, Threads: threads, BF16: half}}
+						actual := timed(b, w.a, s, 300*time.Millisecond)
+						ratio := w.a.StepSeconds(s, rates) / actual
+						table += fmt.Sprintf("\n%-12s %7.1f ms, estimate over it %.2f", w.name, actual*1e3, ratio)
+						worst = max(worst, math.Abs(ratio-1))
+					}
+					b.Log(table)
+					b.ReportMetric(worst, "worst-error")
+				}
+			})
+		}
+	}
+}

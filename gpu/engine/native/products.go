@@ -1,0 +1,159 @@
+package native
+
+import (
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
+)
+
+// The products of a pass, in float32 or from operands rounded to bfloat16. Each
+// operand of those is rounded once for all products that read it: activations
+// when their products come, weights once for each version of the parameters, by
+// all threads, where packing them anew for every chunk and every block of logits
+// took a sixth of a step. In float32, where packing is a copy that the cache
+// hides, doing the same saved 1 % and cost two more copies of the parameters.
+
+// forms are the shapes in which products of bfloat16 read a weight W [rows, in].
+type forms struct {
+	forward []float32 // right operand of x·Wᵀ
+	back    []float32 // right operand of dy·W
+}
+
+// operands are what a thread rounds, one product's at a time.
+type operands struct{ left, right []float32 }
+
+func (s *operands) cut(cut func(*[]float32, int), a glm.Arch, n, rows, T int) {
+	left, right := a.Operands(n, rows, T)
+	cut(&s.left, left)
+	cut(&s.right, right)
+}
+
+// pack packs the right operand of times.
+func (w *worker) pack(dst []float32, op kernel.Op, n, k int, b []float32, ldb int) {
+	if w.half {
+		kernel.PackPairs(dst, op, n, k, b, ldb, w.work)
+		return
+	}
+	kernel.Pack(dst, op, n, k, b, ldb)
+}
+
+// times computes C[m, n] = A[m, k] · B, of whose packed rows it uses the first k.
+func (w *worker) times(m, n, k int, a []float32, lda int, right []float32, rows int, c []float32, ldc int) {
+	if w.half {
+		kernel.RoundLeft(w.round.left, false, m, k, a, lda)
+		kernel.GemmPairs(false, m, n, k, w.round.left, right, rows, c, ldc, false)
+		return
+	}
+	kernel.GemmPacked(false, m, n, k, a, lda, right, rows, c, ldc, false)
+}
+
+// transposed computes C[m, n] (+)= Aᵀ · B for A [k, m] and B [k, n].
+func (w *worker) transposed(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, acc bool) {
+	if w.half {
+		kernel.PackPairs(w.round.right, kernel.NN, n, k, b, ldb, nil)
+		kernel.RoundLeft(w.round.left, true, m, k, a, lda)
+		kernel.GemmPairs(true, m, n, k, w.round.left, w.round.right, k, c, ldc, acc)
+		return
+	}
+	kernel.Gemm(kernel.TN, m, n, k, a, lda, b, ldb, c, ldc, acc, w.work)
+}
+
+// linear computes y[N, ldy] (+)= x[N, in] · Wᵀ.
+func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matrix, acc bool) {
+	if w.half {
+		kernel.RoundLeft(w.round.left, false, n, in, x, in)
+	}
+	for i := range ms {
+		m := &ms[i]
+		if w.half {
+			kernel.GemmPairs(false, n, m.rows, in, w.round.left, m.forms.forward, in, y[m.col:], ldy, acc)
+			continue
+		}
+		kernel.Gemm(kernel.NT, n, m.rows, in, x, in, m.w, in, y[m.col:], ldy, acc, w.work)
+	}
+}
+
+// linearGrad computes dx[N, in] = dy[N, ldy] · W and adds dyᵀ·x to the gradient.
+func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix) {
+	s := &w.round
+	if w.half {
+		kernel.PackPairs(s.right, kernel.NN, in, n, x, in, nil)
+	}
+	for i := range ms {
+		m, g, d := &ms[i], gs[i].w, dy[ms[i].col:]
+		if w.half {
+			kernel.RoundLeft(s.left, true, m.rows, n, d, ldy)
+			kernel.GemmPairs(true, m.rows, in, n, s.left, s.right, n, g, in, true)
+			kernel.RoundLeft(s.left, false, n, m.rows, d, ldy)
+			kernel.GemmPairs(false, n, in, m.rows, s.left, m.forms.back, m.rows, dx, in, i > 0)
+			continue
+		}
+		kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, true, w.work)
+		kernel.Gemm(kernel.NN, n, in, m.rows, d, ldy, m.w, in, dx, in, i > 0, w.work)
+	}
+}
+
+// matrices calls f for every weight.
+func (t *tensors) matrices(f func(m *matrix, in int)) {
+	each := func(ms []matrix, in int) {
+		for i := range ms {
+			f(&ms[i], in)
+		}
+	}
+	C := len(t.finalNorm)
+	for i := range t.layers {
+		l := &t.layers[i]
+		each(l.qkv, C)
+		each(l.o, C)
+		each(l.glu, C)
+		each(l.down, len(l.down[0].w)/C)
+	}
+	each(t.head, C)
+}
+
+// makeForms gives every weight room to be packed, in one arena.
+func (t *tensors) makeForms() []float32 {
+	total := 0
+	t.matrices(func(m *matrix, in int) { total += kernel.PairsLen(m.rows, in) + kernel.PairsLen(in, m.rows) })
+	all := make([]float32, total)
+	arena := all
+	cut := func(n int) []float32 {
+		x := arena[:n:n]
+		arena = arena[n:]
+		return x
+	}
+	t.matrices(func(m *matrix, in int) {
+		m.forms = &forms{forward: cut(kernel.PairsLen(m.rows, in)), back: cut(kernel.PairsLen(in, m.rows))}
+	})
+	return all
+}
+
+// changed tells that the parameters are no longer those that were packed. Whoever
+// writes them calls it.
+func (m *Model) changed() { m.packed = false }
+
+// packWeights packs the parameters unless they are.
+func (m *Model) packWeights() error {
+	if m.packed || m.opt.Precision != engine.BF16 {
+		return nil
+	}
+	m.packed = true
+	return m.team.run(taskPack)
+}
+
+// packShare packs worker i's share of every weight: whole panels.
+func (m *Model) packShare(i int) {
+	n, scratch := len(m.worker), m.worker[i].work
+	share := func(columns int) (from, to int) {
+		panels := (columns + kernel.PanelWidth - 1) / kernel.PanelWidth
+		return panels * i / n * kernel.PanelWidth, min(columns, panels*(i+1)/n*kernel.PanelWidth)
+	}
+	m.w.matrices(func(w *matrix, in int) {
+		if from, to := share(w.rows); from < to {
+			kernel.PackPairs(w.forms.forward[kernel.PairsLen(from, in):], kernel.NT, to-from, in, w.w[from*in:], in, scratch)
+		}
+		if from, to := share(in); from < to {
+			kernel.PackPairs(w.forms.back[kernel.PairsLen(from, w.rows):], kernel.NN, to-from, w.rows, w.w[from:], in, scratch)
+		}
+	})
+}

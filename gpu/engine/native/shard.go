@@ -110,5 +110,6 @@ func (m *Model) loadShard(s engine.StateDict) error {
 		m.step[0] = 0
 	}
 	m.m, m.v = m.shard.pick(exp), m.shard.pick(sq)
+	m.changed()
 	return nil
 }

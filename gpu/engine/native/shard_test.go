@@ -14,8 +14,13 @@ var testShape = arch(64, 2, 2, 1, 96, 300, true)
 // Replicas that each update a part, and complete their parameters from each other,
 // go the way of a model that updates all; each holds its part of the moments alone.
 func TestShardsUpdateAsOne(t *testing.T) {
+	for _, p := range []engine.Precision{engine.F32, engine.BF16} {
+		t.Run(string(p), func(t *testing.T) { shardsUpdateAsOne(t, Options{MaxBatch: 2, Seed: 4, Threads: 2, Precision: p}) })
+	}
+}
+
+func shardsUpdateAsOne(t *testing.T, opt Options) {
 	const world = 3
-	opt := Options{MaxBatch: 2, Seed: 4, Threads: 2}
 	whole := build(t, testShape, opt)
 	var part [world]*Model
 	for r := range part {

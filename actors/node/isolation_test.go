@@ -202,7 +202,7 @@ func leaseIn(t testing.TB) Lease {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(m device.Machine, r device.Request) ([]device.Device, *device.Held, error) {
+	return func(m device.Machine, r device.Request, _ bool) ([]device.Device, *device.Held, error) {
 		return l.Acquire(m, r, "a test", 0)
 	}
 }
@@ -364,6 +364,18 @@ func TestAutoGoesByTheLoad(t *testing.T) {
 		t.Errorf("under a threshold of 0.75 without hysteresis: %s", got)
 	}
 	load(fake, 0, 0, 0)
+	waits := ""
+	o.Lease = func(m device.Machine, r device.Request, wait bool) ([]device.Device, *device.Held, error) {
+		waits += fmt.Sprintf("%s %t ", r.Kind, wait)
+		if r.Kind == device.GPU {
+			return nil, nil, device.ErrBusy
+		}
+		ds, err := m.Match(r)
+		return ds, nil, err
+	}
+	if got := kinds(device.Auto); !strings.HasSuffix(got, "cpu") || waits != "gpu false auto true " {
+		t.Errorf("others hold the GPUs: %s, asked %q", got, waits)
+	}
 	for _, change := range []func(){
 		func() { spec.Engine = "native" },
 		func() { spec.Isolation = "none" },

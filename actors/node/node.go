@@ -40,9 +40,9 @@ type Options struct {
 	Look          time.Duration                          // between two looks at the health of leased GPUs; 0 is 5 s
 }
 
-// Lease picks the devices of a request and holds them until Release; it may wait
-// for them. Its errors are those of device.Leases.Acquire.
-type Lease func(device.Machine, device.Request) ([]device.Device, *device.Held, error)
+// Lease picks the devices of a request and holds them until Release; with wait it
+// may wait for them. Its errors are those of device.Leases.Acquire.
+type Lease func(m device.Machine, r device.Request, wait bool) ([]device.Device, *device.Held, error)
 
 // Errors that a caller tells apart.
 var (

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -146,7 +148,8 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 			_ = f()
 		}
 	}()
-	env := train.Env{Rank: a.Rank, World: a.World, NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
+	next := a.Next
+	env := train.Env{NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
 	join := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
 		p := train.Place{Rank: a.Rank, World: a.World}
 		if a.World > 1 {
@@ -159,24 +162,45 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 		}
 		return p, nil
 	}
-	p, err := join(ctx, a)
+	// Where a ring is lost before it stands, this rank waits for the next one too.
+	enter := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
+		for {
+			p, err := join(ctx, a)
+			if err == nil || !errors.Is(err, ring.ErrLost) {
+				return p, err
+			}
+			if a, err = awaitNext(ctx, next); err != nil {
+				return p, err
+			}
+		}
+	}
+	p, err := enter(ctx, a)
 	if err != nil {
 		return train.Report{}, err
 	}
-	env.Ring = p.Ring
-	env.Rejoin = func(ctx context.Context, cause error) (train.Place, error) {
-		bound := time.NewTimer(rejoinWithin)
-		defer bound.Stop()
-		select {
-		case next := <-a.Next:
-			return join(ctx, next)
-		case <-ctx.Done():
-			return train.Place{}, context.Cause(ctx)
-		case <-bound.C:
-			return train.Place{}, fmt.Errorf("no new ring within %s", rejoinWithin)
+	env.Rank, env.World, env.Ring = p.Rank, p.World, p.Ring
+	env.Rejoin = func(ctx context.Context, _ error) (train.Place, error) {
+		a, err := awaitNext(ctx, next)
+		if err != nil {
+			return train.Place{}, err
 		}
+		return enter(ctx, a)
 	}
 	return train.Execute(ctx, a.Task, env)
+}
+
+// awaitNext gives the assignment that follows a lost ring.
+func awaitNext(ctx context.Context, next <-chan *actors.Assign) (*actors.Assign, error) {
+	bound := time.NewTimer(rejoinWithin)
+	defer bound.Stop()
+	select {
+	case a := <-next:
+		return a, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-bound.C:
+		return nil, fmt.Errorf("no new ring within %s", rejoinWithin)
+	}
 }
 
 // rejoinWithin bounds how long a rank waits for the ring that follows a lost one.

@@ -143,6 +143,7 @@ func (n *Node) watch(sick func(i int, why string)) func() {
 		_ = device.Watch(ctx, every, device.Events{Sick: func(d device.Device) {
 			if i, ok := mine[d.UUID]; ok {
 				n.crew.hosts[i].Kill(fmt.Errorf("%s is sick: %s", d.ID, d.Sick))
+				n.notice(fmt.Sprintf("%s is taken out: %s; going on without it", d.ID, d.Sick))
 				sick(i, d.Sick)
 			}
 		}}, all...)

@@ -120,7 +120,12 @@ func (s *site) executor(i int) actors.Executor {
 		if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 			return train.Report{}, err
 		}
-		return h.Train(ctx, a, s.crew.on, progress)
+		rep, err := h.Train(ctx, a, s.crew.on, progress)
+		var lost *ring.LostError
+		if errors.As(err, &lost) && lost.Rank == a.Rank && context.Cause(ctx) == nil {
+			s.notice(fmt.Sprintf("%s: %s; its work is done anew", s.crew.devices[i].ID, lost.Why))
+		}
+		return rep, err
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
@@ -123,10 +124,19 @@ func (s *site) executor(i int) actors.Executor {
 		rep, err := h.Train(ctx, a, s.crew.on, progress)
 		var lost *ring.LostError
 		if errors.As(err, &lost) && lost.Rank == a.Rank && context.Cause(ctx) == nil {
-			s.notice(fmt.Sprintf("%s: %s; its work is done anew", s.crew.devices[i].ID, lost.Why))
+			s.notice(fmt.Sprintf("%s: %s; its work is done anew", s.crew.devices[i].ID, firstLines(lost.Why, 6)))
 		}
 		return rep, err
 	}
+}
+
+// firstLines keeps n lines of a text: a crash says what it is in its first ones.
+func firstLines(s string, n int) string {
+	lines := strings.SplitN(s, "\n", n+1)
+	if len(lines) > n {
+		lines[n] = "…"
+	}
+	return strings.Join(lines, "\n")
 }
 
 // cores is the number of threads that this process may keep busy while nothing

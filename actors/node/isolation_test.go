@@ -231,6 +231,7 @@ func TestBuildOnGPUs(t *testing.T) {
 	o := Options{
 		Dir: filepath.Join(t.TempDir(), "run"), Spec: gpuSpec(t, "gpu-4x-a100"), Sources: one(fake), Lease: leaseIn(t),
 		Worker: processOf("cuda", "AUTOGLM_TEST_LOG="+log),
+		Notice: func(text string) { t.Errorf("of an undisturbed build the user is told %q", text) },
 	}
 	n, err := Open(o)
 	if err != nil {

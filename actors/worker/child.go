@@ -137,6 +137,12 @@ func (c *child) listen() error {
 				rate, err := c.able.Time(context.Background(), m.Timing)
 				return &timedMsg{Rate: rate, Failure: failureOf(err)}
 			})
+		case *scoreMsg:
+			err = c.task(func() message {
+				runtime.GOMAXPROCS(max(m.Scoring.Threads, 1) + 2)
+				score, err := c.score(m.Scoring)
+				return &scoredMsg{Score: score, Failure: failureOf(err)}
+			})
 		case *lookMsg:
 			err = c.task(c.look)
 		case *askMsg:
@@ -214,6 +220,35 @@ func (c *child) task(do func() message) error {
 	}
 	go func() { c.finish(do()) }()
 	return nil
+}
+
+func (c *child) score(s Scoring) (train.Score, error) {
+	if c.able.Model == nil {
+		return train.Score{}, errors.New("this worker scores nothing")
+	}
+	build, err := c.able.Model(s.On)
+	if err != nil {
+		return train.Score{}, err
+	}
+	corpus, err := train.OpenCorpus(s.Corpus)
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer corpus.Close()
+	tensors, _, err := train.LoadCheckpoint(s.Params)
+	if err != nil {
+		return train.Score{}, err
+	}
+	m, err := build(s.Config, s.Threads, 1)
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer m.Close()
+	if err := m.Load(tensors); err != nil {
+		return train.Score{}, err
+	}
+	windows := max(1, min(s.Windows, s.Config.MicroBatch(1)))
+	return train.Sliding(context.Background(), m, corpus, s.Config.Arch.Context, windows, train.Share{})
 }
 
 func (c *child) look() message {

@@ -20,6 +20,7 @@ import (
 const (
 	rejoinWithin = 30 * time.Second // for the ring that follows a lost one
 	stopWithin   = 30 * time.Second // for a run that was told to stop to save and end
+	scoreWithin  = 24 * time.Hour   // ctx and the child's signs of life end it earlier
 	lookWithin   = 30 * time.Second // for NVML: a driver that resets takes its time
 )
 
@@ -40,7 +41,7 @@ type Config struct {
 }
 
 // Host is the node's side of one device's process. One goroutine calls Train,
-// Time, Look and Facts; Kill and Close may be called from any.
+// Time, Score, Look and Facts; Kill and Close may be called from any.
 type Host struct {
 	cfg Config
 	mu  struct {
@@ -163,6 +164,23 @@ func (h *Host) Time(ctx context.Context, t Timing) (float64, error) {
 		return 0, h.nonsense(m)
 	}
 	return a.Rate, a.Failure.err()
+}
+
+// Score scores a checkpoint in the child, for as long as that takes.
+func (h *Host) Score(ctx context.Context, s Scoring) (train.Score, error) {
+	m, err := h.ask(ctx, &scoreMsg{Scoring: s}, scoreWithin)
+	if err != nil {
+		return train.Score{}, err
+	}
+	a, ok := m.(*scoredMsg)
+	if !ok {
+		return train.Score{}, h.nonsense(m)
+	}
+	err = a.Failure.err()
+	if errors.Is(err, engine.ErrDevice) {
+		h.Kill(err)
+	}
+	return a.Score, err
 }
 
 // Look asks the child for the GPUs that NVML sees.

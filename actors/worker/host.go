@@ -69,14 +69,15 @@ var errClosing = errors.New("worker: its node is closing")
 func (h *Host) child() (*process, error) {
 	h.mu.Lock()
 	old, closed := h.mu.p, h.mu.closed
-	if old != nil && !old.alive() {
-		h.mu.p = nil
+	alive := old != nil && old.alive()
+	if !alive {
+		h.mu.p = nil // nobody else closes it from here on
 	}
 	h.mu.Unlock()
 	switch {
 	case closed:
 		return nil, errClosing
-	case old != nil && old.alive():
+	case alive:
 		return old, nil
 	case old != nil:
 		old.close()

@@ -126,7 +126,7 @@ func (p *process) listen() {
 	for {
 		m, err := readFrame(p.conn)
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
 				p.kill(fmt.Errorf("what it says makes no sense: %w", err))
 			}
 			// It hung up: it is ending, or it is of no use any more.

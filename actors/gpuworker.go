@@ -161,16 +161,16 @@ func (w *GPUWorker) ended(ctx actor.Context, m *taskEnded) {
 	a := w.current
 	w.current = nil
 	a.cancel(nil)
-	if m.err != nil && a.Ring != nil {
-		a.Ring.Abort(m.err) // nobody waits for a rank that is gone
-	}
 	select {
 	case next := <-a.next:
 		if w.pending == nil {
-			w.start(ctx, next) // it came too late for the run
+			w.start(ctx, next) // it came too late for the run, whose ring is over: the next one has lost nobody
 			return
 		}
 	default:
+	}
+	if m.err != nil && a.Ring != nil {
+		a.Ring.Abort(m.err) // nobody waits for a rank that is gone
 	}
 	ctx.Send(a.Owner, &RankEnded{Epoch: a.Epoch, Rank: a.Rank, Report: m.report, Err: m.err, Lost: errors.Is(m.err, ring.ErrLost)})
 	if p := w.pending; p != nil {

@@ -11,8 +11,13 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
-// maxLost is how often a trial forms a new ring after it lost a worker.
-const maxLost = 5
+// maxLost is how often a trial forms a new ring after it lost a worker. A loss is
+// forgotten once the trial is so many steps further than it was then: what loses a
+// worker again and again at one place is the task, and ends it.
+const (
+	maxLost   = 5
+	forgotten = 100
+)
 
 // Trial drives one task on a group of workers: it forms the ring, gathers the
 // ranks' ends, and forms the next ring when a worker was lost: of those that are
@@ -32,6 +37,8 @@ type Trial struct {
 	err    error // the first reason of this epoch
 	isLost bool  // … which was a lost worker
 	lost   int
+	step   int // the furthest that was reported
+	lostAt int // … when a worker was lost last
 }
 
 // TrialProps makes the actor of a task. Epochs counts up over the whole node.
@@ -49,6 +56,7 @@ func (t *Trial) Receive(ctx actor.Context) {
 		t.form(ctx)
 	case *Progress:
 		if m.Epoch == t.epoch {
+			t.reached(m.Metrics.Step)
 			ctx.Send(ctx.Parent(), &Progress{Epoch: m.Epoch, Seq: t.seq, Trial: m.Trial, Metrics: m.Metrics})
 		}
 	case *RankEnded:
@@ -67,6 +75,21 @@ func (t *Trial) Receive(ctx actor.Context) {
 			ctx.Unwatch(w)
 		}
 	}
+}
+
+// reached notes how far the task is.
+func (t *Trial) reached(step int) {
+	t.step = max(t.step, step)
+	if t.step >= t.lostAt+forgotten {
+		t.lost = 0
+	}
+}
+
+// loses counts a loss.
+func (t *Trial) loses() int {
+	t.lost++
+	t.lostAt = t.step
+	return t.lost
 }
 
 // form starts a new epoch on all workers, from what is on the disk.
@@ -100,7 +123,7 @@ func (t *Trial) replace(ctx actor.Context, lost int, why error) bool {
 	if t.err != nil || t.left < len(t.workers) || t.group == nil || t.lost >= maxLost {
 		return false
 	}
-	t.lost++
+	t.loses()
 	t.group.Abort(&ring.LostError{Rank: max(lost, 0), Why: why.Error()})
 	t.begin(ctx, t.epoch, lost)
 	return true
@@ -121,7 +144,7 @@ func (t *Trial) gone(ctx actor.Context, who *actor.PID) {
 		return
 	}
 	t.workers = slices.Delete(slices.Clone(t.workers), r, r+1)
-	t.lost++
+	t.loses()
 	t.begin(ctx, t.epoch, -1)
 }
 
@@ -154,7 +177,7 @@ func (t *Trial) ended(ctx actor.Context, m *RankEnded) {
 		return
 	}
 	if t.isLost {
-		if t.lost++; t.lost <= maxLost {
+		if t.loses() <= maxLost {
 			t.form(ctx)
 			return
 		}

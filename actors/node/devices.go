@@ -35,7 +35,7 @@ func Devices(spec job.Spec, o Options, last device.Kind) (device.Machine, []devi
 	}
 	pick := o.Lease
 	if pick == nil {
-		pick = func(m device.Machine, r device.Request) ([]device.Device, *device.Held, error) {
+		pick = func(m device.Machine, r device.Request, _ bool) ([]device.Device, *device.Held, error) {
 			ds, err := m.Match(r)
 			return ds, nil, err
 		}
@@ -44,7 +44,7 @@ func Devices(spec job.Spec, o Options, last device.Kind) (device.Machine, []devi
 	if req.Kind == device.Auto && cuda && spec.Engine != "native" && spec.Isolation != "none" {
 		quiet, kind := spec.Placement.Policy().Place(machine, last)
 		if kind == device.GPU {
-			ds, held, err := pick(quiet, device.Request{Kind: device.GPU})
+			ds, held, err := pick(quiet, device.Request{Kind: device.GPU}, false)
 			if err == nil || !errors.Is(err, device.ErrUnmet) && !errors.Is(err, device.ErrBusy) {
 				return machine, ds, held, err
 			}
@@ -58,11 +58,11 @@ func Devices(spec job.Spec, o Options, last device.Kind) (device.Machine, []devi
 	var devices []device.Device
 	var held *device.Held
 	if err == nil {
-		devices, held, err = pick(machine, req)
+		devices, held, err = pick(machine, req, true)
 	}
 	if errors.Is(err, device.ErrUnmet) && o.AllowFallback {
 		unmet := err
-		if devices, held, err = pick(machine, device.Request{Kind: device.Auto}); err == nil && o.Fallback != nil {
+		if devices, held, err = pick(machine, device.Request{Kind: device.Auto}, true); err == nil && o.Fallback != nil {
 			o.Fallback(unmet, devices)
 		}
 	}
@@ -148,6 +148,7 @@ func (n *Node) watch(sick func(i int, why string)) func() {
 		_ = device.Watch(ctx, every, device.Events{Sick: func(d device.Device) {
 			if i, ok := mine[d.UUID]; ok {
 				n.crew.hosts[i].Kill(fmt.Errorf("%s is sick: %s", d.ID, d.Sick))
+				n.notice(fmt.Sprintf("%s is taken out: %s; going on without it", d.ID, d.Sick))
 				sick(i, d.Sick)
 			}
 		}}, all...)

@@ -1,8 +1,12 @@
 // Package node wires a node: devices, workers, the journal and the Supervisor
-// of a job, in one process and without a socket.
+// of a job, in one process. GPUs and engine torch are computed on in processes of
+// their own (package worker), native ranks where the job's isolation says so.
 //
 //	n, err := node.Open(node.Options{Dir: "run1", Spec: spec})   // or a folder that a build left
 //	err = n.Run(ctx)                                              // to the end, or to ctx's
+//
+// CUDA in a worker process has never run: what runs here are the same requests,
+// leases and processes with an engine of the processor in CUDA's place.
 //
 // Open locks the folder: two builds never share one. Run may be called once.
 //

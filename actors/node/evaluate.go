@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/open-autoglm/autoglm/actors/worker"
+	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
@@ -57,20 +59,7 @@ func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, err
 	if err != nil {
 		return train.Score{}, err
 	}
-	m, err := native.New(a, native.Options{Threads: s.cores(), MaxBatch: evalSequences, MaxSeq: a.Context, Inference: true})
-	if err != nil {
-		return train.Score{}, err
-	}
-	defer m.Close()
-	if err := m.Load(tensors); err != nil {
-		return train.Score{}, err
-	}
-	c, err := train.OpenCorpus(s.corpus(a.Vocab, "test"))
-	if err != nil {
-		return train.Score{}, err
-	}
-	defer c.Close()
-	score, err := train.Sliding(ctx, m, c, a.Context, evalSequences, train.Share{})
+	score, err := s.score(ctx, task, tensors, s.corpus(a.Vocab, "test"))
 	if err != nil {
 		return score, err
 	}
@@ -89,6 +78,37 @@ func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, err
 		return score, err
 	}
 	return score, durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
+}
+
+// score scores a finished model: on the job's GPUs, the first one that can, where
+// it has some, otherwise on the cores that the job may keep busy.
+func (s *site) score(ctx context.Context, task train.Task, tensors engine.StateDict, corpus string) (train.Score, error) {
+	if s.crew.on.CUDA {
+		for i, h := range s.crew.hosts {
+			score, err := h.Score(ctx, worker.Scoring{
+				On: s.crew.on, Threads: s.crew.threads, Config: task.Config, Params: train.BestDir(task.Dir), Corpus: corpus, Windows: evalSequences,
+			})
+			if err == nil || context.Cause(ctx) != nil {
+				return score, err
+			}
+			s.notice(fmt.Sprintf("%s does not score the model: %s", s.crew.devices[i].ID, firstLines(err.Error(), 6)))
+		}
+	}
+	a := task.Config.Arch
+	m, err := native.New(a, native.Options{Threads: s.cores(), MaxBatch: evalSequences, MaxSeq: a.Context, Inference: true})
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer m.Close()
+	if err := m.Load(tensors); err != nil {
+		return train.Score{}, err
+	}
+	c, err := train.OpenCorpus(corpus)
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer c.Close()
+	return train.Sliding(ctx, m, c, a.Context, evalSequences, train.Share{})
 }
 
 // EvaluateFile scores a bundle on a user's file: a plain text as one document,

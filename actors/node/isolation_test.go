@@ -160,7 +160,14 @@ func TestKilledWorkersChangeNothing(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var once sync.Once
 			killed := 0
+			var mu sync.Mutex
+			told := ""
 			o := Options{Dir: filepath.Join(t.TempDir(), "run"), Spec: spec, Worker: processOf("cpu")}
+			o.Notice = func(text string) {
+				mu.Lock()
+				defer mu.Unlock()
+				told += text + "\n"
+			}
 			o.Hooks.Receive = func(who string, message any) {
 				if m, ok := message.(*actors.Progress); ok && who == "trial" && (m.Trial == "final") == tc.final {
 					once.Do(func() {
@@ -176,6 +183,11 @@ func TestKilledWorkersChangeNothing(t *testing.T) {
 			}
 			if killed == 0 {
 				t.Fatal("no process was killed")
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if !strings.Contains(told, fmt.Sprintf("worker process %d was", killed)) && !strings.Contains(told, fmt.Sprintf("worker process %d ended", killed)) {
+				t.Errorf("of process %d the user was told %q", killed, told)
 			}
 			if got := outcome(t, o.Dir); got != want {
 				t.Errorf("the outcome differs from the undisturbed run's:\n%.2000s\nwant\n%.2000s", got, want)
@@ -202,7 +214,7 @@ func leaseIn(t testing.TB) Lease {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(m device.Machine, r device.Request) ([]device.Device, *device.Held, error) {
+	return func(m device.Machine, r device.Request, _ bool) ([]device.Device, *device.Held, error) {
 		return l.Acquire(m, r, "a test", 0)
 	}
 }
@@ -219,6 +231,7 @@ func TestBuildOnGPUs(t *testing.T) {
 	o := Options{
 		Dir: filepath.Join(t.TempDir(), "run"), Spec: gpuSpec(t, "gpu-4x-a100"), Sources: one(fake), Lease: leaseIn(t),
 		Worker: processOf("cuda", "AUTOGLM_TEST_LOG="+log),
+		Notice: func(text string) { t.Errorf("of an undisturbed build the user is told %q", text) },
 	}
 	n, err := Open(o)
 	if err != nil {
@@ -267,6 +280,12 @@ func TestGPUVanishesInTheMiddle(t *testing.T) {
 				Dir: filepath.Join(t.TempDir(), "run"), Spec: gpuSpec(t, "gpu-3"), Sources: one(fake), Lease: leaseIn(t),
 				Worker: processOf("cuda"), Look: 5 * time.Millisecond,
 			}
+			told := ""
+			o.Notice = func(text string) {
+				mu.Lock()
+				defer mu.Unlock()
+				told += text + "\n"
+			}
 			if when == "final" {
 				o.Spec.Budget = job.Budget{Tokens: 80_000}
 			}
@@ -288,8 +307,8 @@ func TestGPUVanishesInTheMiddle(t *testing.T) {
 			outcome(t, o.Dir)
 			mu.Lock()
 			defer mu.Unlock()
-			if sick != "vanished" {
-				t.Errorf("the worker heard %q", sick)
+			if sick != "vanished" || !strings.Contains(told, "gpu:0 is taken out: vanished; going on without it") {
+				t.Errorf("the worker heard %q, the user %q", sick, told)
 			}
 		})
 	}
@@ -364,6 +383,18 @@ func TestAutoGoesByTheLoad(t *testing.T) {
 		t.Errorf("under a threshold of 0.75 without hysteresis: %s", got)
 	}
 	load(fake, 0, 0, 0)
+	waits := ""
+	o.Lease = func(m device.Machine, r device.Request, wait bool) ([]device.Device, *device.Held, error) {
+		waits += fmt.Sprintf("%s %t ", r.Kind, wait)
+		if r.Kind == device.GPU {
+			return nil, nil, device.ErrBusy
+		}
+		ds, err := m.Match(r)
+		return ds, nil, err
+	}
+	if got := kinds(device.Auto); !strings.HasSuffix(got, "cpu") || waits != "gpu false auto true " {
+		t.Errorf("others hold the GPUs: %s, asked %q", got, waits)
+	}
 	for _, change := range []func(){
 		func() { spec.Engine = "native" },
 		func() { spec.Isolation = "none" },

@@ -34,15 +34,16 @@ type Options struct {
 	Hooks         actors.Hooks
 	Log           io.Writer                              // of actor failures; nil drops them
 	Fallback      func(asked error, has []device.Device) // told when AllowFallback applied, or auto could not have its GPUs
+	Notice        func(text string)                      // told what the job outlived, from any goroutine: a process that died, a device that turned sick; may be nil
 	Lease         Lease                                  // nil computes beside whoever else does
 	Sources       func() []device.Source                 // of the machine; nil is Sources
 	Worker        func() *exec.Cmd                       // makes a device's process; nil is this program's own
 	Look          time.Duration                          // between two looks at the health of leased GPUs; 0 is 5 s
 }
 
-// Lease picks the devices of a request and holds them until Release; it may wait
-// for them. Its errors are those of device.Leases.Acquire.
-type Lease func(device.Machine, device.Request) ([]device.Device, *device.Held, error)
+// Lease picks the devices of a request and holds them until Release; with wait it
+// may wait for them. Its errors are those of device.Leases.Acquire.
+type Lease func(m device.Machine, r device.Request, wait bool) ([]device.Device, *device.Held, error)
 
 // Errors that a caller tells apart.
 var (
@@ -130,6 +131,7 @@ func (n *Node) open() error {
 		return err
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)
+	n.site.notice = n.notice
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
 		return err
 	}
@@ -162,6 +164,13 @@ func group(devices []device.Device) ([]device.Device, int) {
 // processors is Go's share of threads: one for each that computes, and two so
 // that actors need not wait until a kernel, which Go can't preempt, is through.
 func processors(busy int) int { return busy + 2 }
+
+// notice tells the user what the job outlived.
+func (n *Node) notice(text string) {
+	if n.opts.Notice != nil {
+		n.opts.Notice(text)
+	}
+}
 
 // State is the job as the journal had it when the folder was opened.
 func (n *Node) State() *journal.State { return n.state }

@@ -25,6 +25,8 @@ type site struct {
 	crew  *crew
 	start time.Time
 
+	notice func(text string) // what the job outlived
+
 	mu struct {
 		sync.Mutex
 		corpora map[laid]*sync.Once
@@ -36,7 +38,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now()}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}}
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
 }

@@ -2,14 +2,17 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -119,8 +122,22 @@ func (s *site) executor(i int) actors.Executor {
 		if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 			return train.Report{}, err
 		}
-		return h.Train(ctx, a, s.crew.on, progress)
+		rep, err := h.Train(ctx, a, s.crew.on, progress)
+		var lost *ring.LostError
+		if errors.As(err, &lost) && lost.Rank == a.Rank && context.Cause(ctx) == nil {
+			s.notice(fmt.Sprintf("%s: %s; its work is done anew", s.crew.devices[i].ID, firstLines(lost.Why, 6)))
+		}
+		return rep, err
 	}
+}
+
+// firstLines keeps n lines of a text: a crash says what it is in its first ones.
+func firstLines(s string, n int) string {
+	lines := strings.SplitN(s, "\n", n+1)
+	if len(lines) > n {
+		lines[n] = "…"
+	}
+	return strings.Join(lines, "\n")
 }
 
 // cores is the number of threads that this process may keep busy while nothing
@@ -147,7 +164,8 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 			_ = f()
 		}
 	}()
-	env := train.Env{Rank: a.Rank, World: a.World, NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
+	next := a.Next
+	env := train.Env{NewModel: build, Clock: func() time.Duration { return time.Since(s.start) }, Metrics: progress}
 	join := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
 		p := train.Place{Rank: a.Rank, World: a.World}
 		if a.World > 1 {
@@ -160,24 +178,45 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 		}
 		return p, nil
 	}
-	p, err := join(ctx, a)
+	// Where a ring is lost before it stands, this rank waits for the next one too.
+	enter := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
+		for {
+			p, err := join(ctx, a)
+			if err == nil || !errors.Is(err, ring.ErrLost) {
+				return p, err
+			}
+			if a, err = awaitNext(ctx, next); err != nil {
+				return p, err
+			}
+		}
+	}
+	p, err := enter(ctx, a)
 	if err != nil {
 		return train.Report{}, err
 	}
-	env.Ring = p.Ring
-	env.Rejoin = func(ctx context.Context, cause error) (train.Place, error) {
-		bound := time.NewTimer(rejoinWithin)
-		defer bound.Stop()
-		select {
-		case next := <-a.Next:
-			return join(ctx, next)
-		case <-ctx.Done():
-			return train.Place{}, context.Cause(ctx)
-		case <-bound.C:
-			return train.Place{}, fmt.Errorf("no new ring within %s", rejoinWithin)
+	env.Rank, env.World, env.Ring = p.Rank, p.World, p.Ring
+	env.Rejoin = func(ctx context.Context, _ error) (train.Place, error) {
+		a, err := awaitNext(ctx, next)
+		if err != nil {
+			return train.Place{}, err
 		}
+		return enter(ctx, a)
 	}
 	return train.Execute(ctx, a.Task, env)
+}
+
+// awaitNext gives the assignment that follows a lost ring.
+func awaitNext(ctx context.Context, next <-chan *actors.Assign) (*actors.Assign, error) {
+	bound := time.NewTimer(rejoinWithin)
+	defer bound.Stop()
+	select {
+	case a := <-next:
+		return a, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-bound.C:
+		return nil, fmt.Errorf("no new ring within %s", rejoinWithin)
+	}
 }
 
 // rejoinWithin bounds how long a rank waits for the ring that follows a lost one.

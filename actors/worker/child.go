@@ -137,6 +137,12 @@ func (c *child) listen() error {
 				rate, err := c.able.Time(context.Background(), m.Timing)
 				return &timedMsg{Rate: rate, Failure: failureOf(err)}
 			})
+		case *scoreMsg:
+			err = c.task(func() message {
+				runtime.GOMAXPROCS(max(m.Scoring.Threads, 1) + 2)
+				score, err := c.score(m.Scoring)
+				return &scoredMsg{Score: score, Failure: failureOf(err)}
+			})
 		case *lookMsg:
 			err = c.task(c.look)
 		case *askMsg:
@@ -216,6 +222,35 @@ func (c *child) task(do func() message) error {
 	return nil
 }
 
+func (c *child) score(s Scoring) (train.Score, error) {
+	if c.able.Model == nil {
+		return train.Score{}, errors.New("this worker scores nothing")
+	}
+	build, err := c.able.Model(s.On)
+	if err != nil {
+		return train.Score{}, err
+	}
+	corpus, err := train.OpenCorpus(s.Corpus)
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer corpus.Close()
+	tensors, _, err := train.LoadCheckpoint(s.Params)
+	if err != nil {
+		return train.Score{}, err
+	}
+	m, err := build(s.Config, s.Threads, 1)
+	if err != nil {
+		return train.Score{}, err
+	}
+	defer m.Close()
+	if err := m.Load(tensors); err != nil {
+		return train.Score{}, err
+	}
+	windows := max(1, min(s.Windows, s.Config.MicroBatch(1)))
+	return train.Sliding(context.Background(), m, corpus, s.Config.Arch.Context, windows, train.Share{})
+}
+
 func (c *child) look() message {
 	if c.able.GPUs == nil {
 		return &seenMsg{Failure: failureOf(errors.New("this build has no NVML"))}
@@ -258,56 +293,77 @@ func (c *child) execute(ctx context.Context, run *running, m *trainMsg) (train.R
 		return train.Report{}, err
 	}
 	defer run.leave()
-	epoch := m.Epoch
-	p, err := c.join(ctx, run, m, m.Rank, m.World, epoch)
+	at := seat{m.Rank, m.World, m.Epoch}
+	enter := func(ctx context.Context) (train.Place, error) {
+		for {
+			p, err := c.join(ctx, run, m, at)
+			if err == nil || !errors.Is(err, ring.ErrLost) {
+				return p, err
+			}
+			// Lost before it stood: this rank waits for the next ring as all others do.
+			if at, err = c.next(ctx, run, at.epoch, err); err != nil {
+				return p, err
+			}
+		}
+	}
+	p, err := enter(ctx)
 	if err != nil {
 		return train.Report{}, err
 	}
-	env := train.Env{
-		Rank: m.Rank, World: m.World, Ring: p.Ring, NewModel: build, Clock: func() time.Duration { return time.Since(c.begun) },
+	return train.Execute(ctx, m.Task, train.Env{
+		Rank: p.Rank, World: p.World, Ring: p.Ring, NewModel: build, Clock: func() time.Duration { return time.Since(c.begun) },
 		Metrics: func(s train.StepMetrics) {
 			if err := c.send(&progressMsg{Metrics: s}); err != nil {
 				run.cancel(err)
 			}
 		},
-	}
-	env.Rejoin = func(ctx context.Context, cause error) (train.Place, error) {
-		if err := c.send(&rejoinMsg{Epoch: epoch, Failure: failureOf(cause)}); err != nil {
-			return train.Place{}, err
-		}
-		select {
-		case next := <-run.next:
-			if err := next.Failure.err(); err != nil {
+		Rejoin: func(ctx context.Context, cause error) (train.Place, error) {
+			if at, err = c.next(ctx, run, at.epoch, cause); err != nil {
 				return train.Place{}, err
 			}
-			epoch = next.Epoch
-			return c.join(ctx, run, m, next.Rank, next.World, epoch)
-		case <-ctx.Done():
-			return train.Place{}, context.Cause(ctx)
-		}
+			return enter(ctx)
+		},
+	})
+}
+
+// seat is a rank's number in the ring of an epoch.
+type seat struct {
+	rank, world int
+	epoch       uint64
+}
+
+// next asks the host for the ring that follows a lost one.
+func (c *child) next(ctx context.Context, run *running, lost uint64, cause error) (seat, error) {
+	if err := c.send(&rejoinMsg{Epoch: lost, Failure: failureOf(cause)}); err != nil {
+		return seat{}, err
 	}
-	return train.Execute(ctx, m.Task, env)
+	select {
+	case m := <-run.next:
+		return seat{m.Rank, m.World, m.Epoch}, m.Failure.err()
+	case <-ctx.Done():
+		return seat{}, context.Cause(ctx)
+	}
 }
 
 // join forms the ring of an epoch with the other ranks' processes.
-func (c *child) join(ctx context.Context, run *running, m *trainMsg, rank, world int, epoch uint64) (train.Place, error) {
-	p := train.Place{Rank: rank, World: world}
-	if world <= 1 {
+func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (train.Place, error) {
+	p := train.Place{Rank: at.rank, World: at.world}
+	if at.world <= 1 {
 		return p, nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := run.enter(epoch, cancel); err != nil {
+	if err := run.enter(at.epoch, cancel); err != nil {
 		return p, err
 	}
 	comm, err := ring.Form(ctx, ring.Config{
-		Rank: rank, World: world, Epoch: epoch, Backend: m.Task.Backend, Rendezvous: &asking{c, run},
+		Rank: at.rank, World: at.world, Epoch: at.epoch, Backend: m.Task.Backend, Rendezvous: &asking{c, run},
 		Fingerprint: fmt.Sprintf("%s %s", m.Task.Trial, m.Task.Config.Arch),
 	})
 	if err != nil {
 		return p, err
 	}
-	if err := run.formed(epoch, comm); err != nil {
+	if err := run.formed(at.epoch, comm); err != nil {
 		return p, err
 	}
 	p.Ring = comm

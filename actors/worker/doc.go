@@ -13,14 +13,15 @@
 // GPUs through NVML. They talk in frames over one socket pair that nobody else can
 // reach:
 //
-//	host → child   ping, train, next, cards, abort, stop, time, look, facts
-//	child → host   hello, pong, progress, card, rejoin, ended, timed, seen, facts
+//	host → child   ping, train, next, cards, abort, stop, time, score, look, facts
+//	child → host   hello, pong, progress, card, rejoin, ended, timed, scored, seen, facts
 //
 // Ranks of one trial form their ring between the children: each hands its card to
 // its host (card), which meets the others in the assignment's ring.Group and hands
 // all cards back (cards). Gradients never come near a host.
 //
-// The caller's duties: one call of a Host's Train, Time, Look or Facts at a time;
+// The caller's duties: one call of a Host's Train, Time, Score, Look or Facts at a
+// time;
 // Close when the node ends.
 //
 // Invariants: a call returns within its own bounds whatever the child does. A

@@ -49,6 +49,8 @@ func messages(t testing.TB) []message {
 		&lookMsg{},
 		&seenMsg{Machine: m},
 		&askMsg{},
+		&scoreMsg{Scoring: Scoring{On: On{"torch", true}, Threads: 1, Config: task.Config, Params: "p", Corpus: "c", Windows: 8}},
+		&scoredMsg{Score: train.Score{NLL: 1.5, Tokens: 3, Bytes: 9}, Failure: fail},
 		&factsMsg{Facts: Facts{Torch: "2", CUDA: 1}},
 	}
 }

@@ -20,6 +20,7 @@ import (
 const (
 	rejoinWithin = 30 * time.Second // for the ring that follows a lost one
 	stopWithin   = 30 * time.Second // for a run that was told to stop to save and end
+	scoreWithin  = 24 * time.Hour   // ctx and the child's signs of life end it earlier
 	lookWithin   = 30 * time.Second // for NVML: a driver that resets takes its time
 )
 
@@ -40,7 +41,7 @@ type Config struct {
 }
 
 // Host is the node's side of one device's process. One goroutine calls Train,
-// Time, Look and Facts; Kill and Close may be called from any.
+// Time, Score, Look and Facts; Kill and Close may be called from any.
 type Host struct {
 	cfg Config
 	mu  struct {
@@ -61,25 +62,39 @@ func NewHost(cfg Config) *Host {
 	return &Host{cfg: cfg}
 }
 
-// child is the process, started when there is none.
+var errClosing = errors.New("worker: its node is closing")
+
+// child is the process, started when there is none. Loading a libtorch takes
+// seconds, in which Kill and Close must not wait.
 func (h *Host) child() (*process, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.mu.closed {
-		return nil, errors.New("worker: its node is closing")
+	old, closed := h.mu.p, h.mu.closed
+	alive := old != nil && old.alive()
+	if !alive {
+		h.mu.p = nil // nobody else closes it from here on
 	}
-	if p := h.mu.p; p != nil {
-		if p.alive() {
-			return p, nil
-		}
-		h.mu.p = nil
-		p.close()
+	h.mu.Unlock()
+	switch {
+	case closed:
+		return nil, errClosing
+	case alive:
+		return old, nil
+	case old != nil:
+		old.close()
 	}
 	p, err := start(h.cfg)
 	if err != nil {
 		return nil, err
 	}
-	h.mu.p = p
+	h.mu.Lock()
+	if closed = h.mu.closed; !closed {
+		h.mu.p = p
+	}
+	h.mu.Unlock()
+	if closed {
+		p.close()
+		return nil, errClosing
+	}
 	return p, nil
 }
 
@@ -119,9 +134,7 @@ func (h *Host) ask(ctx context.Context, m message, within time.Duration) (messag
 	if err != nil {
 		return nil, err
 	}
-	if err := p.send(m); err != nil {
-		p.kill(err)
-	}
+	p.tell(m)
 	bound := time.NewTimer(within)
 	defer bound.Stop()
 	select {
@@ -152,6 +165,23 @@ func (h *Host) Time(ctx context.Context, t Timing) (float64, error) {
 		return 0, h.nonsense(m)
 	}
 	return a.Rate, a.Failure.err()
+}
+
+// Score scores a checkpoint in the child, for as long as that takes.
+func (h *Host) Score(ctx context.Context, s Scoring) (train.Score, error) {
+	m, err := h.ask(ctx, &scoreMsg{Scoring: s}, scoreWithin)
+	if err != nil {
+		return train.Score{}, err
+	}
+	a, ok := m.(*scoredMsg)
+	if !ok {
+		return train.Score{}, h.nonsense(m)
+	}
+	err = a.Failure.err()
+	if errors.Is(err, engine.ErrDevice) {
+		h.Kill(err)
+	}
+	return a.Score, err
 }
 
 // Look asks the child for the GPUs that NVML sees.
@@ -195,14 +225,16 @@ func (h *Host) Train(ctx context.Context, a *actors.Assign, on On, progress func
 		return train.Report{}, err
 	}
 	p, err := h.child()
+	var stray *strayError
+	if errors.As(err, &stray) {
+		err = &ring.LostError{Rank: a.Rank, Why: err.Error()}
+	}
 	if err != nil {
 		return train.Report{}, err
 	}
 	r := &rank{p: p, next: a.Next, broken: a.Broken}
 	defer r.end()
-	if err := p.send(&trainMsg{Task: a.Task, On: on, Rank: a.Rank, World: a.World, Epoch: a.Epoch}); err != nil {
-		p.kill(err)
-	}
+	p.tell(&trainMsg{Task: a.Task, On: on, Rank: a.Rank, World: a.World, Epoch: a.Epoch})
 	r.follow(a)
 	return r.run(ctx, progress)
 }
@@ -243,12 +275,8 @@ func (r *rank) meet(ctx context.Context, m *cardMsg) {
 	})
 }
 
-// tell sends to the child; one that can't be told is ended, and so noticed.
-func (r *rank) tell(m message) {
-	if err := r.p.send(m); err != nil {
-		r.p.kill(err)
-	}
-}
+// tell sends to the child.
+func (r *rank) tell(m message) { r.p.tell(m) }
 
 func (r *rank) end() {
 	if r.leave != nil {
@@ -314,9 +342,10 @@ func (r *rank) ended(ctx context.Context, m *endedMsg) (train.Report, error) {
 		return m.Report, &ring.LostError{Rank: r.a.Rank, Why: err.Error()}
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
-		// The child's words for it are the cause's text; a disk that was full while it
-		// saved is its own matter.
-		return m.Report, errors.Join(cause, err)
+		if actors.DiskError(err) { // met while it saved
+			return m.Report, errors.Join(cause, err)
+		}
+		return m.Report, cause
 	}
 	return m.Report, err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
@@ -90,6 +91,8 @@ func behave(r string) (engine.Model, error) {
 		os.Exit(3)
 	case "loses its device":
 		return nil, fmt.Errorf("%w: CUDA error: unspecified launch failure", engine.ErrDevice)
+	case "scores":
+		return native.New(tiny, native.Options{MaxBatch: 4, Seed: 1})
 	case "diverges":
 		return nil, fmt.Errorf("%w at step 7", train.ErrDiverged)
 	}
@@ -129,7 +132,51 @@ func task(t *testing.T) train.Task {
 	}
 	return train.Task{
 		Trial: "t0", Dir: t.TempDir(), TrainPath: path, ValidPath: path, Threads: 1,
-		Config: train.Config{Arch: glm.Arch{Vocab: 8, Dim: 8, Layers: 1, Heads: 1, KVHeads: 1, FFN: 8, Context: 8}.WithDefaults(), BatchTokens: 8},
+		Config: train.Config{Arch: tiny, BatchTokens: 32},
+	}
+}
+
+var tiny = glm.Arch{Vocab: 8, Dim: 8, Layers: 1, Heads: 1, KVHeads: 1, FFN: 8, Context: 8}.WithDefaults()
+
+// A child scores a checkpoint as this process does.
+func TestScoreInAChild(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
+	m, err := native.New(tiny, native.Options{MaxBatch: 4, Seed: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	job := task(t)
+	params := t.TempDir()
+	if err := train.SaveCheckpoint(params, m.State(), train.State{Step: 3}); err != nil {
+		t.Fatal(err)
+	}
+	corpus, err := train.OpenCorpus(job.TrainPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer corpus.Close()
+	want, err := train.Sliding(t.Context(), m, corpus, tiny.Context, 4, train.Share{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewHost(Config{Command: as("scores")})
+	defer h.Close()
+	s := Scoring{Config: job.Config, Params: params, Corpus: job.TrainPath, Windows: 8, Threads: 1}
+	if got, err := h.Score(t.Context(), s); err != nil || got != want || got.Tokens == 0 {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	s.Params = "/nowhere"
+	if _, err := h.Score(t.Context(), s); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("no checkpoint: %v", err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	released := errors.New("released")
+	cancel(released)
+	if _, err := h.Score(ctx, s); !errors.Is(err, released) {
+		t.Errorf("given up: %v", err)
 	}
 }
 

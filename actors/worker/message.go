@@ -25,6 +25,16 @@ type Timing struct {
 	Seconds   float64          `msgpack:"seconds"` // to measure for
 }
 
+// Scoring asks for the score of a checkpoint on a corpus, see train.Sliding.
+type Scoring struct {
+	On      On           `msgpack:"on"`
+	Threads int          `msgpack:"threads"`
+	Config  train.Config `msgpack:"config"`  // of the model's training
+	Params  string       `msgpack:"params"`  // the checkpoint's folder
+	Corpus  string       `msgpack:"corpus"`  // a token file
+	Windows int          `msgpack:"windows"` // of one Eval, at most
+}
+
 // Facts are what a child can compute with.
 type Facts struct {
 	Torch string `msgpack:"torch"` // whether there is an engine torch, in words; "" is none
@@ -81,10 +91,19 @@ type (
 		Report  train.Report `msgpack:"report"`
 		Failure *failure     `msgpack:"failure"`
 	}
-	timeMsg  struct{ Timing Timing }
+	timeMsg struct {
+		Timing Timing `msgpack:"timing"`
+	}
 	timedMsg struct {
 		Rate    float64  `msgpack:"rate"` // FLOP/s
 		Failure *failure `msgpack:"failure"`
+	}
+	scoreMsg struct {
+		Scoring Scoring `msgpack:"scoring"`
+	}
+	scoredMsg struct {
+		Score   train.Score `msgpack:"score"`
+		Failure *failure    `msgpack:"failure"`
 	}
 	lookMsg struct{}
 	seenMsg struct {
@@ -119,6 +138,8 @@ func (*lookMsg) kind() kind     { return 15 }
 func (*seenMsg) kind() kind     { return 16 }
 func (*askMsg) kind() kind      { return 17 }
 func (*factsMsg) kind() kind    { return 18 }
+func (*scoreMsg) kind() kind    { return 19 }
+func (*scoredMsg) kind() kind   { return 20 }
 
 func init() {
 	for _, make := range []func() message{
@@ -128,6 +149,7 @@ func init() {
 		func() message { return new(rejoinMsg) }, func() message { return new(progressMsg) }, func() message { return new(endedMsg) },
 		func() message { return new(timeMsg) }, func() message { return new(timedMsg) }, func() message { return new(lookMsg) },
 		func() message { return new(seenMsg) }, func() message { return new(askMsg) }, func() message { return new(factsMsg) },
+		func() message { return new(scoreMsg) }, func() message { return new(scoredMsg) },
 	} {
 		kinds[make().kind()] = make
 	}

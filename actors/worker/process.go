@@ -95,12 +95,29 @@ func start(cfg Config) (*process, error) {
 			p.wg.Go(func() { p.watch(cfg.Ping) })
 			return p, nil
 		}
-		p.kill(errors.New("it said no hello"))
+		if ok {
+			p.kill(fmt.Errorf("it began with a %T", m))
+		}
 	case <-hello.C:
 		p.kill(fmt.Errorf("it said no hello within %s", helloTime))
 	}
 	p.close()
-	return nil, fmt.Errorf("start a worker: %w", p.reason())
+	err = fmt.Errorf("start a worker: %w", p.reason())
+	if w, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && w.Signaled() && p.killedBy() == nil {
+		err = &strayError{err}
+	}
+	return nil, err
+}
+
+// strayError is the error of a child that a signal ended before it had begun: no
+// fault of the program, which another try may mend.
+type strayError struct{ error }
+
+// killedBy is the host's own reason to end the child, nil where it had none.
+func (p *process) killedBy() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.why
 }
 
 // listen passes on what the child says until it hangs up.
@@ -109,7 +126,7 @@ func (p *process) listen() {
 	for {
 		m, err := readFrame(p.conn)
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ECONNRESET) {
 				p.kill(fmt.Errorf("what it says makes no sense: %w", err))
 			}
 			// It hung up: it is ending, or it is of no use any more.
@@ -176,6 +193,14 @@ func (p *process) send(m message) error {
 	return err
 }
 
+// tell is send to a child that is of no use where it can't be told. One that is
+// gone already is noticed by listen, with its true reason.
+func (p *process) tell(m message) {
+	if err := p.send(m); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		p.kill(err)
+	}
+}
+
 // kill ends the child now; the first reason stays.
 func (p *process) kill(why error) {
 	p.mu.Lock()
@@ -188,9 +213,7 @@ func (p *process) kill(why error) {
 
 // reason is why a child has ended, with its last words. Only after exited.
 func (p *process) reason() error {
-	p.mu.Lock()
-	why := p.mu.why
-	p.mu.Unlock()
+	why := p.killedBy()
 	state := "is gone"
 	if s := p.cmd.ProcessState; s != nil {
 		if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
@@ -236,9 +259,7 @@ func (p *process) alive() bool {
 	case <-p.exited:
 		return false
 	default:
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.mu.why == nil
+		return p.killedBy() == nil
 	}
 }
 

@@ -159,15 +159,16 @@ type leaseFlags struct {
 
 func (f *leaseFlags) add(c *cobra.Command) {
 	c.Flags().DurationVar(&f.wait, "wait", time.Hour, "wait so long for devices that another process holds; 0 is refused at once")
-	c.Flags().BoolVar(&f.share, "share", false, "compute on processors that others hold too, and lease none")
+	c.Flags().BoolVar(&f.share, "share", false, "compute on processors that others hold too, and lease none; GPUs are never shared")
 }
 
-// lease makes the node's Lease; nil with --share.
+// lease makes the node's Lease.
 func (f *leaseFlags) lease(ctx context.Context, owner string) node.Lease {
-	if f.share {
-		return nil
-	}
-	return func(m device.Machine, r device.Request) ([]device.Device, *device.Held, error) {
+	return func(m device.Machine, r device.Request, wait bool) ([]device.Device, *device.Held, error) {
+		if f.share && r.Kind != device.GPU {
+			ds, err := m.Match(r)
+			return ds, nil, err
+		}
 		l, err := device.OpenLeases(device.LockDir())
 		if err != nil {
 			return nil, nil, err
@@ -178,7 +179,7 @@ func (f *leaseFlags) lease(ctx context.Context, owner string) node.Lease {
 		defer again.Stop()
 		for told := false; ; {
 			ds, held, err := l.Acquire(m, r, owner, 0)
-			if !errors.Is(err, device.ErrBusy) {
+			if !errors.Is(err, device.ErrBusy) || !wait {
 				return ds, held, err
 			}
 			if f.wait <= 0 {

@@ -94,6 +94,21 @@ func (v *view) close() {
 	}
 }
 
+// notice tells what the build outlived, above the live block.
+func (v *view) notice(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.json {
+		v.line(map[string]string{"event": "notice", "text": text})
+		return
+	}
+	if v.live && v.lines > 0 {
+		fmt.Fprintf(v.out, "\x1b[%dA\x1b[J", v.lines)
+		v.lines = 0
+	}
+	fmt.Fprintln(os.Stderr, "autoglm:", text)
+}
+
 func (v *view) active() float64 { return v.base + time.Since(v.start).Seconds() }
 
 // Update implements driver.View.

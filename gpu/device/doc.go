@@ -10,7 +10,8 @@
 // cpuset and cgroup quota respected). GPUs are seen through /proc/driver/nvidia:
 // their models and bus ids, and whether they can be opened. Their memory, links,
 // load, temperature and errors are known to NVML alone, which needs cgo and so the
-// build tag gpu.
+// build tag gpu. A fault of NVML ends its process: Sources leave it out, and
+// NVMLSource is for a worker's.
 //
 // The caller's duties: release what was acquired, and compute on a device only
 // while Held.Check returns nil.

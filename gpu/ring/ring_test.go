@@ -399,3 +399,36 @@ func TestFromEnv(t *testing.T) {
 		}
 	}
 }
+
+// Ranks that are processes of their own meet through whoever speaks for them, and
+// Abort ends that.
+func TestGroupMeet(t *testing.T) {
+	g := NewGroup(2, 7)
+	got := make(chan error, 1)
+	go func() {
+		cards, err := g.Meet(t.Context(), 1, []byte("b"))
+		if err == nil && (string(cards[0]) != "a" || string(cards[1]) != "b") {
+			err = fmt.Errorf("cards %q", cards)
+		}
+		got <- err
+	}()
+	if cards, err := g.Meet(t.Context(), 0, []byte("a")); err != nil || string(cards[1]) != "b" {
+		t.Errorf("%q, %v", cards, err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	if _, err := g.Meet(t.Context(), 2, nil); err == nil {
+		t.Error("rank 2 of 2 met the others")
+	}
+	g = NewGroup(2, 8)
+	go func() {
+		_, err := g.Meet(t.Context(), 0, []byte("a"))
+		got <- err
+	}()
+	g.Abort(&LostError{Rank: 1, Why: "gone"})
+	<-g.Done()
+	if err := <-got; !errors.Is(err, ErrLost) || !errors.Is(g.Err(), ErrLost) {
+		t.Errorf("%v, %v", err, g.Err())
+	}
+}

@@ -204,6 +204,12 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) error {
 			return d.fail(n, path, "must be a whole number, is %q", n.Value)
 		}
 		v.SetInt(x)
+	case reflect.Float64:
+		x, err := strconv.ParseFloat(n.Value, 64)
+		if err != nil || n.Tag == "!!str" {
+			return d.fail(n, path, "must be a number, is %q", n.Value)
+		}
+		v.SetFloat(x)
 	case reflect.Uint64:
 		x, err := strconv.ParseUint(n.Value, 10, 64)
 		if err != nil || n.Tag == "!!str" {

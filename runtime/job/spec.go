@@ -209,8 +209,11 @@ func (s *Spec) Validate() error {
 	if s.Isolation == "process" && s.Backend == "inproc" {
 		return fieldError("backend", "inproc joins ranks of one process, and isolation is process; choose auto, shm, unix or tcp")
 	}
-	if err := s.Placement.Policy().Validate(); err != nil {
-		return fieldError("placement", "gpu_load as %v", err)
+	switch p := s.Placement.Policy(); {
+	case !(p.Threshold > 0 && p.Threshold <= 1):
+		return fieldError("placement.gpu_load", "%v is not above 0 and at most 1", p.Threshold)
+	case p.Validate() != nil:
+		return fieldError("placement.hysteresis", "%v is not between 0 and gpu_load %v", p.Hysteresis, p.Threshold)
 	}
 	if !contains(Precisions(), s.Precision) {
 		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))

@@ -13,7 +13,12 @@
 // and frees every tensor that it made before it returns. No tensor has a
 // finalizer.
 //
-// Not yet run on hardware: Options.Device ≥ 0 (CUDA). Placement, bf16 products
-// and the retry after out-of-memory are written for it; on a CPU the first is
-// untouched, the second runs, and the third is tested by a stand-in failure.
+// A device that fails underneath (CUDA's sticky errors) is engine.ErrDevice: its
+// process has to end, which is why CUDA belongs into a worker's.
+//
+// Not yet run on hardware: Options.Device ≥ 0 (CUDA). Placement, bf16 products,
+// the retry after out-of-memory, the allocator's statistics and the fault of a
+// device are written for it; on a CPU the first is untouched, the second runs, the
+// third is tested by a stand-in failure, the fourth is compiled and says 0, and the
+// last is tested by the texts of CUDA's errors.
 package torch

@@ -198,9 +198,9 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	switch lib, foreign := library(backend); {
 	case foreign:
 		devices = lib.Devices
-		t, err = newBeside(ctx, lib, mesh, stop, cfg)
+		t, err = newBeside(ctx, lib, mesh, cards, stop, cfg)
 	case backend == SHM:
-		t, err = newShared(mesh, hosts(cards)[0], stop, cfg)
+		t, err = newShared(mesh, hosts(cards)[0], true, stop, cfg)
 	case backend == Hierarchical:
 		t, err = newHierarchy(mesh, hosts(cards), links, stop, cfg)
 	default:

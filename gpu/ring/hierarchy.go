@@ -92,7 +92,7 @@ func newHierarchy(m *mesh, hosts [][]int, l *links, stop *stopper, cfg *Config) 
 	}
 	if len(t.mine) > 1 {
 		var err error
-		if t.local, err = newShared(m, t.mine, stop, cfg); err != nil {
+		if t.local, err = newShared(m, t.mine, true, stop, cfg); err != nil {
 			return nil, err
 		}
 		t.local.board.end = m.abort // the other hosts don't see the board

@@ -463,11 +463,15 @@ func (l *link) broken(op *Op, err error) error {
 	if err == nil {
 		return nil
 	}
-	// Whoever hangs up has told why, on its control connection.
-	select {
-	case <-l.t.stop.done:
+	// Whoever hangs up tells why before, on its control connection.
+	if !l.t.mesh.left(l.peer) {
+		select {
+		case <-l.t.stop.done:
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if l.t.stop.flag.Load() {
 		return l.t.stop.reason()
-	case <-time.After(100 * time.Millisecond):
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

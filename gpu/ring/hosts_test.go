@@ -84,3 +84,40 @@ func TestHosts(t *testing.T) {
 		})
 	}
 }
+
+// Between two hosts of two ranks each, a hierarchical sum sends the buffer once a
+// direction; a flat one twice.
+func TestHierarchySendsLess(t *testing.T) {
+	perStep := map[string]float64{}
+	for _, backend := range []string{ring.Hierarchical, ring.TCP} {
+		hosts := ringtest.Hosts(t, 2)
+		procs := make([]*ringtest.Proc, 4)
+		for r := range procs {
+			h := hosts[r/2]
+			procs[r] = ringtest.StartRank(t, ringtest.Rank{
+				Rank: r, World: len(procs), Backend: backend, Master: hosts[0].Address + ":29500", Prefix: h.Prefix, Env: []string{"AUTOGLM_RING_LISTEN=" + h.Address + ":0"},
+			})
+		}
+		first := procs[0].Await(t, "step")
+		began := hosts[0].Sent(t)
+		var last []string
+		for range 12 {
+			last = procs[0].Await(t, "step")
+		}
+		sent := hosts[0].Sent(t) - began
+		var from, to float64
+		if _, err := fmt.Sscan(first[1]+" "+last[1], &from, &to); err != nil {
+			t.Fatal(err)
+		}
+		perStep[backend] = float64(sent) / (to - from)
+		for _, p := range procs {
+			if err := p.Cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("bytes a step and host of 1.2 MB of gradients: %.0f hierarchical, %.0f flat", perStep[ring.Hierarchical], perStep[ring.TCP])
+	if perStep[ring.Hierarchical] > 0.65*perStep[ring.TCP] {
+		t.Error("a hierarchical sum should send half as much")
+	}
+}

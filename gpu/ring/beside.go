@@ -23,14 +23,14 @@ import (
 // Where the library sums in an order of its own the bits are not those of the
 // other transports, but they are the same on all ranks.
 type beside struct {
-	rank, world int
-	mesh        *mesh
-	stop        *stopper
-	timeout     time.Duration
-	halves      bool
-	lib         Collectives
-	board       *shared // nil where the ranks are on several hosts
-	wide        []float32
+	rank    int
+	mesh    *mesh
+	stop    *stopper
+	timeout time.Duration
+	halves  bool
+	lib     Collectives
+	board   *shared // nil where the ranks are on several hosts
+	wide    []float32
 
 	running sync.Mutex // held by Do, so that Close frees nothing under it
 	failed  bool       // an operation has not ended as it should
@@ -38,7 +38,7 @@ type beside struct {
 }
 
 func newBeside(ctx context.Context, l Library, m *mesh, cards []card, stop *stopper, cfg *Config) (_ *beside, err error) {
-	t := &beside{rank: cfg.Rank, world: cfg.World, mesh: m, stop: stop, timeout: cfg.Timeout, halves: l.Halves}
+	t := &beside{rank: cfg.Rank, mesh: m, stop: stop, timeout: cfg.Timeout, halves: l.Halves}
 	if apart := hosts(cards); len(apart) == 1 && !slices.ContainsFunc(cards, func(c card) bool { return c.Unix == "" }) {
 		if t.board, err = newShared(m, apart[0], false, stop, cfg); err != nil {
 			return nil, err
@@ -50,7 +50,7 @@ func newBeside(ctx context.Context, l Library, m *mesh, cards []card, stop *stop
 		limit = time.Until(d)
 	}
 	t.lib, err = l.Join(Place{
-		Rank: cfg.Rank, World: cfg.World, Epoch: cfg.Epoch, GPU: cfg.GPU, Address: m.address(), Timeout: cfg.Timeout, Quit: stop.done,
+		Rank: cfg.Rank, World: cfg.World, GPU: cfg.GPU, Address: m.address(), Timeout: cfg.Timeout, Quit: stop.done,
 		Deadline: time.Now().Add(limit),
 		Tell:     func(b []byte) ([]byte, error) { return m.tell(ctx, b) },
 	})
@@ -119,6 +119,9 @@ func (t *beside) Do(op *Op) error {
 	defer t.running.Unlock()
 	if t.stop.flag.Load() {
 		return t.stop.reason()
+	}
+	if t.closed {
+		return ErrClosed
 	}
 	if err := t.agree(op); err != nil {
 		return t.fail(err)

@@ -97,6 +97,15 @@ func in(pid int, commands ...string) error {
 	return nil
 }
 
+// Limit bounds what leaves the host, in tc's words: 100mbit.
+func (h Host) Limit(t testing.TB, rate string) {
+	t.Helper()
+	argv := append(append([]string{}, h.Prefix...), strings.Fields("tc qdisc add dev eth0 root tbf rate "+rate+" burst 64k latency 100ms")...)
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("tc: %v: %s", err, out)
+	}
+}
+
 // Sent is how many bytes have left the host.
 func (h Host) Sent(t testing.TB) int64 {
 	t.Helper()

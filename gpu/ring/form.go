@@ -36,7 +36,7 @@ type Config struct {
 	Committed   uint64 // the last step that this rank committed in an earlier epoch
 	Rendezvous  Rendezvous
 	Endpoint    *Endpoint // nil: one of this ring alone
-	Streams     int       // connections a direction between two ranks; 0 is 1
+	Streams     int       // of unix and tcp: connections a direction between two ranks; 0 is 1
 	GPU         *GPU      // where this rank's buffers are; nil: host memory
 	// PlaintextCollectives allows nccl, mpi and gloo, which neither encrypt nor
 	// authenticate, where the endpoint has TLS.

@@ -1,9 +1,18 @@
 // Command allreduce times sums over ranks of one host, over each transport, and
 // beside OpenMPI, MPICH and Gloo in the same run, alternately.
 //
-//	go run ./bench/allreduce                                  all transports, two ranks, OpenMPI and Gloo
+//	go run ./bench/allreduce                                  all transports, two ranks, all peers
 //	go run ./bench/allreduce -n 4 -sizes 4KiB,64MiB -transport shm,tcp -peers openmpi
 //	go run ./bench/allreduce -peers none -json
+//	go run -tags gpu ./bench/allreduce -transport mpi,nccl    through libraries that a tagged build holds
+//
+// With -json it prints an object a line for each system and size. ratio is how many
+// times the speed of the best peer of its kind (shared memory or sockets) it has.
+// limit_gbs is the bus bandwidth that the memory of this machine allows, by a
+// measurement in the same run: where ranks share memory, each one's data is read
+// and written once, at the rate of an in-place add on all cores; over sockets each
+// byte is copied into the kernel and out, at the rate of a copy. Where the data
+// stays in the cache it can be passed.
 //
 // Peers: openmpi (its default), openmpi-copy (through its own shared memory rather
 // than CMA), openmpi-ring (its segmented ring), openmpi-tcp, mpich, mpich-tcp,
@@ -40,23 +49,22 @@ type config struct {
 
 // row is one system and size.
 type row struct {
-	System  string  `json:"system"`
-	Ranks   int     `json:"ranks"`
-	Bytes   int     `json:"bytes"`
-	Seconds float64 `json:"seconds"`  // median over rounds
-	BusGBps float64 `json:"bus_gb_s"` // 2(n−1)/n · bytes / seconds
-	Bound   float64 `json:"bound_seconds,omitempty"`
+	System    string  `json:"system"`
+	Transport string  `json:"transport,omitempty"` // of ours
+	Ranks     int     `json:"ranks"`
+	Bytes     int     `json:"bytes"`
+	Micros    float64 `json:"us"`              // median over rounds
+	BusGBps   float64 `json:"busbw_gbs"`       // 2(n−1)/n · bytes / time
+	Limit     float64 `json:"limit_gbs"`       // of BusGBps
+	Share     float64 `json:"share"`           // of the limit
+	Peer      string  `json:"peer,omitempty"`  // the quickest of its kind
+	Ratio     float64 `json:"ratio,omitempty"` // times its speed
+	Cores     int     `json:"cores"`
+	AddGBps   float64 `json:"add_gbs"`  // memory traffic of an in-place add on all cores: two reads, one write
+	CopyGBps  float64 `json:"copy_gbs"` // payload of a copy on all cores
 }
 
-type report struct {
-	Ranks     int     `json:"ranks"`
-	Cores     int     `json:"cores"`
-	AddGBps   float64 `json:"add_gb_s"`  // memory traffic of an in-place add on all cores: two reads, one write
-	CopyGBps  float64 `json:"copy_gb_s"` // payload of a copy on all cores
-	Rows      []row   `json:"rows"`
-	Rounds    int     `json:"rounds"`
-	BoundText string  `json:"bound"`
-}
+type report []row
 
 func main() {
 	if transport := os.Getenv(childEnv); transport != "" {
@@ -75,12 +83,12 @@ func main() {
 func parse() (config, error) {
 	var c config
 	sizes := flag.String("sizes", "4KiB,64KiB,1MiB,16MiB,64MiB,256MiB", "sizes, comma-separated (B, KiB, MiB)")
-	transports := flag.String("transport", "inproc,registered,shm,unix,tcp", "ours to time, comma-separated; also tls")
-	peers := flag.String("peers", "openmpi,openmpi-copy,openmpi-ring,openmpi-tcp,gloo", "peers, comma-separated, or none")
+	transports := flag.String("transport", "inproc,registered,shm,unix,tcp", "ours to time, comma-separated; also tls, and mpi, nccl and gloo of builds that hold them; or none")
+	peers := flag.String("peers", "openmpi,openmpi-copy,openmpi-ring,openmpi-tcp,mpich,gloo", "peers, comma-separated, or none")
 	flag.IntVar(&c.ranks, "n", 2, "ranks")
 	flag.IntVar(&c.rounds, "rounds", 3, "alternations of all systems")
 	flag.Float64Var(&c.seconds, "seconds", 0.3, "time for each size, in each round")
-	flag.BoolVar(&c.json, "json", false, "print JSON")
+	flag.BoolVar(&c.json, "json", false, "print JSON, an object a line")
 	flag.Parse()
 	for _, s := range strings.Split(*sizes, ",") {
 		n, err := parseSize(s)
@@ -138,7 +146,6 @@ func run() error {
 		systems = append(systems, peers...)
 	}
 	defer cleanup()
-	rep := report{Ranks: c.ranks, Cores: runtime.NumCPU(), Rounds: c.rounds, BoundText: "registered buffers: each rank's data is read and written once, at the rate of an in-place add on all cores"}
 	times := map[string]map[int][]float64{}
 	var adds, copies []float64
 	for range c.rounds {
@@ -161,83 +168,89 @@ func run() error {
 			}
 		}
 	}
-	rep.AddGBps, rep.CopyGBps = median(adds), median(copies)
-	for _, s := range systems {
-		for _, size := range c.sizes {
-			t := median(times[s.name][size])
-			r := row{System: s.name, Ranks: c.ranks, Bytes: size, Seconds: t}
-			r.BusGBps = 2 * float64(c.ranks-1) / float64(c.ranks) * float64(size) / t / 1e9
-			if s.name == "autoglm registered" {
-				r.Bound = 2 * float64(c.ranks) * float64(size) / (rep.AddGBps * 1e9)
-			}
-			rep.Rows = append(rep.Rows, r)
-		}
-	}
+	rep := rows(c, systems, times, median(adds), median(copies))
 	if c.json {
 		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(rep)
+		for _, r := range rep {
+			if err := e.Encode(r); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return rep.print(c, systems)
 }
 
-func (rep *report) at(system string, bytes int) *row {
-	i := slices.IndexFunc(rep.Rows, func(r row) bool { return r.System == system && r.Bytes == bytes })
-	return &rep.Rows[i]
-}
-
-// print shows times and bandwidths, then how much quicker each of ours is than
-// the best peer of its kind.
-func (rep *report) print(c config, systems []system) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "%d ranks, %d cores\t", rep.Ranks, rep.Cores)
-	for _, size := range c.sizes {
-		fmt.Fprintf(w, "%s\t", sizeName(size))
-	}
-	fmt.Fprintln(w)
+// rows compares what was timed.
+func rows(c config, systems []system, times map[string]map[int][]float64, add, cp float64) (rep report) {
+	n := float64(c.ranks)
+	bus := func(size int, seconds float64) float64 { return 2 * (n - 1) / n * float64(size) / seconds / 1e9 }
 	for _, s := range systems {
-		fmt.Fprintf(w, "%s\t", s.name)
 		for _, size := range c.sizes {
-			if r := rep.at(s.name, size); size < 8<<20 {
-				fmt.Fprintf(w, "%.1f µs\t", r.Seconds*1e6)
-			} else {
-				fmt.Fprintf(w, "%.1f GB/s\t", r.BusGBps)
+			t := median(times[s.name][size])
+			r := row{System: s.name, Transport: s.transport, Ranks: c.ranks, Bytes: size, Micros: t * 1e6, BusGBps: bus(size, t), Cores: runtime.NumCPU(), AddGBps: add, CopyGBps: cp}
+			least := 2 * n * float64(size) / (add * 1e9)
+			if strings.HasSuffix(s.kind, "socket") {
+				least = 2 * 2 * (n - 1) * float64(size) / (cp * 1e9)
 			}
-		}
-		fmt.Fprintln(w)
-	}
-	for _, s := range systems {
-		best := func(size int) (t float64) {
-			for _, p := range systems {
-				if p.kind == "peer "+s.kind {
-					if r := rep.at(p.name, size); t == 0 || r.Seconds < t {
-						t = r.Seconds
+			r.Limit = bus(size, least)
+			r.Share = r.BusGBps / r.Limit
+			if s.transport != "" {
+				best := 0.0
+				for _, p := range systems {
+					if pt := median(times[p.name][size]); p.kind == "peer "+s.kind && (best == 0 || pt < best) {
+						best, r.Peer, r.Ratio = pt, p.name, pt/t
 					}
 				}
 			}
-			return t
+			rep = append(rep, r)
 		}
-		if strings.HasPrefix(s.kind, "peer") || best(c.sizes[0]) == 0 {
-			continue
-		}
-		fmt.Fprintf(w, "%s: times the best peer's speed\t", s.name)
+	}
+	return rep
+}
+
+func (rep report) at(system string, bytes int) *row {
+	i := slices.IndexFunc(rep, func(r row) bool { return r.System == system && r.Bytes == bytes })
+	return &rep[i]
+}
+
+// print shows times and bandwidths, then how much quicker each of ours is than
+// the best peer of its kind, and what share of the limit it reaches.
+func (rep report) print(c config, systems []system) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
+	line := func(head string, cell func(size int) string) {
+		fmt.Fprintf(w, "%s\t", head)
 		for _, size := range c.sizes {
-			fmt.Fprintf(w, "%.2f\t", best(size)/rep.at(s.name, size).Seconds)
+			fmt.Fprintf(w, "%s\t", cell(size))
 		}
 		fmt.Fprintln(w)
 	}
-	if slices.Contains(c.transports, "registered") {
-		fmt.Fprintf(w, "registered: share of the bound\t")
-		for _, size := range c.sizes {
-			r := rep.at("autoglm registered", size)
-			fmt.Fprintf(w, "%.2f\t", r.Bound/r.Seconds)
+	line(fmt.Sprintf("%d ranks, %d cores", c.ranks, runtime.NumCPU()), sizeName)
+	for _, s := range systems {
+		line(s.name, func(size int) string {
+			if r := rep.at(s.name, size); size < 8<<20 {
+				return fmt.Sprintf("%.1f µs", r.Micros)
+			} else {
+				return fmt.Sprintf("%.1f GB/s", r.BusGBps)
+			}
+		})
+	}
+	for _, s := range systems {
+		if rep.at(s.name, c.sizes[0]).Peer != "" {
+			line(s.name+": times the best peer's speed", func(size int) string { return fmt.Sprintf("%.2f", rep.at(s.name, size).Ratio) })
 		}
-		fmt.Fprintln(w)
+	}
+	for _, s := range systems {
+		if s.transport != "" {
+			line(s.name+": share of the limit", func(size int) string { return fmt.Sprintf("%.2f", rep.at(s.name, size).Share) })
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Printf("bound: %s (%.1f GB/s of traffic; a copy moves %.1f GB/s of payload); it says nothing where the data stays in the cache\n", rep.BoundText, rep.AddGBps, rep.CopyGBps)
+	if len(rep) > 0 {
+		fmt.Printf("limit: each rank's data read and written once at the rate of an in-place add on all cores (%.1f GB/s of traffic); over sockets each byte copied in and out of the kernel (a copy moves %.1f GB/s of payload); it says nothing where the data stays in the cache\n", rep[0].AddGBps, rep[0].CopyGBps)
+	}
 	return nil
 }
 

@@ -29,9 +29,10 @@ import (
 
 // system is something to time. run gives the seconds of one sum by its size.
 type system struct {
-	name string
-	kind string // memory, socket; "peer memory", "peer socket"
-	run  func(c config) (map[int]float64, error)
+	name      string
+	kind      string // memory, socket, library; "peer memory", "peer socket"
+	transport string // of ours; "" is a peer
+	run       func(c config) (map[int]float64, error)
 }
 
 const (
@@ -41,7 +42,7 @@ const (
 )
 
 func ours(transport string) (system, error) {
-	s := system{name: "autoglm " + transport, kind: "socket"}
+	s := system{name: "autoglm " + transport, kind: "socket", transport: transport}
 	switch transport {
 	case "inproc":
 		s.kind = "memory"
@@ -50,8 +51,14 @@ func ours(transport string) (system, error) {
 	case "registered", "shm":
 		s.kind = "memory"
 	case "unix", "tcp", "tls":
+	case ring.MPI, ring.NCCL, ring.Gloo:
+		s.kind = "library"
+		// MPI is there only in processes of mpirun.
+		if err := ring.Available(transport); err != nil && (transport != ring.MPI || !strings.Contains(err.Error(), "mpirun")) {
+			return s, fmt.Errorf("-transport: %w", err)
+		}
 	default:
-		return s, fmt.Errorf("-transport: %q; there are inproc, registered, shm, unix, tcp and tls", transport)
+		return s, fmt.Errorf("-transport: %q; there are inproc, registered, shm, unix, tcp, tls, mpi, nccl and gloo", transport)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -66,6 +73,13 @@ func ours(transport string) (system, error) {
 		env = append(env, pemEnv+"="+cert)
 	}
 	s.run = func(c config) (map[int]float64, error) {
+		if transport == ring.MPI {
+			port, err := freePort()
+			if err != nil {
+				return nil, err
+			}
+			return mpi("openmpi", self, c, append(env, "MASTER_PORT="+strconv.Itoa(port))...)
+		}
 		return ranks(c, env, func(int) []string { return append([]string{self}, arguments(c)...) })
 	}
 	return s, nil
@@ -117,6 +131,8 @@ func child(transport string, args []string) error {
 	switch cfg.Backend = transport; transport {
 	case "registered":
 		cfg.Backend = ring.SHM
+	case ring.NCCL:
+		cfg.GPU = &ring.GPU{Ordinal: cfg.Rank}
 	case "tls":
 		cfg.Backend = ring.TCP
 		if cfg.Endpoint, err = secured(os.Getenv(pemEnv)); err != nil {
@@ -324,28 +340,28 @@ func peerFile(name string) (string, error) {
 var compilers = map[string][]string{"openmpi": {"mpicc.openmpi", "mpicc"}, "mpich": {"mpicc.mpich"}}
 
 func compile(family, source, dir string) (string, error) {
+	install := map[string]string{"openmpi": "openmpi-bin libopenmpi-dev", "mpich": "mpich libmpich-dev"}[family]
 	for _, cc := range compilers[family] {
 		if _, err := exec.LookPath(cc); err != nil {
 			continue
 		}
 		out := filepath.Join(dir, family)
 		if b, err := exec.Command(cc, "-O2", "-o", out, source).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%s: %w: %s", cc, err, b)
+			return "", fmt.Errorf("%s: %w (apt-get install %s): %s", cc, err, install, b)
 		}
 		return out, nil
 	}
-	install := map[string]string{"openmpi": "openmpi-bin libopenmpi-dev", "mpich": "mpich libmpich-dev"}[family]
 	return "", fmt.Errorf("%s is not installed (apt-get install %s); install it or leave it out of -peers", family, install)
 }
 
-func mpi(name, binary string, c config) (map[int]float64, error) {
+func mpi(name, binary string, c config, more ...string) (map[int]float64, error) {
 	family, _, _ := strings.Cut(name, "-")
 	launcher := "mpirun"
 	if p, err := exec.LookPath("mpirun." + family); err == nil {
 		launcher = p
 	}
 	argv := []string{"-n", strconv.Itoa(c.ranks)}
-	env := os.Environ()
+	env := append(os.Environ(), more...)
 	if family == "openmpi" {
 		argv = append(argv, "--allow-run-as-root", "--bind-to", "none")
 		if c.ranks > runtime.NumCPU() {

@@ -18,6 +18,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
@@ -244,6 +245,14 @@ func doctorCommand() *cobra.Command {
 				fmt.Printf("engines   native, torch (%s, %d CUDA devices)\n", f.Torch, f.CUDA)
 			default:
 				fmt.Println("engines   native; autoglm libtorch fit makes a build that has torch, and computes on GPUs")
+			}
+			fmt.Println("backends  in memory, over sockets and between hosts: always")
+			for _, name := range []string{ring.NCCL, ring.MPI, ring.Gloo} {
+				text := name + ": can be used"
+				if err := ring.Available(name); err != nil {
+					text = strings.TrimPrefix(err.Error(), ring.ErrUnavailable.Error()+": ")
+				}
+				fmt.Printf("          %s\n", text)
 			}
 			n := min(m.Count(device.CPU), 8)
 			rate, err := node.Rate(c.Context(), n, 1, "auto", engine.Auto, 1)

@@ -24,7 +24,11 @@ func TestConformance(t *testing.T) {
 	for _, transport := range ring.Transports {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			for world := 2; world <= 5; world++ {
+			most := 5
+			if testing.Short() {
+				most = 3
+			}
+			for world := 2; world <= most; world++ {
 				comms := ring.Formed(t, transport, world, nil)
 				rapid.Check(t, func(rt *rapid.T) {
 					k := ringtest.Case{

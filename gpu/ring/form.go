@@ -36,7 +36,7 @@ type Config struct {
 	Committed   uint64 // the last step that this rank committed in an earlier epoch
 	Rendezvous  Rendezvous
 	Endpoint    *Endpoint // nil: one of this ring alone
-	Streams     int       // connections a direction between two ranks; 0 is 1
+	Streams     int       // of unix and tcp: connections a direction between two ranks; 0 is 1
 	GPU         *GPU      // where this rank's buffers are; nil: host memory
 	// PlaintextCollectives allows nccl, mpi and gloo, which neither encrypt nor
 	// authenticate, where the endpoint has TLS.
@@ -198,9 +198,9 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	switch lib, foreign := library(backend); {
 	case foreign:
 		devices = lib.Devices
-		t, err = newBeside(ctx, lib, mesh, stop, cfg)
+		t, err = newBeside(ctx, lib, mesh, cards, stop, cfg)
 	case backend == SHM:
-		t, err = newShared(mesh, hosts(cards)[0], stop, cfg)
+		t, err = newShared(mesh, hosts(cards)[0], true, stop, cfg)
 	case backend == Hierarchical:
 		t, err = newHierarchy(mesh, hosts(cards), links, stop, cfg)
 	default:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"testing"
 	"time"
 )
@@ -93,5 +94,80 @@ func FuzzMessages(f *testing.F) {
 				t.Fatal("it wrote beyond the buffer")
 			}
 		}
+	})
+}
+
+// wire is a connection that gives what was put into it and takes everything.
+type wire struct{ bytes.Reader }
+
+func (w *wire) Write(b []byte) (int, error)      { return len(b), nil }
+func (w *wire) Close() error                     { return nil }
+func (w *wire) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (w *wire) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (w *wire) SetDeadline(time.Time) error      { return nil }
+func (w *wire) SetReadDeadline(time.Time) error  { return nil }
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+
+// A hostile host's bytes end a sum with an error or complete it; they never reach
+// beyond its buffer.
+func FuzzRelay(f *testing.F) {
+	head := make([]byte, messageSize)
+	(&message{what: contribution, kind: AllReduce, dtype: BF16, seq: 1, bytes: 32, length: 64}).put(head)
+	f.Add(append(head, make([]byte, 64)...), 16, byte(AllReduce), byte(BF16))
+	(&message{what: contribution, kind: Broadcast, seq: 1, bytes: 64, length: 64}).put(head)
+	f.Add(append(head, make([]byte, 64)...), 16, byte(Broadcast), byte(F32))
+	f.Fuzz(func(t *testing.T, in []byte, n int, kind, dt byte) {
+		if n < 0 || n > 1<<12 || kind < byte(AllReduce) || kind > byte(Barrier) || dt > byte(F16) {
+			return
+		}
+		stop := newStopper()
+		m := &mesh{stop: stop, rank: 1, peers: make([]*control, 2), quit: make(chan struct{})}
+		l := &links{relay: relay{up: 0, down: -1, toUp: &wire{*bytes.NewReader(in)}}}
+		h, err := newHierarchy(m, [][]int{{0}, {1}}, l, stop, &Config{Rank: 1, World: 2, Timeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.piece = 512 // so that short inputs reach all of it
+		m.peers[0] = &control{conn: &wire{}, file: make(chan file), ops: make(chan opHead), note: make(chan []byte)}
+		m.peers[0].left.Store(true) // no need to wait for the reason of an end
+		close(m.peers[0].file)
+		mem := make([]float32, n+64)
+		for i := n; i < len(mem); i++ {
+			mem[i] = 42
+		}
+		data := Buffer{Data: mem[:n]}.bytes()
+		if dt := DType(dt); dt != F32 {
+			data = data[:len(data)/4*4/2]
+		}
+		err = h.Do(&Op{Kind: Kind(kind), DType: DType(dt), Seq: 1, Data: data})
+		if err != nil && !errors.Is(err, ErrLost) && !errors.Is(err, ErrOutOfStep) && !errors.Is(err, ErrTimeout) {
+			t.Fatal(err)
+		}
+		if err := h.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range mem[n:] {
+			if x != 42 {
+				t.Fatal("it wrote beyond the buffer")
+			}
+		}
+	})
+}
+
+// Whatever a rank announces is refused or is what its bytes say.
+func FuzzOpHead(f *testing.F) {
+	o := Op{Kind: Broadcast, DType: F16, Root: 2, Bucket: 7, Data: make([]byte, 10)}
+	f.Add(uint64(3), o.head())
+	f.Fuzz(func(t *testing.T, seq uint64, text string) {
+		h, err := parseOpHead(seq, text)
+		if err != nil {
+			return
+		}
+		o := Op{Kind: h.kind, DType: h.dtype, Root: h.root, Bucket: h.bucket, Device: 1, DeviceBytes: int(h.bytes)}
+		if uint64(h.seq) != seq || o.head() != text[:2]+"\x00\x00"+text[4:] {
+			t.Fatalf("%x read as %+v", text, h)
+		}
+		o.Data = nil
+		_ = (&Op{Kind: AllReduce}).differ(0, 1, h.kind, h.dtype, h.root, h.bucket, h.bytes)
 	})
 }

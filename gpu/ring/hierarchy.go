@@ -39,7 +39,7 @@ type hierarchy struct {
 	local       *shared // nil where the rank is alone
 	seq         uint32  // of the local operations
 	up, down    *link   // of the first rank of a host; nil at the ends
-	piece       int     // elements
+	piece       int     // the longest, in elements
 	wide        [][]float32
 
 	running sync.Mutex // held by Do and alloc, so that Close frees nothing under them
@@ -47,8 +47,15 @@ type hierarchy struct {
 	wg      sync.WaitGroup
 }
 
-// relayPiece is the length of a sum's pieces, in elements.
+// relayPiece is the longest that a sum's pieces are, in elements.
 const relayPiece = 256 << 10
+
+// pieceOf is how long the pieces of a sum of n elements are: sixteen or more, so
+// that both directions of each link are busy, unless that makes them so short that
+// what is done for each counts.
+func (t *hierarchy) pieceOf(n int) int {
+	return min(t.piece, max(16<<10, (n/16+1023)&^1023))
+}
 
 // relay is a rank's connections to the neighbouring hosts' first ranks.
 type relay struct {
@@ -92,10 +99,12 @@ func newHierarchy(m *mesh, hosts [][]int, l *links, stop *stopper, cfg *Config) 
 	}
 	if len(t.mine) > 1 {
 		var err error
-		if t.local, err = newShared(m, t.mine, stop, cfg); err != nil {
+		if t.local, err = newShared(m, t.mine, true, stop, cfg); err != nil {
 			return nil, err
 		}
 		t.local.board.end = m.abort // the other hosts don't see the board
+		// Most waits are for the network, and long.
+		t.local.board.spin = min(t.local.board.spin, 1000)
 	}
 	if l.relay.toUp != nil {
 		t.up = newLink(l.relay.up, l.relay.toUp, t)
@@ -158,13 +167,14 @@ func (t *hierarchy) inside(kind Kind, dt DType, root int, b []byte, op *Op) erro
 func (t *hierarchy) sum(op *Op) error {
 	size := op.DType.Size()
 	n := len(op.Data) / size
-	pieces := max(1, (n+t.piece-1)/t.piece)
+	piece := t.pieceOf(n)
+	pieces := max(1, (n+piece-1)/piece)
 	last := t.host == len(t.hosts)-1
 	// Totals lag so far behind partial sums that all hosts are busy.
 	lag := len(t.hosts) + 1
 	for k := range pieces + lag {
 		if k < pieces {
-			lo, hi := k*t.piece, min((k+1)*t.piece, n)
+			lo, hi := k*piece, min((k+1)*piece, n)
 			if err := t.gatherPiece(op, op.Data[lo*size:hi*size], lo*size, k%(lag+1), last); err != nil {
 				return err
 			}
@@ -172,7 +182,7 @@ func (t *hierarchy) sum(op *Op) error {
 		if k < lag || last {
 			continue
 		}
-		lo, hi := (k-lag)*t.piece, min((k-lag+1)*t.piece, n)
+		lo, hi := (k-lag)*piece, min((k-lag+1)*piece, n)
 		b := op.Data[lo*size : hi*size]
 		if t.down != nil {
 			if err := t.down.read(op, result, lo*size, b); err != nil {
@@ -463,11 +473,15 @@ func (l *link) broken(op *Op, err error) error {
 	if err == nil {
 		return nil
 	}
-	// Whoever hangs up has told why, on its control connection.
-	select {
-	case <-l.t.stop.done:
+	// Whoever hangs up tells why before, on its control connection.
+	if !l.t.mesh.left(l.peer) {
+		select {
+		case <-l.t.stop.done:
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if l.t.stop.flag.Load() {
 		return l.t.stop.reason()
-	case <-time.After(100 * time.Millisecond):
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -11,8 +11,8 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/ring/ringtest"
 )
 
-// Five ranks on three hosts: a host loses its network, then a rank is killed, then
-// one is stopped. Each time the others know who it is and go on in a new ring,
+// Five ranks on three hosts: a host loses its network, then a host's first rank is
+// killed, then the first of all is stopped. Each time the others know who it is and go on in a new ring,
 // with one state.
 func TestHosts(t *testing.T) {
 	for _, backend := range []string{ring.Auto, ring.TCP} {
@@ -42,8 +42,8 @@ func TestHosts(t *testing.T) {
 				within time.Duration
 			}{
 				{"disconnected", func(*ringtest.Proc) error { hosts[2].Disconnect(t); return nil }, 4, time.Second},
-				{"killed", func(p *ringtest.Proc) error { return p.Cmd.Process.Kill() }, 3, 50 * time.Millisecond},
-				{"stopped", func(p *ringtest.Proc) error { return p.Cmd.Process.Signal(syscall.SIGSTOP) }, 1, time.Second},
+				{"killed", func(p *ringtest.Proc) error { return p.Cmd.Process.Kill() }, 2, 50 * time.Millisecond},
+				{"stopped", func(p *ringtest.Proc) error { return p.Cmd.Process.Signal(syscall.SIGSTOP) }, 0, time.Second},
 			} {
 				began := time.Now()
 				if err := how.do(procs[how.victim]); err != nil {
@@ -82,5 +82,51 @@ func TestHosts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Between two hosts of two ranks each, a hierarchical sum sends the buffer once a
+// direction and a flat one twice; where the network is what limits them that is
+// what they take.
+func TestHierarchySendsLess(t *testing.T) {
+	perStep, seconds := map[string]float64{}, map[string]float64{}
+	for _, backend := range []string{ring.Hierarchical, ring.TCP} {
+		hosts := ringtest.Hosts(t, 2)
+		for _, h := range hosts {
+			h.Limit(t, "100mbit")
+		}
+		procs := make([]*ringtest.Proc, 4)
+		for r := range procs {
+			h := hosts[r/2]
+			procs[r] = ringtest.StartRank(t, ringtest.Rank{
+				Rank: r, World: len(procs), Backend: backend, Master: hosts[0].Address + ":29500", Prefix: h.Prefix, Env: []string{"AUTOGLM_RING_LISTEN=" + h.Address + ":0"},
+			})
+		}
+		first := procs[0].Await(t, "step")
+		began := hosts[0].Sent(t)
+		var last []string
+		for range 2 {
+			last = procs[0].Await(t, "step")
+		}
+		sent := hosts[0].Sent(t) - began
+		var from, to float64
+		if _, err := fmt.Sscan(first[1]+" "+last[1], &from, &to); err != nil {
+			t.Fatal(err)
+		}
+		perStep[backend] = float64(sent) / (to - from)
+		seconds[backend] = ringtest.Nanos(t, last[3]).Sub(ringtest.Nanos(t, first[3])).Seconds() / (to - from)
+		for _, p := range procs {
+			if err := p.Cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("1.2 MB of gradients over 100 Mbit/s, a step: %.0f bytes and %.1f ms hierarchical, %.0f bytes and %.1f ms flat",
+		perStep[ring.Hierarchical], 1e3*seconds[ring.Hierarchical], perStep[ring.TCP], 1e3*seconds[ring.TCP])
+	if perStep[ring.Hierarchical] > 0.65*perStep[ring.TCP] {
+		t.Error("a hierarchical sum should send half as much")
+	}
+	if seconds[ring.Hierarchical] > 0.85*seconds[ring.TCP] {
+		t.Error("a hierarchical sum should take little more than half as long")
 	}
 }

@@ -55,7 +55,6 @@ type Library struct {
 // Place is where a rank stands when it joins a Library.
 type Place struct {
 	Rank, World int
-	Epoch       uint64
 	GPU         *GPU
 	// Address is a host that the other ranks reach this process at.
 	Address  string
@@ -74,8 +73,8 @@ type Collectives interface {
 	// ErrTimeout after Place.Timeout; and, within the time that the implementation
 	// states, after Place.Quit was closed. After an error nothing but Close is called.
 	Do(op *Op) error
-	// Close frees it. ended tells that all ranks are through with all operations;
-	// otherwise what runs is given up.
+	// Close frees it. ended tells that every operation of this rank has ended well;
+	// otherwise what runs is given up. It is bounded by what the implementation states.
 	Close(ended bool) error
 }
 

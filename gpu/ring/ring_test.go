@@ -12,7 +12,7 @@ import (
 )
 
 // transports are all ways to join ranks, for tests that hold for each.
-var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls", Hierarchical, "hierarchical tls", "hierarchical alone", "library"}
+var transports = []string{"inproc", SHM, "registered", Unix, TCP, "tcp 3 streams", "tls", Hierarchical, "hierarchical tls", "hierarchical alone", "library", "library afar"}
 
 // formed joins world ranks in this process.
 func formed(t testing.TB, transport string, world int, change func(*Config)) []*Comm {
@@ -47,6 +47,11 @@ func formed(t testing.TB, transport string, world int, change func(*Config)) []*
 				cfg.Endpoint = ep
 			case "library":
 				cfg.Backend = testLibrary
+			case "library afar":
+				cfg.Backend = testLibrary
+				ep := onHost(t, r, transport)
+				t.Cleanup(func() { ep.Close() })
+				cfg.Endpoint = ep
 			}
 			if change != nil {
 				change(&cfg)

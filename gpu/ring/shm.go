@@ -32,11 +32,12 @@ type arena struct {
 }
 
 // newShared joins those ranks of a mesh that are given, in ascending order, over
-// its unix sockets; the first one makes the board.
-func newShared(m *mesh, ranks []int, stop *stopper, cfg *Config) (*shared, error) {
+// its unix sockets; the first one makes the board, without slots where nothing but
+// checks is done on it.
+func newShared(m *mesh, ranks []int, slots bool, stop *stopper, cfg *Config) (*shared, error) {
 	t := &shared{mesh: m, ranks: ranks}
 	world, rank := len(ranks), slices.Index(ranks, cfg.Rank)
-	size := boardSize(world, true)
+	size := boardSize(world, slots)
 	var mem []byte
 	var err error
 	if rank == 0 {
@@ -51,7 +52,7 @@ func newShared(m *mesh, ranks []int, stop *stopper, cfg *Config) (*shared, error
 		t.unmap()
 		return nil, err
 	}
-	t.board = newBoard(mem, rank, world, true, cfg.Timeout, stop)
+	t.board = newBoard(mem, rank, world, slots, cfg.Timeout, stop)
 	t.board.names = ranks
 	t.board.yield = schedYield
 	t.board.left = func(r int) bool { return m.left(ranks[r]) }

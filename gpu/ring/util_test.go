@@ -42,6 +42,8 @@ func onHost(t testing.TB, r int, how string) *Endpoint {
 		cfg.TLS = tlsConfig(t)
 	case "hierarchical alone":
 		host = (r + 1) / 2
+	case "library afar":
+		host = r
 	}
 	ep, err := NewEndpoint(cfg)
 	if err != nil {

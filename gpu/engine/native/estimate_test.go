@@ -12,6 +12,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
 // allocated is what New allocated for the model's numbers, bytes.
@@ -83,6 +84,9 @@ func TestFootprint(t *testing.T) {
 		t.Skip(err)
 	}
 	for i, f := range footprints {
+		if f.o.Precision == engine.BF16 && !kernel.FastBF16() {
+			continue // the portable products are slow
+		}
 		cmd := exec.Command(os.Args[0], "-test.run=^TestFootprint$", "-test.v")
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", footprintEnv, i))
 		out, err := cmd.CombinedOutput()

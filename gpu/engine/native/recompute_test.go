@@ -7,12 +7,16 @@ import (
 	"testing"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
 // TestRecompute: losses, gradients and parameters have the bits that they have
 // with all activations kept.
 func TestRecompute(t *testing.T) {
 	for _, p := range []engine.Precision{engine.F32, engine.BF16} {
+		if p == engine.BF16 && !kernel.FastBF16() {
+			continue // the portable products are slow
+		}
 		for _, dropout := range []float64{0, 0.2} {
 			t.Run(fmt.Sprintf("%s, dropout %g", p, dropout), func(t *testing.T) {
 				a := arch(64, 4, 4, 2, 96, 200, false)

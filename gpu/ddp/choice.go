@@ -2,20 +2,34 @@ package ddp
 
 import "math"
 
-// The rule by which Auto changes levels. Ranks agree every agreeEvery steps.
+// The rule by which Auto changes levels. Ranks agree every second step at first,
+// later more seldom.
 const (
-	agreeEvery = 4
-	patience   = 2    // agreements in which a higher level must pay, in a row
-	margin     = 1.1  // by how much
-	keep       = 0.8  // of a running average, a step
-	slowly     = 0.97 // … of the norm's long one
-	shift      = 0.5  // of the norm's short average against the long one, which is fast
-	resting    = 8    // agreements after a fall in which a bucket does not rise
-	guess      = 2e-9 // seconds to encode and decode an element, before it was measured
+	early    = 32   // steps
+	patience = 2    // agreements in which a higher level must pay, in a row
+	margin   = 1.1  // by how much
+	keep     = 0.8  // of a running average, a step
+	slowly   = 0.97 // … of the norm's long one
+	shift    = 0.5  // of the norm's short average against the long one, which is fast
+	resting  = 8    // agreements after a fall in which a bucket does not rise
+	guess    = 2e-9 // seconds to encode and decode an element, before it was measured
 )
 
 // bounds of the relative error of an encoding: beyond it the bucket goes down.
 var bounds = [levels]float64{None: math.Inf(1), BF16: 0.01, Int8: 0.1, PowerSGD: 0.97}
+
+// worth is what a level must save at least, as a share of the bucket's share of the
+// step's time: what it loses costs steps. PowerSGD of four directions was seen to
+// need up to half as many again for the same loss.
+var worth = [levels]float64{BF16: 0.01, Int8: 0.02, PowerSGD: 0.5}
+
+// agrees tells whether the ranks agree behind that commit.
+func agrees(commit int) bool {
+	if commit <= early {
+		return commit%2 == 0
+	}
+	return commit%8 == 0
+}
 
 // measures are one rank's running averages of a bucket.
 type measures struct {
@@ -62,8 +76,9 @@ type choice struct {
 
 // decide is the level that the bucket takes next. Of a sum's exposed time the
 // least of all ranks counts: the others' holds their wait for the last to come,
-// which no encoding shortens. Time to encode and error are the largest.
-func (k *bucket) decide(exposed, code, err float64) Level {
+// which no encoding shortens. Time to encode and error are the largest. share is the
+// bucket's share of the step's time, seconds.
+func (k *bucket) decide(exposed, code, err, share float64) Level {
 	c := &k.choice
 	c.exposed, c.err, c.code[k.level] = exposed, err, code
 	if c.rests > 0 {
@@ -82,7 +97,7 @@ func (k *bucket) decide(exposed, code, err float64) Level {
 	if cost == 0 {
 		cost = guess * float64(k.n) * float64(next)
 	}
-	if exposed*(1-k.ratio(next)) <= margin*cost {
+	if exposed*(1-k.ratio(next)) <= margin*cost+worth[next]*share {
 		c.pays = 0
 		return k.level
 	}

@@ -193,7 +193,7 @@ func TestChoice(t *testing.T) {
 	k := &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}
 	run := func(agreements int, exposed, err float64) {
 		for range agreements {
-			if to := k.decide(exposed, 1e-3, err); to != k.level {
+			if to := k.decide(exposed, 1e-3, err, 1e-3); to != k.level {
 				k.set(to)
 			}
 		}
@@ -226,6 +226,16 @@ func TestChoice(t *testing.T) {
 	run(1, 0.08, 0.5)
 	if k.level != Int8 {
 		t.Fatalf("a norm that shifts fast is sent as %s", k.level)
+	}
+	// What is left to save is less than what the level loses.
+	k = &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}
+	for range 100 {
+		if to := k.decide(0.08, 1e-3, 0.005, 0.2); to != k.level {
+			k.set(to)
+		}
+	}
+	if k.level != Int8 {
+		t.Fatalf("%s where powersgd saves less than half of the step", k.level)
 	}
 	// A fast ring: encoding would cost more than it saves.
 	k = &bucket{n: 1 << 18, world: 2, low: &lowRank{ps: 1 << 12}}

@@ -19,12 +19,13 @@
 // Auto chooses for each bucket, from running averages. With t the time of its sum,
 // of which remaining backward hides a part, exposed = max(0, t − remaining). A
 // bucket goes up a level when exposed·(1 − bytes_next/bytes_now) exceeds the time
-// to encode and decode by a tenth for eight steps in a row; it goes down when the
-// relative error of its encoding passes the level's bound, and from powersgd when the
-// gradient's norm shifts fast (Agarwal et al., Accordion, MLSys 2021). Ranks exchange their
-// averages every four steps, since a rank's own hold its waits for slower ones;
-// rank 0 decides and ships the levels; every decision is reported with its numbers.
-// Where ranks share memory Auto stays at none.
+// to encode and decode by a tenth, and a share of the step's time that stands for
+// what the level loses, for four steps in a row; it goes down when the relative
+// error of its encoding passes the level's bound, and from powersgd when the
+// gradient's norm shifts fast (Agarwal et al., Accordion, MLSys 2021). Ranks
+// exchange their averages every second step, later every eighth, since a rank's own
+// hold its waits for slower ones; rank 0 decides and ships the levels; every
+// decision is reported with its numbers. Where ranks share memory Auto stays at none.
 //
 // Where the optimiser's state is divided over the ranks (ZeRO-1) Config.Scatter sums
 // by reduce-scatter.

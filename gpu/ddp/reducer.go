@@ -84,7 +84,10 @@ type Reducer struct {
 	next    int // bucket that comes next in this step
 	end     int // where it ends in the arena
 	commits int
-	wire    int64 // bytes that this step's buckets stood for on the wire
+	// Of Auto: when the last step was committed, and what a step takes, seconds.
+	committed time.Time
+	stepTime  float64
+	wire      int64 // bytes that this step's buckets stood for on the wire
 
 	todo   []func() error // of Wait
 	queue  chan func() error
@@ -208,7 +211,17 @@ func (d *Reducer) Commit(step uint64) error {
 	for _, k := range d.buckets {
 		k.measured.take(max(0, k.comm-k.hidden).Seconds(), k.code.Seconds(), k.err, k.norm)
 	}
-	if d.commits++; d.commits%agreeEvery != 0 {
+	d.commits++
+	now := time.Now()
+	if !d.committed.IsZero() {
+		took := now.Sub(d.committed).Seconds()
+		if d.stepTime == 0 {
+			d.stepTime = took
+		}
+		d.stepTime = keep*d.stepTime + (1-keep)*took
+	}
+	d.committed = now
+	if !agrees(d.commits) {
 		return nil
 	}
 	// The step is committed whatever becomes of this: a ring that ends here ends
@@ -240,7 +253,7 @@ func (d *Reducer) agree(step uint64) error {
 				w := all[part*r+words*i:]
 				exposed, code, worst = min(exposed, float64(w[0])), max(code, float64(w[1])), max(worst, float64(w[2]))
 			}
-			plan[i] = uint16(k.decide(exposed, code, worst))
+			plan[i] = uint16(k.decide(exposed, code, worst, d.stepTime*float64(k.n)/float64(d.cfg.Size)))
 			k.measured.moved = false
 		}
 	}

@@ -55,11 +55,15 @@ func (a Arch) work(s Step) [kinds]float64 {
 	d := float64(a.HeadDim())
 	wide := max(d, kernel.PanelWidth)
 	perHead := own * float64(a.Heads) * float64(scores)
+	packed := 0.0 // of the head's weight, a token: in float32 each block of logits packs it twice
+	if !s.BF16 {
+		packed = 2 * head / float64(LogitRows(a.Vocab))
+	}
 	return [kinds]float64{
 		tokens * (6*(matrix+head) + 2*matrix*again/L),
 		perHead * 2 * ((3*d+4*wide)*L + (d+wide)*again), // backward: scores again and four more
 		perHead * (L + again/3),
-		tokens * (8*C + 3*float64(a.FFN)) * (L + again/3),
+		tokens * ((8*C+3*float64(a.FFN))*(L+again/3) + packed),
 		tokens * (8 + 9*float64(a.Heads)) * (L + again/3),
 		tokens * float64(a.Vocab),
 		float64(a.Params()) * float64(2+threads) / float64(3*threads), // a gradient of each thread is read once

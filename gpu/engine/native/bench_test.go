@@ -113,17 +113,26 @@ func BenchmarkEstimate(b *testing.B) {
 			b.Run(fmt.Sprintf("threads=%d/bf16=%v", threads, half), func(b *testing.B) {
 				for b.Loop() {
 					probes := glm.Probes(threads, half)
-					var seconds []float64
-					for _, p := range probes {
-						seconds = append(seconds, timed(b, p.Arch, p.Step, 150*time.Millisecond))
+					// Probes before and after: a neighbour may come or go.
+					seconds, actual := make([]float64, len(probes)), make([]float64, len(shapes))
+					probe := func() {
+						for i, p := range probes {
+							seconds[i] += timed(b, p.Arch, p.Step, 100*time.Millisecond) / 2
+						}
 					}
+					step := func(w workload) glm.Step {
+						return glm.Step{Training: glm.Training{Sequences: w.B, Tokens: w.T, Threads: threads, BF16: half}}
+					}
+					probe()
+					for i, w := range shapes {
+						actual[i] = timed(b, w.a, step(w), 300*time.Millisecond)
+					}
+					probe()
 					rates := glm.FitRates(probes, seconds)
-					worst, table := 0.0, fmt.Sprintf("%+v", rates)
-					for _, w := range shapes {
-						s := glm.Step{Training: glm.Training{Sequences: w.B, Tokens: w.T, Threads: threads, BF16: half}}
-						actual := timed(b, w.a, s, 300*time.Millisecond)
-						ratio := w.a.StepSeconds(s, rates) / actual
-						table += fmt.Sprintf("\n%-12s %7.1f ms, estimate over it %.2f", w.name, actual*1e3, ratio)
+					worst, table := 0.0, fmt.Sprintf("%+v\nms, and the estimate over it:", rates)
+					for i, w := range shapes {
+						ratio := w.a.StepSeconds(step(w), rates) / actual[i]
+						table += fmt.Sprintf(" %s %.1f %.2f;", w.name, actual[i]*1e3, ratio)
 						worst = max(worst, math.Abs(ratio-1))
 					}
 					b.Log(table)

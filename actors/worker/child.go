@@ -356,10 +356,14 @@ func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (t
 	if err := run.enter(at.epoch, cancel); err != nil {
 		return p, err
 	}
-	comm, err := ring.Form(ctx, ring.Config{
+	cfg := ring.Config{
 		Rank: at.rank, World: at.world, Epoch: at.epoch, Backend: m.Task.Backend, Rendezvous: &asking{c, run},
 		Fingerprint: fmt.Sprintf("%s %s", m.Task.Trial, m.Task.Config.Arch),
-	})
+	}
+	if m.On.CUDA {
+		cfg.GPU = &ring.GPU{Ordinal: 0} // CUDA_VISIBLE_DEVICES leaves the child this one
+	}
+	comm, err := ring.Form(ctx, cfg)
 	if err != nil {
 		return p, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -219,6 +220,7 @@ func TestRingOfGPUs(t *testing.T) {
 	}
 	job := task(t)
 	job.Segment = train.Segment{Steps: 2}
+	job.ByteLens = slices.Repeat([]int{1}, tiny.Vocab)
 	for _, c := range []struct {
 		backend string
 		cuda    [2]bool
@@ -239,7 +241,7 @@ func TestRingOfGPUs(t *testing.T) {
 			defer h.Close()
 			wg.Go(func() {
 				a := &actors.Assign{Epoch: 1, Rank: r, World: 2, Ring: group, Task: mine}
-				_, errs[r] = h.Train(t.Context(), a, On{CUDA: c.cuda[r]}, nil)
+				_, errs[r] = h.Train(t.Context(), a, On{CUDA: c.cuda[r]}, func(train.StepMetrics) {})
 			})
 		}
 		wg.Wait()

@@ -224,12 +224,15 @@ func TestRingOfGPUs(t *testing.T) {
 	for _, c := range []struct {
 		backend string
 		cuda    [2]bool
+		visible string
 		want    string // "": it trains
 	}{
-		{ring.Auto, [2]bool{true, true}, "NCCL on GPU 0"},
-		{ring.NCCL, [2]bool{true, true}, "NCCL on GPU 0"},
-		{ring.Auto, [2]bool{true, false}, ""},
-		{ring.NCCL, [2]bool{true, false}, "rank 1 has none"},
+		{ring.Auto, [2]bool{true, true}, "GPU-1", "NCCL on GPU 0"},
+		{ring.NCCL, [2]bool{true, true}, "GPU-1", "NCCL on GPU 0"},
+		{ring.Auto, [2]bool{true, false}, "GPU-1", ""},
+		{ring.NCCL, [2]bool{true, false}, "GPU-1", "rank 1 has none"},
+		{ring.Auto, [2]bool{true, true}, "MIG-1", ""}, // slices of one GPU, which NCCL refuses
+		{ring.NCCL, [2]bool{true, true}, "MIG-1", "NCCL on GPU 0"},
 	} {
 		group := ring.NewGroup(2, 1)
 		errs := make([]error, 2)
@@ -237,7 +240,7 @@ func TestRingOfGPUs(t *testing.T) {
 		for r := range errs {
 			mine := job
 			mine.Dir, mine.Backend = t.TempDir(), c.backend
-			h := NewHost(Config{Command: as("joins")})
+			h := NewHost(Config{Command: as("joins"), Env: []string{"CUDA_VISIBLE_DEVICES=" + c.visible}})
 			defer h.Close()
 			wg.Go(func() {
 				a := &actors.Assign{Epoch: 1, Rank: r, World: 2, Ring: group, Task: mine}
@@ -247,7 +250,7 @@ func TestRingOfGPUs(t *testing.T) {
 		wg.Wait()
 		for r, err := range errs {
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-				t.Errorf("%s, CUDA %v, rank %d: %v, want %q", c.backend, c.cuda, r, err, c.want)
+				t.Errorf("%s, %s, CUDA %v, rank %d: %v, want %q", c.backend, c.visible, c.cuda, r, err, c.want)
 			}
 		}
 	}

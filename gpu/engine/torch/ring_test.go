@@ -3,6 +3,7 @@
 package torch
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -21,6 +22,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	_ "github.com/open-autoglm/autoglm/gpu/ring/nccl"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // Rings between GPUs, on the stub of NCCL, for which host memory is a GPU's: a model
@@ -249,4 +251,112 @@ func TestRingOfGPUsLosesARank(t *testing.T) {
 	if staged(models[0]) || staged(models[1]) {
 		t.Error("gradients on the host")
 	}
+}
+
+// leaver is a ring that its rank leaves in the middle of the third step.
+type leaver struct{ *counting }
+
+func (l leaver) Commit(step uint64) error {
+	if step == 3 {
+		return l.Close()
+	}
+	return l.counting.Commit(step)
+}
+
+// A training sums over NCCL as over the ring of one process: the same parameters, and
+// nothing of a gradient on the host. Where a rank leaves, the others go on in a new
+// ring between their GPUs.
+func TestTrainsOverRingsOfGPUs(t *testing.T) {
+	needStub(t)
+	a := wide.WithDefaults()
+	dir := t.TempDir()
+	corpus, err := train.CreateCorpus(filepath.Join(dir, "corpus"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	corpus.Begin()
+	ids := make([]int32, 2000)
+	for i := range ids {
+		ids[i] = random.Int32N(int32(a.Vocab))
+	}
+	if err := errors.Join(corpus.Add(ids, true, len(ids)), corpus.Close()); err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, syncs []*counting, apart bool, rejoin func(rank int) (*ring.Comm, error)) engine.StateDict {
+		task := train.Task{
+			Trial: name, Dir: filepath.Join(dir, name), TrainPath: filepath.Join(dir, "corpus"), ValidPath: filepath.Join(dir, "corpus"),
+			ByteLens: slices.Repeat([]int{1}, a.Vocab), Threads: 1, EvalTokens: 64,
+			Config:  train.Config{Arch: a, BatchTokens: 12 * a.Context, Optimizer: engine.AdamW, LR: 1e-3, Warmup: 1, Seed: 3},
+			Segment: train.Segment{Steps: 6, DecayFrom: 6},
+		}
+		models, errs := make([]*Model, len(syncs)), make([]error, len(syncs))
+		var wg sync.WaitGroup
+		for r, s := range syncs {
+			var c train.Collective = s
+			e := train.Env{
+				Rank: r, World: len(syncs), Clock: func() time.Duration { return 0 },
+				NewModel: func(c train.Config, _, world int) (engine.Model, error) {
+					m, err := New(c.Arch, Options{Device: CPU, MaxBatch: c.MicroBatch(world), Optimizer: c.Optimizer, Seed: c.Seed})
+					if err == nil && apart {
+						setApart(m)
+					}
+					models[r] = m
+					return m, err
+				},
+			}
+			if rejoin != nil {
+				e.Rejoin = func(context.Context, error) (train.Place, error) {
+					next, err := rejoin(r)
+					if err != nil {
+						return train.Place{}, err
+					}
+					s.Comm = next
+					return train.Place{Rank: next.Rank(), World: next.World(), Ring: s}, nil
+				}
+				if r == len(syncs)-1 {
+					c, e.Rejoin = leaver{s}, nil
+				}
+			}
+			e.Ring = c
+			wg.Go(func() { _, errs[r] = train.Execute(t.Context(), task, e) })
+		}
+		wg.Wait()
+		stays := len(syncs)
+		if rejoin != nil {
+			stays--
+		}
+		for r := range stays {
+			if errs[r] != nil {
+				t.Fatalf("%s, rank %d: %v", name, r, errs[r])
+			}
+			direct := syncs[r].Devices()
+			if direct != (syncs[r].device >= 12) || apart && staged(models[r]) == direct {
+				t.Errorf("%s: rank %d handed over %d buckets on its device; gradients on the host: %t", name, r, syncs[r].device, !direct)
+			}
+		}
+		state, st, err := train.LoadCheckpoint(filepath.Join(task.Dir, "checkpoint"))
+		if err != nil || st.Step != 6 {
+			t.Fatalf("%s: a checkpoint of step %d, %v", name, st.Step, err)
+		}
+		return state
+	}
+	same := func(name string, got, want engine.StateDict, tolerance float64) {
+		for i, w := range want {
+			if got[i].Name != w.Name {
+				t.Fatalf("%s: tensor %s, want %s", name, got[i].Name, w.Name)
+			}
+			near(t, name+": "+w.Name, got[i].Data, w.Data, tolerance)
+		}
+	}
+	want := run("plain", inProcess(2), false, nil)
+	same("nccl", run("nccl", counted(onGPUs(t, 2, 1)), true, nil), want, 1e-6)
+	var once sync.Once
+	var next []*ring.Comm
+	got := run("lost", counted(onGPUs(t, 3, 1)), true, func(rank int) (*ring.Comm, error) {
+		once.Do(func() { next = onGPUs(t, 2, 2) })
+		return next[rank], nil
+	})
+	// Other ranks drew other batches' shares, and sums of three have another order.
+	same("nccl, a rank lost", got, want, 1e-4)
 }

@@ -361,6 +361,7 @@ func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (t
 		Rank: at.rank, World: at.world, Epoch: at.epoch, Backend: m.Task.Backend, Rendezvous: &asking{c, run},
 		Fingerprint: fmt.Sprintf("%s %s", m.Task.Trial, m.Task.Config.Arch),
 	}
+	// Where all ranks have a GPU, backend auto is NCCL, if all have that too.
 	if m.On.CUDA && (cfg.Backend == ring.NCCL || !slice()) {
 		cfg.GPU = &ring.GPU{Ordinal: 0} // CUDA_VISIBLE_DEVICES leaves the child this one
 	}

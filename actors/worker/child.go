@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -356,10 +357,15 @@ func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (t
 	if err := run.enter(at.epoch, cancel); err != nil {
 		return p, err
 	}
-	comm, err := ring.Form(ctx, ring.Config{
+	cfg := ring.Config{
 		Rank: at.rank, World: at.world, Epoch: at.epoch, Backend: m.Task.Backend, Rendezvous: &asking{c, run},
 		Fingerprint: fmt.Sprintf("%s %s", m.Task.Trial, m.Task.Config.Arch),
-	})
+	}
+	// Where all ranks have a GPU, backend auto is NCCL, if all have that too.
+	if m.On.CUDA && (cfg.Backend == ring.NCCL || !slice()) {
+		cfg.GPU = &ring.GPU{Ordinal: 0} // CUDA_VISIBLE_DEVICES leaves the child this one
+	}
+	comm, err := ring.Form(ctx, cfg)
 	if err != nil {
 		return p, err
 	}
@@ -369,6 +375,10 @@ func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (t
 	p.Ring = comm
 	return p, nil
 }
+
+// slice tells whether this process's GPU is a slice of one (MIG): NCCL refuses ranks
+// on slices of the same GPU, so that only who asks for it gets it.
+func slice() bool { return strings.HasPrefix(os.Getenv("CUDA_VISIBLE_DEVICES"), "MIG-") }
 
 // enter notes that a ring forms; it fails where the ring has ended already.
 func (r *running) enter(epoch uint64, cancel context.CancelCauseFunc) error {

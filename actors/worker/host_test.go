@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -65,6 +67,11 @@ func TestMain(m *testing.M) {
 			Facts: func() (Facts, error) { return Facts{CUDA: 1}, nil },
 			GPUs:  func() device.Source { return devicetest.New(8) },
 		}
+		if r == "joins" {
+			ring.Register(ring.Library{Name: ring.NCCL, Devices: true, Check: func() error { return nil }, Join: func(p ring.Place) (ring.Collectives, error) {
+				return nil, fmt.Errorf("NCCL on GPU %d", p.GPU.Ordinal)
+			}})
+		}
 		if r == "crashing driver" {
 			able.GPUs = func() device.Source { return crashing{} }
 		}
@@ -91,7 +98,7 @@ func behave(r string) (engine.Model, error) {
 		os.Exit(3)
 	case "loses its device":
 		return nil, fmt.Errorf("%w: CUDA error: unspecified launch failure", engine.ErrDevice)
-	case "scores":
+	case "scores", "joins":
 		return native.New(tiny, native.Options{MaxBatch: 4, Seed: 1})
 	case "diverges":
 		return nil, fmt.Errorf("%w at step 7", train.ErrDiverged)
@@ -202,6 +209,50 @@ func TestChildThatDies(t *testing.T) {
 				t.Errorf("the next child: %+v, %v", f, err)
 			}
 		})
+	}
+}
+
+// Children that compute on GPUs sum between those, each on the one that it sees,
+// and all others in host memory.
+func TestRingOfGPUs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
+	job := task(t)
+	job.Segment = train.Segment{Steps: 2}
+	job.ByteLens = slices.Repeat([]int{1}, tiny.Vocab)
+	for _, c := range []struct {
+		backend string
+		cuda    [2]bool
+		visible string
+		want    string // "": it trains
+	}{
+		{ring.Auto, [2]bool{true, true}, "GPU-1", "NCCL on GPU 0"},
+		{ring.NCCL, [2]bool{true, true}, "GPU-1", "NCCL on GPU 0"},
+		{ring.Auto, [2]bool{true, false}, "GPU-1", ""},
+		{ring.NCCL, [2]bool{true, false}, "GPU-1", "rank 1 has none"},
+		{ring.Auto, [2]bool{true, true}, "MIG-1", ""}, // slices of one GPU, which NCCL refuses
+		{ring.NCCL, [2]bool{true, true}, "MIG-1", "NCCL on GPU 0"},
+	} {
+		group := ring.NewGroup(2, 1)
+		errs := make([]error, 2)
+		var wg sync.WaitGroup
+		for r := range errs {
+			mine := job
+			mine.Dir, mine.Backend = t.TempDir(), c.backend
+			h := NewHost(Config{Command: as("joins"), Env: []string{"CUDA_VISIBLE_DEVICES=" + c.visible}})
+			defer h.Close()
+			wg.Go(func() {
+				a := &actors.Assign{Epoch: 1, Rank: r, World: 2, Ring: group, Task: mine}
+				_, errs[r] = h.Train(t.Context(), a, On{CUDA: c.cuda[r]}, func(train.StepMetrics) {})
+			})
+		}
+		wg.Wait()
+		for r, err := range errs {
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%s, %s, CUDA %v, rank %d: %v, want %q", c.backend, c.visible, c.cuda, r, err, c.want)
+			}
+		}
 	}
 }
 

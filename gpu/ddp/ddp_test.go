@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -307,5 +308,20 @@ func TestAutoRisesOnASlowRing(t *testing.T) {
 func TestUnknownMode(t *testing.T) {
 	if _, err := New(nil, Config{Mode: "zip"}); err == nil {
 		t.Error("zip is taken")
+	}
+}
+
+// Memory of a GPU is refused: what encodes runs in the host's.
+func TestDeviceMemory(t *testing.T) {
+	d, err := New(ring.NewGroup(2, 1).Rank(0), Config{Mode: "bf16", Size: 8, Layout: []glm.Param{{Name: "a", Shape: []int{8}, Elems: 8}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Reduce(0, ring.Buffer{Device: 0x1000, N: 8})
+	if err := d.Wait(); err == nil || !strings.Contains(err.Error(), "GPU's memory") {
+		t.Error(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -30,6 +30,9 @@
 // Where the optimiser's state is divided over the ranks (ZeRO-1) Config.Scatter sums
 // by reduce-scatter.
 //
+// Buckets are host memory, where they are encoded and decoded, whatever the ring takes
+// besides: an engine on a GPU copies its gradients there.
+//
 // Duties: as of ring.Comm, of which a Reducer takes ownership until Close.
 //
 // Invariant: all ranks hold the same bits after Wait, at every level.

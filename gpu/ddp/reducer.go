@@ -154,6 +154,12 @@ func (d *Reducer) Reduce(number int, b ring.Buffer) {
 		})
 		return
 	}
+	if b.Device != 0 {
+		d.put(func() error {
+			return fmt.Errorf("ddp: bucket %d is in a GPU's memory, and compression works in the host's: copy it there", number)
+		})
+		return
+	}
 	d.end -= len(b.Data)
 	if d.next == len(d.buckets) {
 		d.buckets = append(d.buckets, newBucket(d, d.next, d.end, len(b.Data)))

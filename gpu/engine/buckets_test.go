@@ -50,3 +50,38 @@ func TestBuckets(t *testing.T) {
 		}
 	}
 }
+
+// addresses is a GradientSync that keeps what it is given.
+type addresses struct{ given []ring.Buffer }
+
+func (a *addresses) Reduce(bucket int, b ring.Buffer) { a.given = append(a.given, b) }
+func (a *addresses) Wait() error                      { return nil }
+
+// A gradient in a GPU's memory leaves as one in the host's does: the same cuts, in
+// the same order, at the addresses of its elements.
+func TestBucketsOnDevice(t *testing.T) {
+	for _, dt := range []ring.DType{ring.F32, ring.BF16} {
+		for _, n := range []int{0, 1, firstBucket + 1, 3*laterBucket + 17} {
+			base := ring.Buffer{Device: 0x7f00_0000_1000, N: n, DType: dt, Stream: 0x55}
+			var host collector
+			HandOver(make([]float32, n), &host)
+			var device addresses
+			HandOverBuffer(base, &device)
+			if len(device.given) != len(host.sizes) {
+				t.Fatalf("%d elements of %s: %d buckets, of host memory %d", n, dt, len(device.given), len(host.sizes))
+			}
+			end := n
+			for i, b := range device.given {
+				end -= host.sizes[i]
+				want := base
+				want.N, want.Device = host.sizes[i], base.Device+uintptr(end*dt.Size())
+				if b.Device != want.Device || b.Len() != want.N || b.DType != dt || b.Stream != want.Stream || b.Data != nil || b.Half != nil {
+					t.Errorf("%d elements of %s, bucket %d: %+v, want %+v", n, dt, i, b, want)
+				}
+			}
+			if end != 0 {
+				t.Errorf("%d elements of %s: the first %d are not handed over", n, dt, end)
+			}
+		}
+	}
+}

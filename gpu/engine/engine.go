@@ -70,6 +70,17 @@ type GradientSync interface {
 	Wait() error // all buckets summed, or why not
 }
 
+// DeviceSync is a GradientSync that may sum buffers of a GPU where they are. An
+// engine whose gradients are there asks before it hands over, each time: the next
+// ring may be another. Where it is no DeviceSync, or says no, it takes host memory
+// alone.
+type DeviceSync interface {
+	GradientSync
+	// TakesDevice tells whether Reduce takes ring.Buffers with an address of the
+	// GPU that the ring was formed with.
+	TakesDevice() bool
+}
+
 // Decoder generates: many sequences at once, each with its own cache of keys and
 // values. Owned by one goroutine.
 type Decoder interface {

@@ -75,7 +75,7 @@ func cut(number, end int) int {
 // length alone: ranks of different engines cut alike and may share a ring.
 // Owned by one goroutine at a time.
 type Buckets struct {
-	grads []float32
+	grads ring.Buffer
 	sync  GradientSync
 	next  int // number of the next bucket
 	end   int // where it ends
@@ -83,7 +83,14 @@ type Buckets struct {
 
 // NewBuckets begins a hand-over. Nothing is handed over yet.
 func NewBuckets(grads []float32, sync GradientSync) Buckets {
-	return Buckets{grads: grads, sync: sync, end: len(grads)}
+	return NewBufferBuckets(ring.Buffer{Data: grads}, sync)
+}
+
+// NewBufferBuckets begins the hand-over of a gradient that may be in a GPU's memory
+// (see DeviceSync): the buckets are cut as in host memory, and come in the same
+// order with the same numbers.
+func NewBufferBuckets(grads ring.Buffer, sync GradientSync) Buckets {
+	return Buckets{grads: grads, sync: sync, end: grads.Len()}
 }
 
 // Ready says that all elements from from on are final, and hands over the buckets
@@ -94,7 +101,7 @@ func (b *Buckets) Ready(from int) {
 		if begin < from {
 			return
 		}
-		b.sync.Reduce(b.next, ring.Buffer{Data: b.grads[begin:b.end:b.end]})
+		b.sync.Reduce(b.next, b.grads.Slice(begin, b.end))
 		b.end = begin
 		b.next++
 	}
@@ -102,7 +109,12 @@ func (b *Buckets) Ready(from int) {
 
 // HandOver hands a whole gradient over.
 func HandOver(grads []float32, sync GradientSync) {
-	b := NewBuckets(grads, sync)
+	HandOverBuffer(ring.Buffer{Data: grads}, sync)
+}
+
+// HandOverBuffer hands over a whole gradient that may be in a GPU's memory.
+func HandOverBuffer(grads ring.Buffer, sync GradientSync) {
+	b := NewBufferBuckets(grads, sync)
 	b.Ready(0)
 }
 

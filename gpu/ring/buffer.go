@@ -66,6 +66,19 @@ func (b Buffer) Len() int {
 	return len(b.Half)
 }
 
+// Slice is the part from ≤ i < to of the elements.
+func (b Buffer) Slice(from, to int) Buffer {
+	switch {
+	case b.Device != 0:
+		b.Device, b.N = b.Device+uintptr(from*b.DType.Size()), to-from
+	case b.DType == F32:
+		b.Data = b.Data[from:to:to]
+	default:
+		b.Half = b.Half[from:to:to]
+	}
+	return b
+}
+
 func (b Buffer) bytes() []byte {
 	if b.Device != 0 || b.Len() == 0 {
 		return nil

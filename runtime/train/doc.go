@@ -10,6 +10,12 @@
 // Collective of one ring. Where the segment is measured in seconds, rank 0's
 // clock decides for all.
 //
+// Sums: an engine hands its gradients to the ring while or after it computes them.
+// Over a ring between GPUs (Collective.Devices) they may be in the GPU's memory and
+// are summed there; what the ranks agree on, and the state that a newcomer receives,
+// are host memory on every ring. Compression and zero_stage 1 work in host memory:
+// with either, gradients go there also over NCCL.
+//
 // Invariants: which tokens a step sees depends on the seed and the step's number
 // alone; a run that is stopped and continued from its checkpoint takes the same
 // steps as one that was not; all ranks hold the same parameters after each step.

@@ -19,9 +19,12 @@ import (
 type Collective interface {
 	ddp.Ring
 	Shared() bool                   // the ranks share memory: sums run in Wait
+	Devices() bool                  // buffers may be in the memory of the rank's GPU
 	Alloc(n int) ([]float32, error) // memory whose sums need no copies; all ranks call it
 	Abort(reason error)
 }
+
+var _ engine.DeviceSync = (*meter)(nil)
 
 // meter measures what a run spends on its ring, and holds what stands between the
 // two: compression, and the division of sums.
@@ -88,6 +91,11 @@ func (m *meter) Reduce(bucket int, b ring.Buffer) {
 	}
 	m.ring.Reduce(bucket, b)
 }
+
+// TakesDevice implements engine.DeviceSync: a ring between GPUs sums gradients where
+// they are, unless a reducer stands before it, whose encodings and shares are made
+// in host memory.
+func (m *meter) TakesDevice() bool { return m.reducer == nil && m.ring.Devices() }
 
 // Wait implements engine.GradientSync.
 func (m *meter) Wait() error {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/ddp"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
 // lastMetrics reads the last record that reports a step.
@@ -118,6 +120,53 @@ func TestCompressedTrainingLearns(t *testing.T) {
 			if want := map[string]string{"bf16": "bf16 ", "int8": "int8 ", "powersgd": "powersgd "}[mode]; !strings.HasPrefix(m.Compression, want) || want == "" && m.Compression != "" {
 				t.Errorf("%s is recorded as %q", mode, m.Compression)
 			}
+		}
+	}
+}
+
+// onDevices is a ring that sums in the memory of GPUs, or doesn't.
+type onDevices struct {
+	Collective
+	devices bool
+}
+
+func (o onDevices) Devices() bool { return o.devices }
+
+// Gradients on a device are taken there by a ring between GPUs, unless they are
+// compressed or shared out on the way.
+func TestTakesDevice(t *testing.T) {
+	for _, c := range []struct {
+		devices     bool
+		compression string
+		zero, want  bool
+	}{
+		{devices: true, want: true},
+		{devices: true, compression: "none", want: true},
+		{devices: false},
+		{devices: true, compression: "bf16"},
+		{devices: true, compression: "auto"},
+		{devices: true, zero: true},
+	} {
+		a := glm.Arch{Vocab: 8, Dim: 8, Layers: 1, Heads: 1, KVHeads: 1, FFN: 8, Context: 8}.WithDefaults()
+		cfg := Config{Arch: a, BatchTokens: 32, Optimizer: engine.AdamW}
+		m, err := newTestModel(cfg, 1, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		r := Run{Model: m, Config: cfg, World: 2, Ring: onDevices{ring.NewGroup(2, 1).Rank(0), c.devices}, Compression: c.compression}
+		if c.zero {
+			r.Shard = m.(engine.Sharded)
+		}
+		sync, err := r.newMeter()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := engine.DeviceSync(sync).TakesDevice(); got != c.want {
+			t.Errorf("%+v: takes device buffers: %t", c, got)
+		}
+		if err := sync.close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -13,12 +13,19 @@
 // and frees every tensor that it made before it returns. No tensor has a
 // finalizer.
 //
+// Gradients on CUDA are handed over to be summed where they are, where the sync
+// takes that (engine.DeviceSync): over NCCL nothing of them passes through host
+// memory, and Update works on the sums in place. For every other ring they are
+// copied to the host and back. All work is on CUDA's default stream.
+//
 // A device that fails underneath (CUDA's sticky errors) is engine.ErrDevice: its
 // process has to end, which is why CUDA belongs into a worker's.
 //
 // Not yet run on hardware: Options.Device ≥ 0 (CUDA). Placement, bf16 products,
-// the retry after out-of-memory, the allocator's statistics and the fault of a
-// device are written for it; on a CPU the first is untouched, the second runs, the
-// third is tested by a stand-in failure, the fourth is compiled and says 0, and the
-// last is tested by the texts of CUDA's errors.
+// the retry after out-of-memory, the allocator's statistics, the fault of a device
+// and sums in its memory are written for it; on a CPU the first is untouched, the
+// second runs, the third is tested by a stand-in failure, the fourth is compiled and
+// says 0, the fifth is tested by the texts of CUDA's errors, and the last on a stub of
+// NCCL for which host memory is the device's: so the order of CUDA's streams, that
+// the sums wait for the gradients, has never been seen to hold.
 package torch

@@ -13,6 +13,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
 // Options says how a model is held and trained.
@@ -76,7 +77,7 @@ func (o Options) Validate() error {
 // glm.Arch.Layout says.
 type arena struct {
 	flat  tensor    // [size] on the device
-	host  []float32 // its memory on a CPU, a copy of it otherwise
+	host  []float32 // a copy of it where the model is apart, its memory otherwise
 	views []tensor  // of each parameter, in its shape
 }
 
@@ -96,6 +97,7 @@ type Model struct {
 
 	fused  bool // libtorch has scaled_dot_product_attention
 	micro  int  // sequences that fit the device at once; falls when memory is short
+	apart  bool // the arenas are in a device's memory, not the host's (a test's are said to be)
 	staged bool // grads.host was given away for summing and isn't on the device yet
 	// refuse stands in for a device's refusal of memory, in tests.
 	refuse func(sequences int) bool
@@ -119,7 +121,7 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		return nil, fmt.Errorf("torch: device %d, but libtorch sees %d CUDA devices; see nvidia-smi and that this libtorch is CUDA's", o.Device, n)
 	}
 	lib.SetThreads(o.Threads)
-	m := &Model{arch: a, opt: o, micro: o.MaxBatch, leaves: map[string]tensor{}}
+	m := &Model{arch: a, opt: o, micro: o.MaxBatch, apart: o.Device != CPU, leaves: map[string]tensor{}}
 	m.layout, m.size = a.Layout()
 	for _, to := range []*arena{&m.params, &m.grads, &m.m1, &m.m2} {
 		*to = m.newArena()
@@ -151,10 +153,10 @@ func (m *Model) newArena() arena {
 	if s.err != nil {
 		return a
 	}
-	if m.opt.Device == CPU {
-		a.host = unsafe.Slice((*float32)(lib.AtDataPtr(a.flat)), m.size)
-	} else {
+	if m.apart {
 		a.host = make([]float32, m.size)
+	} else {
+		a.host = unsafe.Slice((*float32)(lib.AtDataPtr(a.flat)), m.size)
 	}
 	for _, p := range m.layout {
 		a.views = append(a.views, s.view(s.narrow(a.flat, 0, p.Offset, p.Elems), dims(p.Shape)...))
@@ -173,13 +175,13 @@ func dims(shape []int) []int64 {
 // upload and download move an arena between its host copy and the device; on a
 // CPU they are one.
 func (m *Model) upload(s *scope, a *arena) {
-	if m.opt.Device != CPU {
+	if m.apart {
 		s.copyInto(a.flat, s.blob(a.host, int64(m.size)))
 	}
 }
 
 func (m *Model) download(s *scope, a *arena) {
-	if m.opt.Device != CPU {
+	if m.apart {
 		s.copyInto(s.blob(a.host, int64(m.size)), a.flat)
 	}
 }
@@ -252,15 +254,27 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 	if sync == nil {
 		return loss, nil
 	}
+	return loss, m.handOver(sync)
+}
+
+// handOver gives the whole gradient to be summed: where it is, if the sync takes a
+// device's memory, otherwise in the host's, from which Update fetches the sums.
+func (m *Model) handOver(sync engine.GradientSync) error {
+	if d, ok := sync.(engine.DeviceSync); ok && m.apart && d.TakesDevice() {
+		// Stream stays 0: nothing here, nor in gotch, leaves CUDA's default stream, and
+		// autograd's threads compute on that of the forward pass.
+		engine.HandOverBuffer(ring.Buffer{Device: uintptr(lib.AtDataPtr(m.grads.flat)), N: m.size}, sync)
+		return nil
+	}
 	var s scope
 	defer s.free()
 	m.download(&s, &m.grads)
 	if s.err != nil {
-		return 0, fmt.Errorf("torch: gradients to the host: %w", s.err)
+		return fmt.Errorf("torch: gradients to the host: %w", s.err)
 	}
-	m.staged = m.opt.Device != CPU
+	m.staged = m.apart
 	engine.HandOver(m.grads.host, sync)
-	return loss, nil
+	return nil
 }
 
 // ZeroGrad implements engine.Model.

@@ -250,7 +250,6 @@ func TestChoice(t *testing.T) {
 // a link no more than the test does.
 type slow struct {
 	Ring
-	late time.Duration // by which this rank comes after the others
 	sent int
 }
 

@@ -130,6 +130,9 @@ func (h *Host) Close() {
 
 // ask sends one question and waits for its answer.
 func (h *Host) ask(ctx context.Context, m message, within time.Duration) (message, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
 	p, err := h.child()
 	if err != nil {
 		return nil, err

@@ -80,6 +80,9 @@ func TestFootprint(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short starts no processes")
 	}
+	if raceDetector {
+		t.Skip("the race detector keeps a shadow of all memory")
+	}
 	if _, err := resident(); err != nil {
 		t.Skip(err)
 	}

@@ -15,6 +15,9 @@ const noMemory = "AUTOGLM_TEST_NO_MEMORY"
 // A host that has no more memory to share says so, and leaves no file behind. The
 // limit on a file's size stands for the lack: a memfd is held to it as well.
 func TestNoMemoryToShare(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short starts no processes")
+	}
 	if os.Getenv(noMemory) == "" {
 		before, err := os.ReadDir("/dev/shm")
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"sync"
 
 	"github.com/open-autoglm/autoglm/actors/worker"
@@ -169,11 +170,7 @@ func (c *crew) rate(ctx context.Context, p engine.Precision, seconds float64) (f
 	if err != nil {
 		return 0, err
 	}
-	slowest := rates[0]
-	for _, r := range rates {
-		slowest = min(slowest, r)
-	}
-	return slowest, nil
+	return slices.Min(rates), nil
 }
 
 // busy is the number of threads that compute in this process.

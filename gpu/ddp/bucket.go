@@ -27,7 +27,7 @@ type bucket struct {
 	comm   time.Duration // of the ring
 	code   time.Duration // to encode and decode
 	err    float64       // relative, of the encoding
-	norm   float64       // of this rank's gradient
+	norm   float64       // of this rank's gradient, at PowerSGD, which falls when it shifts
 
 	measured measures
 	choice   choice // rank 0's
@@ -118,19 +118,12 @@ func (k *bucket) sumBF16(r Ring, g []float32) error {
 		k.half = make([]uint16, k.n)
 	}
 	kernel.EncodeBF16(k.half, g)
-	k.norm = math.Sqrt(kernel.SumSquares(g))
 	k.err = 1.0 / 512 // half a unit in the last of 8 bits, at most
 	if err := k.plain(r, ring.Buffer{Half: k.half, DType: ring.BF16}); err != nil {
 		return err
 	}
 	kernel.DecodeBF16(g, k.half)
 	return nil
-}
-
-// feed adds what was lost before, and notes the norm.
-func (k *bucket) feed(g []float32) {
-	k.norm = math.Sqrt(kernel.SumSquares(g))
-	kernel.Add(g, k.residual)
 }
 
 // lost notes the relative error of the encoding of x, of which norm is the norm.
@@ -153,7 +146,7 @@ func (k *bucket) sumInt8(r Ring, g []float32) error {
 	if k.half == nil {
 		k.half, k.other = make([]uint16, part*r.World()), make([]float32, k.n)
 	}
-	k.feed(g)
+	kernel.Add(g, k.residual) // what was lost before
 	norm := math.Sqrt(kernel.SumSquares(g))
 	mine := k.half[part*r.Rank():][:part]
 	encodeInt8(mine, g, k.residual)

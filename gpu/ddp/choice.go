@@ -37,7 +37,7 @@ type measures struct {
 	exposed float64 // seconds of the sum that nothing hid
 	code    float64 // seconds to encode and decode
 	err     float64 // relative, of the encoding
-	norm    float64 // of the gradient
+	norm    float64 // of the gradient, at PowerSGD
 	long    float64 // … over more steps
 	moved   bool    // the norm has shifted fast since the last agreement
 }

@@ -108,7 +108,8 @@ func (l *lowRank) prepare(seed uint64) {
 func (k *bucket) sumLowRank(r Ring, g []float32) error {
 	l := k.low
 	l.prepare(uint64(k.from))
-	k.feed(g)
+	k.norm = math.Sqrt(kernel.SumSquares(g))
+	kernel.Add(g, k.residual) // what was lost before
 	norm := math.Sqrt(kernel.SumSquares(g))
 	at := 0
 	for _, m := range l.matrices {

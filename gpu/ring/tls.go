@@ -65,7 +65,6 @@ func (c *EndpointConfig) overTLS(l net.Listener) net.Listener {
 type sealed struct {
 	*socket
 	keys keys
-	tls  *tls.Conn // kept from being collected: its file is ours
 
 	out  []byte // records to write
 	sent int    // … that are written
@@ -133,7 +132,7 @@ func newSealed(c *tls.Conn) (stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sealed{tls: c}
+	s := &sealed{}
 	if err := s.keys.set(secret); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/journal"
@@ -207,7 +208,7 @@ func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(trai
 
 // awaitNext gives the assignment that follows a lost ring.
 func awaitNext(ctx context.Context, next <-chan *actors.Assign) (*actors.Assign, error) {
-	bound := time.NewTimer(rejoinWithin)
+	bound := time.NewTimer(worker.RejoinWithin)
 	defer bound.Stop()
 	select {
 	case a := <-next:
@@ -215,9 +216,6 @@ func awaitNext(ctx context.Context, next <-chan *actors.Assign) (*actors.Assign,
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-bound.C:
-		return nil, fmt.Errorf("no new ring within %s", rejoinWithin)
+		return nil, fmt.Errorf("no new ring within %s", worker.RejoinWithin)
 	}
 }
-
-// rejoinWithin bounds how long a rank waits for the ring that follows a lost one.
-const rejoinWithin = 30 * time.Second

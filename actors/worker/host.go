@@ -16,12 +16,15 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
+// RejoinWithin bounds how long a rank waits for the ring that follows a lost one,
+// in a process of its own or in the node's.
+const RejoinWithin = 30 * time.Second
+
 // Bounds of what a host waits for.
 const (
-	rejoinWithin = 30 * time.Second // for the ring that follows a lost one
-	stopWithin   = 30 * time.Second // for a run that was told to stop to save and end
-	scoreWithin  = 24 * time.Hour   // ctx and the child's signs of life end it earlier
-	lookWithin   = 30 * time.Second // for NVML: a driver that resets takes its time
+	stopWithin  = 30 * time.Second // for a run that was told to stop to save and end
+	scoreWithin = 24 * time.Hour   // ctx and the child's signs of life end it earlier
+	lookWithin  = 30 * time.Second // for NVML: a driver that resets takes its time
 )
 
 // Self is the command of a child that is this program.
@@ -307,7 +310,7 @@ func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train
 			case *cardMsg:
 				r.meet(ctx, m)
 			case *rejoinMsg:
-				next, late = r.next, time.After(rejoinWithin)
+				next, late = r.next, time.After(RejoinWithin)
 				if r.a.Ring != nil && r.a.Ring.Err() == nil && r.broken != nil {
 					r.broken(r.a.Epoch, m.Failure.err()) // nobody else has noticed
 				}
@@ -322,7 +325,7 @@ func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train
 			r.tell(&nextMsg{Rank: a.Rank, World: a.World, Epoch: a.Epoch})
 		case <-late:
 			next, late = nil, nil
-			r.tell(&nextMsg{Failure: failureOf(fmt.Errorf("no new ring within %s", rejoinWithin))})
+			r.tell(&nextMsg{Failure: failureOf(fmt.Errorf("no new ring within %s", RejoinWithin))})
 		case <-r.aborted:
 			r.aborted = nil
 			r.tell(&abortMsg{Epoch: r.a.Epoch, Failure: failureOf(r.a.Ring.Err())})

@@ -16,7 +16,15 @@ import (
 
 // WriteFile puts data at path, readable by all.
 func WriteFile(path string, data []byte) error {
-	return replace(path, func(f *os.File) error {
+	return replace(path, 0o644, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+}
+
+// WriteSecret puts data at path, at no moment readable by others than its owner.
+func WriteSecret(path string, data []byte) error {
+	return replace(path, 0o600, func(f *os.File) error {
 		_, err := f.Write(data)
 		return err
 	})
@@ -25,7 +33,7 @@ func WriteFile(path string, data []byte) error {
 // Write puts at path what write writes, in many small pieces if it likes, readable
 // by all. On an error path is as it was and nothing is left beside it.
 func Write(path string, write func(io.Writer) error) error {
-	return replace(path, func(f *os.File) error {
+	return replace(path, 0o644, func(f *os.File) error {
 		w := bufio.NewWriterSize(f, 1<<20)
 		if err := write(w); err != nil {
 			return err
@@ -34,7 +42,7 @@ func Write(path string, write func(io.Writer) error) error {
 	})
 }
 
-func replace(path string, write func(*os.File) error) (err error) {
+func replace(path string, mode os.FileMode, write func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -49,7 +57,7 @@ func replace(path string, write func(*os.File) error) (err error) {
 	if err := write(f); err != nil {
 		return err
 	}
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

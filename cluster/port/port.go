@@ -6,7 +6,7 @@
 //	p.Handle("autoglm-hello/1", cert.Node, func(c net.Conn) { … })   // before Serve
 //	web := p.HTTP()                                                   // a net.Listener
 //	go p.Serve()
-//	c, err := p.Dial(ctx, "10.0.0.2:7400", "autoglm-hello/1")
+//	c, err := p.Dial(ctx, port.Call{Addr: "10.0.0.2:7400", Protocol: "autoglm-hello/1"})
 //
 // With an identity every connection is mutual TLS 1.3 and the protocol is chosen
 // by ALPN (RFC 7301); h2, http/1.1 and no choice at all are HTTP. Without one a
@@ -32,6 +32,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,6 +81,9 @@ var (
 	errClosed  = net.ErrClosed
 	errUnknown = errors.New("speaks no protocol of this node: another version?")
 )
+
+// ErrProtocol means that the other side does not speak the protocol.
+var ErrProtocol = errors.New("not spoken there: another version?")
 
 // Listen binds the address; nothing is accepted before Serve.
 func Listen(cfg Config) (*Port, error) {
@@ -323,51 +327,62 @@ func Peer(c net.Conn) Who {
 	return Who{name, role}
 }
 
-// Dial reaches a protocol of another node's port. With TLS the address's host must
-// be one that its certificate names. A refusal of our own certificate comes with
-// the first read: pass its error through cert.Explain.
-func (p *Port) Dial(ctx context.Context, addr, protocol string) (net.Conn, error) {
-	return Dial(ctx, p.cfg.Identity, addr, protocol)
+// Call is a dial to a protocol of another node's port.
+type Call struct {
+	Addr     string // host:port
+	Host     string // that the certificate must name, by name or address; empty is the address's
+	Protocol string
 }
 
-// Dial is Port.Dial of one who listens nowhere.
-func Dial(ctx context.Context, id *cert.Identity, addr, protocol string) (net.Conn, error) {
-	var conf *tls.Config
-	if id != nil {
-		conf = id.Client()
+// Dial reaches another node under the port's identity.
+func (p *Port) Dial(ctx context.Context, to Call) (net.Conn, error) {
+	return Dial(ctx, p.cfg.Identity, to)
+}
+
+// Dial is Port.Dial of one who listens nowhere. A refusal of our own certificate
+// comes with the first read only: pass its error through cert.Explain.
+func Dial(ctx context.Context, id *cert.Identity, to Call) (net.Conn, error) {
+	if id == nil {
+		return DialTLS(ctx, nil, to)
 	}
-	return DialTLS(ctx, conf, addr, protocol)
+	return DialTLS(ctx, id.Client(), to)
 }
 
 // DialTLS dials under a configuration of the caller's; nil is plaintext.
-func DialTLS(ctx context.Context, conf *tls.Config, addr, protocol string) (net.Conn, error) {
-	host, _, err := net.SplitHostPort(addr)
+func DialTLS(ctx context.Context, conf *tls.Config, to Call) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(to.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("address %q: %w; give HOST:PORT", addr, err)
+		return nil, fmt.Errorf("address %q: %w; give HOST:PORT", to.Addr, err)
 	}
 	var d net.Dialer
-	raw, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := d.DialContext(ctx, "tcp", to.Addr)
 	if err != nil {
 		return nil, err
 	}
 	if conf == nil {
-		b := append([]byte(preamble), byte(len(protocol)))
-		if _, err := raw.Write(append(b, protocol...)); err != nil {
+		b := append([]byte(preamble), byte(len(to.Protocol)))
+		if _, err := raw.Write(append(b, to.Protocol...)); err != nil {
 			raw.Close()
 			return nil, err
 		}
 		return raw, nil
 	}
 	conf = conf.Clone()
-	conf.ServerName, conf.NextProtos = host, []string{protocol}
+	conf.ServerName, conf.NextProtos = host, []string{to.Protocol}
+	if to.Host != "" {
+		conf.ServerName = to.Host
+	}
 	c := tls.Client(raw, conf)
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("%s: %w", addr, cert.Explain(err))
+		if strings.Contains(err.Error(), "no application protocol") {
+			err = fmt.Errorf("%s: %w", to.Protocol, ErrProtocol)
+		}
+		return nil, fmt.Errorf("%s: %w", to.Addr, cert.Explain(err))
 	}
-	if got := c.ConnectionState().NegotiatedProtocol; got != protocol {
+	if c.ConnectionState().NegotiatedProtocol != to.Protocol {
 		c.Close()
-		return nil, fmt.Errorf("%s does not speak %s: another version?", addr, protocol)
+		return nil, fmt.Errorf("%s: %s: %w", to.Addr, to.Protocol, ErrProtocol)
 	}
 	return c, nil
 }

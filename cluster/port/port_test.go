@@ -100,7 +100,7 @@ func ask(t *testing.T, id *cert.Identity, p *Port, protocol, text string) (strin
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	c, err := Dial(ctx, id, p.Addr().String(), protocol)
+	c, err := Dial(ctx, id, Call{Addr: p.Addr().String(), Protocol: protocol})
 	if err != nil {
 		return "", err
 	}

@@ -227,8 +227,8 @@ func (ca *CA) Token(valid time.Duration) (string, error) {
 // Why a token is refused.
 var (
 	ErrToken     = errors.New("the token is not this authority's")
-	ErrTokenLate = errors.New("the token has expired; make a new one with: autoglm ca token")
-	ErrTokenUsed = errors.New("the token was used before; make a new one with: autoglm ca token")
+	ErrTokenLate = errors.New("the token has expired: make a new one (autoglm ca token)")
+	ErrTokenUsed = errors.New("the token was used before: make a new one (autoglm ca token)")
 )
 
 type token struct {
@@ -243,7 +243,7 @@ func parseToken(s string) (token, error) {
 	body, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	b, err := base64.RawURLEncoding.DecodeString(body)
 	if !ok || err != nil || len(b) <= 56 {
-		return token{}, errors.New("not a token; autoglm ca token prints one, which begins with " + tokenPrefix)
+		return token{}, errors.New("not a token: autoglm ca token prints one")
 	}
 	t := token{expiry: time.Unix(int64(binary.BigEndian.Uint64(b[16:24])), 0), signed: b[:56], sig: b[56:]}
 	copy(t.id[:], b)

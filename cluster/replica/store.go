@@ -302,7 +302,7 @@ func (s *Store) start(bootstrap bool) error {
 		return err
 	}
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Logger: logger, Stream: &layer{Listener: s.cfg.Port.Listener(Protocol, cert.Node), s: s}, MaxPool: 3, Timeout: 5 * time.Second,
+		Logger: logger, Stream: &layer{Listener: s.cfg.Port.Listener(Protocol, cert.Node), s: s, open: map[net.Conn]bool{}}, MaxPool: 3, Timeout: 5 * time.Second,
 	})
 	if bootstrap {
 		only := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: raft.ServerAddress(s.cfg.Addr)}}}
@@ -317,10 +317,51 @@ func (s *Store) start(bootstrap bool) error {
 	return nil
 }
 
-// layer is raft's network: the port.
+// layer is raft's network: the port. It closes what raft leaves open at its end.
 type layer struct {
 	net.Listener
 	s *Store
+
+	mu   sync.Mutex
+	open map[net.Conn]bool // nil once it is closed
+}
+
+// taken is a connection that was accepted.
+type taken struct {
+	net.Conn
+	l *layer
+}
+
+func (c taken) Close() error {
+	c.l.mu.Lock()
+	delete(c.l.open, c.Conn)
+	c.l.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (l *layer) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		return nil, errors.Join(net.ErrClosed, c.Close())
+	}
+	l.open[c] = true
+	return taken{c, l}, nil
+}
+
+func (l *layer) Close() error {
+	err := l.Listener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		_ = c.Close()
+	}
+	l.open = nil
+	return err
 }
 
 func (l *layer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {

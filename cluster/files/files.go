@@ -1,0 +1,384 @@
+// Package files keeps files by their content, and fetches those of other nodes.
+//
+//	s, err := files.New(dir, 50<<30)
+//	ref, err := s.Put(r)                       // or PutFile, which links where it can
+//	mux.Handle("GET /files/{hash}", s)         // to other nodes
+//	err = s.Fetch(ctx, client, ref, holders)   // resumes, tries one holder after the other
+//	f, err := s.Open(ref)
+//	err = s.Lay(ref, path)                     // the file at a place of its own
+//
+// A file's name is the SHA-256 of its content: a fetched one is checked before it
+// is there, and the same content is kept and sent once.
+//
+// The store stays within a quota: files that are not pinned go when room is needed,
+// those unused longest first. Pins are the caller's to set anew after a start.
+//
+//	DIR/ab/abcdef…     a file
+//	DIR/abcdef….part   one that is coming
+package files
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/open-autoglm/autoglm/runtime/durable"
+)
+
+// Ref names a file by its content.
+type Ref struct {
+	Hash string `json:"hash" msgpack:"hash"` // SHA-256, hex
+	Size int64  `json:"size" msgpack:"size"` // bytes
+}
+
+// Valid refuses what can't name a file.
+func (r Ref) Valid() error {
+	b, err := hex.DecodeString(r.Hash)
+	if err != nil || len(b) != sha256.Size || strings.ToLower(r.Hash) != r.Hash || r.Size < 0 {
+		return fmt.Errorf("%q (%d bytes) is no file's name", r.Hash, r.Size)
+	}
+	return nil
+}
+
+// Errors that a caller tells apart.
+var (
+	ErrNone  = errors.New("no node has the file")
+	ErrQuota = errors.New("the store is full of files that are in use; raise its quota, or cancel or fetch jobs")
+)
+
+// Store is a folder of files. All methods may be called from any goroutine.
+type Store struct {
+	dir   string
+	quota int64 // bytes, 0 is no bound
+
+	mu    sync.Mutex
+	files map[string]*entry
+	used  int64
+	busy  map[string]chan struct{} // fetches under way
+}
+
+type entry struct {
+	size int64
+	used time.Time
+	pins int
+}
+
+// New opens a folder, made when missing.
+func New(dir string, quota int64) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, quota: quota, files: map[string]*entry{}, busy: map[string]chan struct{}{}}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name := d.Name()
+		if strings.HasPrefix(name, ".") {
+			return os.Remove(path) // a file that was coming in when the process ended
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if (Ref{Hash: name}).Valid() == nil {
+			s.files[name] = &entry{size: info.Size(), used: info.ModTime()}
+			s.used += info.Size()
+		}
+		return nil
+	})
+	return s, err
+}
+
+func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash[:2], hash) }
+
+// Put keeps what a reader gives.
+func (s *Store) Put(r io.Reader) (Ref, error) {
+	f, err := os.CreateTemp(s.dir, ".in.*")
+	if err != nil {
+		return Ref{}, err
+	}
+	defer os.Remove(f.Name()) // gone already where it was kept
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(f, h), r)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return Ref{}, err
+	}
+	ref := Ref{hex.EncodeToString(h.Sum(nil)), n}
+	return ref, s.keep(ref, f.Name())
+}
+
+// PutFile keeps the content of a file that is never written in place: it is linked
+// where both are on one disk.
+func (s *Store) PutFile(path string) (Ref, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Ref{}, err
+	}
+	defer f.Close()
+	link := filepath.Join(s.dir, ".link."+strconv.FormatInt(time.Now().UnixNano(), 36)+"."+filepath.Base(path))
+	if err := os.Link(path, link); err != nil {
+		return s.Put(f)
+	}
+	defer os.Remove(link)
+	// What the link names is hashed, not what the path names by now.
+	l, err := os.Open(link)
+	if err != nil {
+		return Ref{}, err
+	}
+	defer l.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, l)
+	if err != nil {
+		return Ref{}, err
+	}
+	ref := Ref{hex.EncodeToString(h.Sum(nil)), n}
+	return ref, s.keep(ref, link)
+}
+
+// keep moves a whole file in.
+func (s *Store) keep(ref Ref, from string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.files[ref.Hash]; ok {
+		e.used = time.Now()
+		return nil
+	}
+	if err := s.room(ref.Size); err != nil {
+		return err
+	}
+	to := s.path(ref.Hash)
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	s.files[ref.Hash] = &entry{size: ref.Size, used: time.Now()}
+	s.used += ref.Size
+	return nil
+}
+
+// room evicts until so many bytes fit; the lock is held.
+func (s *Store) room(n int64) error {
+	if s.quota == 0 || s.used+n <= s.quota {
+		return nil
+	}
+	var idle []string
+	for hash, e := range s.files {
+		if e.pins == 0 {
+			idle = append(idle, hash)
+		}
+	}
+	slices.SortFunc(idle, func(a, b string) int {
+		return cmp.Or(s.files[a].used.Compare(s.files[b].used), strings.Compare(a, b))
+	})
+	for _, hash := range idle {
+		if s.used+n <= s.quota {
+			break
+		}
+		if err := os.Remove(s.path(hash)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.used -= s.files[hash].size
+		delete(s.files, hash)
+	}
+	if s.used+n > s.quota {
+		return ErrQuota
+	}
+	return nil
+}
+
+// Has tells whether the file is here.
+func (s *Store) Has(ref Ref) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.files[ref.Hash]
+	return ok
+}
+
+// Used is how many bytes the store takes.
+func (s *Store) Used() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
+}
+
+// Pin keeps a file from eviction until as many Unpins, and tells whether it is
+// here.
+func (s *Store) Pin(ref Ref) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.files[ref.Hash]
+	if ok {
+		e.pins++
+	}
+	return ok
+}
+
+// Unpin takes one Pin back.
+func (s *Store) Unpin(ref Ref) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.files[ref.Hash]; ok && e.pins > 0 {
+		e.pins--
+	}
+}
+
+// Open reads a file that is here.
+func (s *Store) Open(ref Ref) (*os.File, error) {
+	if err := ref.Valid(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if e, ok := s.files[ref.Hash]; ok {
+		e.used = time.Now()
+	}
+	s.mu.Unlock()
+	return os.Open(s.path(ref.Hash))
+}
+
+// Lay puts the file at a path, linked where it can be, whole or not at all. The
+// file must be here, and nobody may write to the path in place.
+func (s *Store) Lay(ref Ref, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	tmp := path + ".laying"
+	_ = os.Remove(tmp)
+	if err := os.Link(s.path(ref.Hash), tmp); err == nil {
+		return errors.Join(os.Rename(tmp, path), durable.SyncDir(filepath.Dir(path)))
+	}
+	f, err := s.Open(ref)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return durable.Write(path, func(w io.Writer) error {
+		_, err := io.Copy(w, f)
+		return err
+	})
+}
+
+// ServeHTTP sends a file, or a range of it: GET …/{hash}.
+func (s *Store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f, err := s.Open(Ref{Hash: r.PathValue("hash")})
+	if err != nil {
+		http.Error(w, "no such file", http.StatusNotFound)
+		return
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	http.ServeContent(w, r, "", time.Time{}, f)
+}
+
+// Fetch brings a file from whichever of the holders (addresses of files, up to the
+// hash) has it, going on where an earlier attempt stopped. The content is checked.
+func (s *Store) Fetch(ctx context.Context, client *http.Client, ref Ref, holders []string) error {
+	if err := ref.Valid(); err != nil {
+		return err
+	}
+	for {
+		s.mu.Lock()
+		if _, ok := s.files[ref.Hash]; ok {
+			s.mu.Unlock()
+			return nil
+		}
+		other, ok := s.busy[ref.Hash]
+		if !ok {
+			s.busy[ref.Hash] = make(chan struct{})
+			s.mu.Unlock()
+			break
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer func() {
+		s.mu.Lock()
+		close(s.busy[ref.Hash])
+		delete(s.busy, ref.Hash)
+		s.mu.Unlock()
+	}()
+	errs := []error{fmt.Errorf("%w %s", ErrNone, ref.Hash)}
+	for _, h := range holders {
+		err := s.fetchFrom(ctx, client, ref, h)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", h, err))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) fetchFrom(ctx context.Context, client *http.Client, ref Ref, holder string) error {
+	part := filepath.Join(s.dir, ref.Hash+".part")
+	f, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	at, err := io.Copy(h, f) // what came before
+	if err != nil {
+		return err
+	}
+	if at > ref.Size {
+		return errors.Join(errors.New("longer than it should be"), os.Remove(part))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, holder+"/"+ref.Hash, nil)
+	if err != nil {
+		return err
+	}
+	if at > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", at))
+	}
+	if at < ref.Size || ref.Size == 0 {
+		res, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		switch {
+		case res.StatusCode == http.StatusOK && at > 0: // it sends all of it again
+			if _, err := f.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+			if err := f.Truncate(0); err != nil {
+				return err
+			}
+			h.Reset()
+		case res.StatusCode != http.StatusOK && res.StatusCode != http.StatusPartialContent:
+			return errors.New(res.Status)
+		}
+		if _, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(res.Body, ref.Size+1)); err != nil {
+			return err // the part stays
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != ref.Hash {
+		return errors.Join(fmt.Errorf("sent other content (%s)", got), os.Remove(part))
+	}
+	return s.keep(ref, part)
+}

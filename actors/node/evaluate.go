@@ -43,6 +43,14 @@ const evalSequences = 8
 
 // Evaluate implements actors.Work: the finished model on the held-out part.
 func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, error) {
+	score, err := s.evaluate(ctx, st)
+	if err == nil {
+		err = s.keep(ctx)
+	}
+	return score, err
+}
+
+func (s *site) evaluate(ctx context.Context, st journal.State) (train.Score, error) {
 	var task train.Task
 	if err := s.final(st, *st.Plan, &task); err != nil {
 		return train.Score{}, err

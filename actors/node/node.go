@@ -39,6 +39,14 @@ type Options struct {
 	Sources       func() []device.Source                 // of the machine; nil is Sources
 	Worker        func() *exec.Cmd                       // makes a device's process; nil is this program's own
 	Look          time.Duration                          // between two looks at the health of leased GPUs; 0 is 5 s
+
+	// Journal is the job's, kept elsewhere; nil is a file in the folder, which then
+	// also locks it. With one the job begins or goes on as it says, and the data's
+	// files are those of Spec, since a folder may move between machines.
+	Journal journal.Log
+	// Keep is called after each stage and each training, before its end is committed:
+	// what the folder then holds must outlive this machine. Calls overlap. May be nil.
+	Keep func(ctx context.Context) error
 }
 
 // Lease picks the devices of a request and holds them until Release; with wait it
@@ -56,7 +64,7 @@ var (
 // Node is one opened job. Its methods are for one goroutine.
 type Node struct {
 	opts  Options
-	log   *journal.File
+	log   journal.Log
 	state *journal.State
 	site  *site
 	crew  *crew
@@ -69,6 +77,12 @@ const maxWorkers = 8
 
 // Open locks the folder, reads its journal, and matches the hardware.
 func Open(o Options) (*Node, error) {
+	if o.Journal != nil {
+		if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+			return nil, errors.Join(err, o.Journal.Close())
+		}
+		return (&Node{opts: o, log: o.Journal}).opened()
+	}
 	if info, err := os.Stat(o.Dir); err == nil && !info.IsDir() {
 		return nil, fmt.Errorf("%s is a file; name a folder", o.Dir)
 	}
@@ -90,7 +104,10 @@ func Open(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{opts: o, log: log}
+	return (&Node{opts: o, log: log}).opened()
+}
+
+func (n *Node) opened() (*Node, error) {
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -102,13 +119,19 @@ func (n *Node) open() error {
 	if n.state, err = journal.Replayed(n.log); err != nil {
 		return err
 	}
-	if !n.opts.Resume && n.state.Failed != "" && len(n.state.Decisions) == 0 {
-		if err := n.clear(); err != nil {
+	if file, ok := n.log.(*journal.File); ok && !n.opts.Resume && n.state.Failed != "" && len(n.state.Decisions) == 0 {
+		if err := n.clear(file); err != nil {
 			return err
 		}
 	}
 	spec := n.opts.Spec
-	if n.state.Events > 0 {
+	if n.opts.Journal != nil {
+		if n.state.Events > 0 {
+			own := spec.Data
+			spec = n.state.Spec
+			spec.Data.Files, spec.Data.Valid = own.Files, own.Valid
+		}
+	} else if n.state.Events > 0 {
 		if !n.opts.Resume {
 			return fmt.Errorf("%s %w; go on with: autoglm resume %s, or name another folder with --out", n.opts.Dir, ErrHasJob, n.opts.Dir)
 		}
@@ -132,6 +155,9 @@ func (n *Node) open() error {
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)
 	n.site.notice = n.notice
+	if n.opts.Keep != nil {
+		n.site.keep = n.opts.Keep
+	}
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
 		return err
 	}
@@ -143,14 +169,14 @@ func (n *Node) open() error {
 
 // clear empties a folder whose job failed before it trained anything: there is
 // nothing in it to keep.
-func (n *Node) clear() error {
+func (n *Node) clear(log *journal.File) error {
 	for _, name := range []string{"data", "sample", "trials", "job.json", ranName, "leaderboard.json"} {
 		if err := os.RemoveAll(filepath.Join(n.opts.Dir, name)); err != nil {
 			return err
 		}
 	}
 	n.state = journal.NewState()
-	return n.log.Reset()
+	return log.Reset()
 }
 
 // group shares cores out to at most maxWorkers workers.

@@ -25,7 +25,8 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice func(text string) // what the job outlived
+	notice func(text string)               // what the job outlived
+	keep   func(ctx context.Context) error // see Options.Keep
 
 	mu struct {
 		sync.Mutex
@@ -38,7 +39,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, keep: func(context.Context) error { return nil }}
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
 }
@@ -74,6 +75,13 @@ func DataConfig(spec job.Spec) data.Config {
 
 // Stage implements actors.Work.
 func (s *site) Stage(ctx context.Context, name string, st journal.State) error {
+	if err := s.stage(ctx, name, st); err != nil {
+		return err
+	}
+	return s.keep(ctx)
+}
+
+func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 	switch name {
 	case job.StageProbe:
 		return s.probe(ctx)

@@ -113,8 +113,20 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	return nil
 }
 
-// executor runs ranks on the i-th device: in its process where it has one.
+// executor runs ranks on the i-th device, and has what a training left kept.
 func (s *site) executor(i int) actors.Executor {
+	run := s.runner(i)
+	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+		rep, err := run(ctx, a, progress)
+		if err == nil && a.Rank == 0 {
+			err = s.keep(ctx)
+		}
+		return rep, err
+	}
+}
+
+// runner runs ranks on the i-th device: in its process where it has one.
+func (s *site) runner(i int) actors.Executor {
 	if s.crew.hosts == nil {
 		return s.execute
 	}

@@ -20,7 +20,7 @@ import (
 // missing. A job that may compute on either kind goes by the load: see
 // job.Placement; last is where it went before, if it did.
 func Devices(spec job.Spec, o Options, last device.Kind) (device.Machine, []device.Device, *device.Held, error) {
-	machine, err := scan(o.Sources)
+	machine, err := Scan(o.Sources)
 	if err != nil {
 		return machine, nil, nil, err
 	}

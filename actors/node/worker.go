@@ -66,9 +66,10 @@ func Sources() []device.Source {
 }
 
 // Inventory is what Sources see.
-func Inventory() (device.Machine, error) { return scan(Sources) }
+func Inventory() (device.Machine, error) { return Scan(nil) }
 
-func scan(sources func() []device.Source) (device.Machine, error) {
+// Scan looks at sources; nil is Sources.
+func Scan(sources func() []device.Source) (device.Machine, error) {
 	if sources == nil {
 		sources = Sources
 	}

@@ -53,6 +53,16 @@ func (r Ref) Valid() error {
 	return nil
 }
 
+// Of names what a reader gives; the zero Ref where it fails.
+func Of(r io.Reader) Ref {
+	h := sha256.New()
+	n, err := io.Copy(h, r)
+	if err != nil {
+		return Ref{}
+	}
+	return Ref{hex.EncodeToString(h.Sum(nil)), n}
+}
+
 // Errors that a caller tells apart.
 var (
 	ErrNone  = errors.New("no node has the file")

@@ -1,0 +1,648 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/open-autoglm/autoglm/cluster/cert"
+	"github.com/open-autoglm/autoglm/cluster/files"
+	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+)
+
+// Bounds of requests, bytes.
+const (
+	maxJobFile = 4 << 20
+	maxAsk     = 64 << 10
+)
+
+// userHeader carries who asked when a node passes a person's request on.
+const userHeader = "X-Autoglm-User"
+
+// routes is the control API, and what nodes ask of each other.
+//
+//	who may   request
+//	read      GET  /v1/jobs /v1/jobs/{id} /v1/jobs/{id}/events?from=N&follow=1 /v1/jobs/{id}/folder /v1/files/{hash} /v1/nodes
+//	submit    PUT  /v1/files          the body is a file; the answer its name
+//	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid"}]}
+//	submit    POST /v1/jobs/{id}/cancel     DELETE /v1/jobs/{id}
+//	admin     POST /v1/nodes/{id}/drain     POST /v1/keys/rotate     GET /v1/backup
+//	node      all of /internal
+//
+// Any node takes any request; what only the leader knows is passed on to it.
+// Answers are JSON; errors are {"error": "what to do"}.
+func (d *Daemon) routes() http.Handler {
+	mux := http.NewServeMux()
+	at := func(pattern string, need cert.Role, leader bool, f func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			name, role := d.who(r)
+			if !role.May(need) {
+				refuse(w, &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)})
+				return
+			}
+			if role == cert.Node && r.Header.Get(userHeader) != "" {
+				name = r.Header.Get(userHeader)
+			}
+			r.Header.Set(userHeader, name)
+			if leader && strings.HasPrefix(r.URL.Path, "/v1/") {
+				addr, err := d.awaitLeader(r.Context())
+				if err != nil {
+					refuse(w, err)
+					return
+				}
+				if addr != "" {
+					d.passOn(w, r, addr)
+					return
+				}
+			}
+			if err := f(w, r); err != nil {
+				refuse(w, err)
+			}
+		})
+	}
+	at("GET /v1/jobs", cert.Read, true, d.getJobs)
+	at("POST /v1/jobs", cert.Submit, true, d.postJob)
+	at("GET /v1/jobs/{id}", cert.Read, true, d.getJob)
+	at("GET /v1/jobs/{id}/events", cert.Read, true, d.getEvents)
+	at("GET /v1/jobs/{id}/folder", cert.Read, true, d.getFolder)
+	at("POST /v1/jobs/{id}/cancel", cert.Submit, true, d.cancelJob)
+	at("DELETE /v1/jobs/{id}", cert.Submit, true, d.deleteJob)
+	at("PUT /v1/files", cert.Submit, false, d.putFile)
+	at("GET /v1/files/{hash}", cert.Read, false, d.getFile)
+	at("GET /v1/nodes", cert.Read, false, d.getNodes)
+	at("POST /v1/nodes/{id}/drain", cert.Admin, false, d.drainNode)
+	at("POST /v1/keys/rotate", cert.Admin, false, func(w http.ResponseWriter, r *http.Request) error {
+		if err := d.members.RotateKeys(r.Context()); err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, struct{}{})
+	})
+	at("GET /v1/backup", cert.Admin, true, func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		return d.store.Backup(w)
+	})
+
+	at("GET /internal/jobs/{id}/log", cert.Node, true, d.getLog)
+	at("POST /internal/jobs/{id}/log", cert.Node, true, d.postLog)
+	at("GET /internal/jobs/{id}/folder", cert.Node, true, d.getFolder)
+	at("POST /internal/jobs/{id}/folder", cert.Node, true, d.postFolder)
+	at("POST /internal/jobs/{id}/progress", cert.Node, true, d.postProgress)
+	at("POST /internal/jobs/{id}/end", cert.Node, true, d.postEnd)
+	at("POST /internal/run", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+		var a assignment
+		if err := body(r, &a, maxJobFile); err != nil {
+			return err
+		}
+		if err := d.hands.take(a); err != nil {
+			return &StatusError{codeStale, err.Error()}
+		}
+		return answer(w, http.StatusAccepted, struct{}{})
+	})
+	at("POST /internal/stop", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+		var a assignment
+		if err := body(r, &a, maxAsk); err != nil {
+			return err
+		}
+		d.hands.stop(a.ID, a.Epoch, errCancelled)
+		return answer(w, http.StatusOK, struct{}{})
+	})
+	at("GET /internal/running", cert.Node, false, func(w http.ResponseWriter, _ *http.Request) error {
+		return answer(w, http.StatusOK, d.hands.list())
+	})
+	at("POST /internal/fit", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+		var s job.Spec
+		if err := body(r, &s, maxJobFile); err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, d.fits(s))
+	})
+	at("POST /internal/drain", cert.Node, false, func(w http.ResponseWriter, _ *http.Request) error {
+		d.Drain()
+		return answer(w, http.StatusAccepted, struct{}{})
+	})
+	at("POST /internal/want", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+		var ref files.Ref
+		if err := body(r, &ref, maxAsk); err != nil {
+			return err
+		}
+		if err := d.fetch(r.Context(), ref); err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, struct{}{})
+	})
+	at("GET /internal/files/{hash}", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+		d.files.ServeHTTP(w, r)
+		return nil
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	return mux
+}
+
+// who is at the other end; without certificates everybody may do everything.
+func (d *Daemon) who(r *http.Request) (string, cert.Role) {
+	if !d.port.Secure() {
+		return "", cert.Node
+	}
+	if r.TLS == nil {
+		return "", ""
+	}
+	return cert.PeerOf(*r.TLS)
+}
+
+// leaderPatience is how long a request waits for an election to end.
+const leaderPatience = 5 * time.Second
+
+// awaitLeader is where the leader is, "" when this node leads.
+func (d *Daemon) awaitLeader(ctx context.Context) (string, error) {
+	for late := time.Now().Add(leaderPatience); ; {
+		if d.chiefNow() != nil {
+			return "", nil
+		}
+		if addr := d.leaderAddr(); addr != "" && addr != d.members.Self().Addr {
+			return addr, nil
+		}
+		if time.Now().After(late) || !pause(ctx, leaderAgain) {
+			return "", &StatusError{http.StatusServiceUnavailable, errNoLeader.Error()}
+		}
+	}
+}
+
+// passOn sends a request on to the leader.
+func (d *Daemon) passOn(w http.ResponseWriter, r *http.Request, addr string) {
+	p := httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(&url.URL{Scheme: "http", Host: addr})
+		},
+		Transport:     d.client.Transport,
+		FlushInterval: -1,
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			// It may have done what was asked, or not.
+			refuse(w, &StatusError{http.StatusBadGateway, fmt.Sprintf("the leader at %s does not answer: %v", addr, err)})
+		},
+	}
+	held, cancel := d.whileLeads(r.Context(), addr)
+	defer cancel()
+	p.ServeHTTP(w, r.WithContext(held))
+}
+
+// refuse answers with an error. A body that has begun is cut off, so that the other
+// side sees that it is not whole.
+func refuse(w http.ResponseWriter, err error) {
+	code := http.StatusInternalServerError
+	var s *StatusError
+	var field *job.FieldError
+	var input *data.InputError
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &s):
+		code = s.Code
+	case errors.As(err, &field), errors.As(err, &input):
+		code = http.StatusBadRequest
+	case errors.As(err, &large):
+		code = http.StatusRequestEntityTooLarge
+		err = fmt.Errorf("the request is larger than %d MB; a job file is small: its data goes in by PUT /v1/files", large.Limit>>20)
+	case errors.Is(err, errNoJob):
+		code = http.StatusNotFound
+	case errors.Is(err, errTaken):
+		code = codeStale
+	case errors.Is(err, replicaStale):
+		code = codeNotLeader
+	}
+	_ = answer(w, code, map[string]string{"error": err.Error()})
+}
+
+func answer(w http.ResponseWriter, code int, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	return json.NewEncoder(w).Encode(v)
+}
+
+// body reads a request's JSON.
+func body(r *http.Request, v any, limit int64) error {
+	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, limit))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return err
+		}
+		return &StatusError{http.StatusBadRequest, "the request's JSON: " + err.Error()}
+	}
+	return nil
+}
+
+// leading is this node's chief, or the error that sends elsewhere.
+func (d *Daemon) leading() (*chief, error) {
+	if c := d.chiefNow(); c != nil {
+		return c, nil
+	}
+	return nil, &StatusError{codeNotLeader, "another node leads"}
+}
+
+// number reads a parameter, 0 when it is not there.
+func number(r *http.Request, name string) (uint64, error) {
+	s := r.URL.Query().Get(name)
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 63)
+	if err != nil {
+		return 0, &StatusError{http.StatusBadRequest, fmt.Sprintf("%s=%q is no number", name, s)}
+	}
+	return n, nil
+}
+
+func (d *Daemon) getJobs(w http.ResponseWriter, _ *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, c.jobs())
+}
+
+// Submission is what POST /v1/jobs takes.
+type Submission struct {
+	Name  string   `json:"name,omitempty"`
+	Spec  job.Spec `json:"spec"`
+	Files []Upload `json:"files,omitempty"`
+}
+
+func (d *Daemon) postJob(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	var s Submission
+	if err := body(r, &s, maxJobFile); err != nil {
+		return err
+	}
+	s.Spec.Resolve()
+	if err := s.Spec.Validate(); err != nil {
+		return err
+	}
+	if len(s.Spec.Data.Files)+len(s.Spec.Data.Valid) > 0 {
+		return &job.FieldError{Path: "data.files", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\""}
+	}
+	if len(s.Files)+len(s.Spec.Data.URLs)+len(s.Spec.Data.Plugin) == 0 {
+		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
+	}
+	for _, u := range s.Files {
+		if err := u.Ref.Valid(); err != nil {
+			return &job.FieldError{Path: "files", Msg: err.Error()}
+		}
+		if err := d.fetch(r.Context(), u.Ref); err != nil {
+			return &StatusError{http.StatusBadRequest, fmt.Sprintf("%s: %v; upload it again", u.Name, err)}
+		}
+		if err := d.spread(r.Context(), u.Ref); err != nil {
+			return err
+		}
+	}
+	j, err := c.submit(Job{Name: s.Name, By: r.Header.Get(userHeader), Spec: s.Spec, Files: s.Files})
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusCreated, map[string]string{"job": j.ID})
+}
+
+// Detail is a job with its leaderboard.
+type Detail struct {
+	Job
+	Board journal.Leaderboard `json:"leaderboard"`
+}
+
+func (d *Daemon) getJob(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	id := r.PathValue("id")
+	st := journal.NewState()
+	err = c.read(id, 0, func(rec []byte) error {
+		e, err := journal.Decode(rec)
+		if err == nil {
+			st.Apply(e)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, j := range c.jobs() {
+		if j.ID == id {
+			return answer(w, http.StatusOK, Detail{j, st.Leaderboard(id)})
+		}
+	}
+	return fmt.Errorf("%s: %w", id, errNoJob)
+}
+
+// Line is one line of a job's events: what was committed, what a trial measured, or
+// how the job stands, which is the last one when it is over.
+type Line struct {
+	N        int             `json:"n,omitempty"` // of the event: from=N asks for what follows it
+	Event    json.RawMessage `json:"event,omitempty"`
+	Progress json.RawMessage `json:"progress,omitempty"`
+	Job      *Job            `json:"job,omitempty"`
+}
+
+func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	from, err := number(r, "from")
+	if err != nil {
+		return err
+	}
+	id, n := r.PathValue("id"), int(from)
+	follow := r.URL.Query().Get("follow") != ""
+	if _, _, _, _, err := c.follow(id); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	shown := map[int]string{}
+	var last string
+	for {
+		j, events, progress, changed, err := c.follow(id)
+		if err != nil {
+			return nil // the job was removed: the stream ends
+		}
+		if events > n {
+			err := c.read(id, n, func(rec []byte) error {
+				n++
+				return enc.Encode(Line{N: n, Event: rec})
+			})
+			if err != nil {
+				return nil
+			}
+		}
+		for seq, line := range progress {
+			if shown[seq] != string(line) {
+				shown[seq] = string(line)
+				if enc.Encode(Line{Progress: line}) != nil {
+					return nil
+				}
+			}
+		}
+		if s := fmt.Sprint(j.State, j.Epoch, j.Why, j.Cancel); s != last {
+			last = s
+			if enc.Encode(Line{Job: &j}) != nil {
+				return nil
+			}
+		}
+		_ = http.NewResponseController(w).Flush()
+		if !follow || changed == nil || j.State.Over() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return nil
+		}
+	}
+}
+
+func (d *Daemon) getFolder(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	f, err := c.folderOf(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, f)
+}
+
+func (d *Daemon) postFolder(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	epoch, err := number(r, "epoch")
+	if err != nil {
+		return err
+	}
+	var ch change
+	if err := body(r, &ch, maxJobFile); err != nil {
+		return err
+	}
+	if err := c.lay(r.PathValue("id"), epoch, ch); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) cancelJob(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	j, err := c.stop(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusAccepted, j)
+}
+
+func (d *Daemon) deleteJob(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	if err := c.remove(r.PathValue("id")); err != nil {
+		if !errors.Is(err, errNoJob) {
+			err = &StatusError{http.StatusConflict, err.Error()}
+		}
+		return err
+	}
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) getLog(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	var frame []byte
+	began := false
+	err = c.read(r.PathValue("id"), 0, func(rec []byte) error {
+		began = true
+		frame = appendFrame(frame[:0], rec)
+		_, err := w.Write(frame)
+		return err
+	})
+	if err != nil && began {
+		panic(http.ErrAbortHandler) // what was sent is not all
+	}
+	return err
+}
+
+func (d *Daemon) postLog(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	epoch, err := number(r, "epoch")
+	if err != nil {
+		return err
+	}
+	seq, err := number(r, "seq")
+	if err != nil {
+		return err
+	}
+	if err := c.append(r.PathValue("id"), epoch, seq, http.MaxBytesReader(nil, r.Body, maxBatch+1<<20)); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) postProgress(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	epoch, err := number(r, "epoch")
+	if err != nil {
+		return err
+	}
+	seq, err := strconv.Atoi(r.URL.Query().Get("seq"))
+	if err != nil {
+		return &StatusError{http.StatusBadRequest, "seq is no number"}
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxAsk))
+	if err != nil {
+		return err
+	}
+	if !json.Valid(b) {
+		return &StatusError{http.StatusBadRequest, "not JSON"}
+	}
+	c.progress(r.PathValue("id"), epoch, seq, b)
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) postEnd(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.leading()
+	if err != nil {
+		return err
+	}
+	var e endReport
+	if err := body(r, &e, maxAsk); err != nil {
+		return err
+	}
+	if err := c.end(r.PathValue("id"), e.Epoch, e.State, e.Why); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) putFile(w http.ResponseWriter, r *http.Request) error {
+	ref, err := d.files.Put(r.Body)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusCreated, ref)
+}
+
+func (d *Daemon) getFile(w http.ResponseWriter, r *http.Request) error {
+	size, err := number(r, "size")
+	if err != nil {
+		return err
+	}
+	ref := files.Ref{Hash: r.PathValue("hash"), Size: int64(size)}
+	if err := ref.Valid(); err != nil {
+		return &StatusError{http.StatusBadRequest, err.Error()}
+	}
+	if err := d.fetch(r.Context(), ref); err != nil {
+		return &StatusError{http.StatusNotFound, err.Error()}
+	}
+	d.files.ServeHTTP(w, r)
+	return nil
+}
+
+// NodeInfo is a node as GET /v1/nodes shows it.
+type NodeInfo struct {
+	ID       string            `json:"id"`
+	Name     string            `json:"name"`
+	Addr     string            `json:"addr"`
+	Since    time.Time         `json:"since"`
+	Software string            `json:"version"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Leader   bool              `json:"leader,omitempty"`
+	Voter    bool              `json:"voter,omitempty"`
+	Draining bool              `json:"draining,omitempty"`
+	Jobs     int               `json:"jobs"`
+	Load     float64           `json:"load"` // runnable processes per processor, one minute
+	Devices  []string          `json:"devices"`
+	Free     int               `json:"free"` // devices that nobody holds
+	Note     string            `json:"note,omitempty"`
+}
+
+// Nodes is GET /v1/nodes.
+type Nodes struct {
+	Cluster string     `json:"cluster"`
+	Voters  int        `json:"voters"`
+	Note    string     `json:"note,omitempty"`
+	Nodes   []NodeInfo `json:"nodes"`
+}
+
+func (d *Daemon) getNodes(w http.ResponseWriter, r *http.Request) error {
+	out := Nodes{Cluster: d.members.Cluster(), Nodes: []NodeInfo{}}
+	votes := map[string]bool{}
+	voters := d.store.Voters()
+	out.Voters = len(voters)
+	for _, v := range voters {
+		votes[v.Addr] = true
+	}
+	leader := d.leaderAddr()
+	if leader == "" {
+		out.Note = errNoLeader.Error()
+	} else if len(voters) == 1 {
+		out.Note = "one node keeps the journal: its loss stops all jobs until it is back; three nodes bear the loss of one"
+	}
+	news := d.members.News()
+	for _, m := range d.members.Members() {
+		n := NodeInfo{
+			ID: m.ID, Name: m.Name, Addr: m.Addr, Since: m.Since, Software: m.Software, Labels: m.Labels,
+			Leader: m.Addr == leader, Voter: votes[m.Addr], Devices: []string{},
+		}
+		if x, err := decodeNews(news[m.ID]); err == nil {
+			n.Load, n.Jobs, n.Draining, n.Free = x.Load, x.Jobs, x.Draining, x.Free
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		b, err := d.members.Card(ctx, m.ID)
+		cancel()
+		if err == nil {
+			err = json.Unmarshal(b, &n.Devices)
+		}
+		if err != nil {
+			n.Note = "does not answer: " + err.Error()
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	return answer(w, http.StatusOK, out)
+}
+
+func (d *Daemon) drainNode(w http.ResponseWriter, r *http.Request) error {
+	want := r.PathValue("id")
+	for _, m := range d.members.Members() {
+		if m.ID == want || m.Name == want {
+			if err := d.ask(r.Context(), m.Addr, "/internal/drain", struct{}{}, nil); err != nil {
+				return err
+			}
+			return answer(w, http.StatusAccepted, struct{}{})
+		}
+	}
+	return &StatusError{http.StatusNotFound, fmt.Sprintf("no node %s; autoglm nodes lists them", want)}
+}

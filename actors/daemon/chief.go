@@ -1,0 +1,503 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/open-autoglm/autoglm/cluster/files"
+	"github.com/open-autoglm/autoglm/cluster/replica"
+)
+
+// chief is the leader's part, for one term: it keeps the jobs and gives them to
+// nodes. What it knows it has from the streams, so that the next one knows the same.
+type chief struct {
+	d      *Daemon
+	term   uint64
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	kick   chan struct{} // buffered, 1: look at the queue
+
+	mu       sync.Mutex
+	reg      *registry
+	regLog   *replica.Log
+	logs     map[string]*stream // by job
+	folders  map[string]folder  // by job, as far as they were asked for
+	missing  map[string]time.Time
+	refusals map[string]string // why no node takes a queued job, by job
+}
+
+// stream is a job's journal at the leader.
+type stream struct {
+	log      *replica.Log
+	lastE    uint64 // epoch and sequence of the last record
+	lastS    uint64
+	events   int
+	changed  chan struct{} // closed and replaced when something is new
+	progress map[int]json.RawMessage
+}
+
+const streamOfJobs = "jobs"
+
+func folderStream(id string) string { return "folder/" + id }
+
+// newChief replays the streams. A damaged one ends the leadership, so that another
+// copy is tried.
+func (d *Daemon) newChief(term uint64) (*chief, error) {
+	ctx, cancel := context.WithCancel(d.ctx)
+	c := &chief{
+		d: d, term: term, cancel: cancel, kick: make(chan struct{}, 1), reg: newRegistry(), regLog: d.store.Log(streamOfJobs, term),
+		logs: map[string]*stream{}, folders: map[string]folder{}, missing: map[string]time.Time{}, refusals: map[string]string{},
+	}
+	err := c.regLog.Replay(func(b []byte) error {
+		rec, err := decodeRecord(b)
+		if err == nil {
+			c.reg.apply(rec)
+		}
+		return err
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	c.wg.Add(1)
+	go c.run(ctx)
+	return c, nil
+}
+
+// close ends the term here; requests under way end by their logs' errors.
+func (c *chief) close() {
+	c.cancel()
+	c.mu.Lock()
+	for _, s := range c.logs {
+		close(s.changed)
+		s.changed = nil
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
+}
+
+func (c *chief) look() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// commit appends a record of the stream of jobs and applies it; the lock is held.
+func (c *chief) commit(rec record) error {
+	rec.At = time.Now().UTC()
+	b, err := rec.encode()
+	if err != nil {
+		return err
+	}
+	if err := c.regLog.Append(b, true); err != nil {
+		return err
+	}
+	c.reg.apply(rec)
+	if s := c.logs[rec.ID]; s != nil {
+		c.tell(s)
+	}
+	c.look()
+	return nil
+}
+
+// tell wakes who follows a job; the lock is held.
+func (c *chief) tell(s *stream) {
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+}
+
+// errNoJob is the answer about a job that is not there.
+var errNoJob = errors.New("no such job; autoglm jobs lists them")
+
+// stream opens a job's journal; the lock is held.
+func (c *chief) stream(id string) (*stream, error) {
+	if s := c.logs[id]; s != nil {
+		return s, nil
+	}
+	if c.reg.jobs[id] == nil {
+		return nil, fmt.Errorf("%s: %w", id, errNoJob)
+	}
+	s := &stream{log: c.d.store.Log(jobStream(id), c.term), changed: make(chan struct{}), progress: map[int]json.RawMessage{}}
+	err := s.log.Replay(func(b []byte) error {
+		e, q, _, err := decodeEntry(b)
+		s.lastE, s.lastS = e, q
+		s.events++
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.logs[id] = s
+	return s, nil
+}
+
+// submit enters a job whose files are here.
+func (c *chief) submit(j Job) (Job, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j.ID = c.reg.newID()
+	if err := c.commit(record{Op: opSubmit, ID: j.ID, Job: &j}); err != nil {
+		return j, err
+	}
+	return *c.reg.jobs[j.ID], nil
+}
+
+// append adds records of a node's to a job's journal, each once.
+func (c *chief) append(id string, epoch, seq uint64, body io.Reader) error {
+	var recs [][]byte
+	if err := readFrames(body, func(b []byte) error { recs = append(recs, b); return nil }); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil || j.State != Running || j.Epoch != epoch {
+		return errTaken
+	}
+	s, err := c.stream(id)
+	if err != nil {
+		return err
+	}
+	for i, rec := range recs {
+		q := seq + uint64(i)
+		if s.events > 0 && s.lastE == epoch && q <= s.lastS {
+			continue // it was kept, and the answer was lost
+		}
+		if err := s.log.Append(encodeEntry(epoch, q, rec), i == len(recs)-1); err != nil {
+			return err
+		}
+		s.lastE, s.lastS = epoch, q
+		s.events++
+	}
+	c.tell(s)
+	return nil
+}
+
+// read calls visit with each record of a job's journal from the n-th on. The lock
+// is not held while it runs.
+func (c *chief) read(id string, from int, visit func(rec []byte) error) error {
+	c.mu.Lock()
+	s, err := c.stream(id)
+	if err == nil {
+		err = s.log.Replay(func([]byte) error { return io.EOF }) // what is on its way is there
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	i := 0
+	return c.d.store.Replay(jobStream(id), func(b []byte) error {
+		i++
+		if i <= from {
+			return nil
+		}
+		_, _, rec, err := decodeEntry(b)
+		if err != nil {
+			return err
+		}
+		return visit(rec)
+	})
+}
+
+// follow is what is new of a job since the n-th record, and what to wait for before
+// asking again; nil when the term has ended.
+func (c *chief) follow(id string) (j Job, events int, progress map[int]json.RawMessage, changed <-chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.stream(id)
+	if err != nil {
+		return j, 0, nil, nil, err
+	}
+	return *c.reg.jobs[id], s.events, maps.Clone(s.progress), s.changed, nil
+}
+
+// progress keeps what a trial measured last, for who follows.
+func (c *chief) progress(id string, epoch uint64, seq int, line json.RawMessage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil || j.Epoch != epoch || j.State != Running {
+		return
+	}
+	if s, err := c.stream(id); err == nil {
+		s.progress[seq] = line
+		c.tell(s)
+	}
+}
+
+// end takes a node's word for how its job ended.
+func (c *chief) end(id string, epoch uint64, state JobState, why string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil || j.Epoch != epoch || j.State != Running {
+		return nil // it was heard already, or does not count
+	}
+	if state == Queued {
+		return c.commit(record{Op: opReturn, ID: id, Epoch: epoch, Why: why})
+	}
+	return c.commit(record{Op: opEnd, ID: id, Epoch: epoch, State: state, Why: why})
+}
+
+// stop cancels a job: at once where it waits, else when its node has stopped it.
+func (c *chief) stop(id string) (Job, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil {
+		return Job{}, fmt.Errorf("%s: %w", id, errNoJob)
+	}
+	if !j.State.Over() && !j.Cancel {
+		if err := c.commit(record{Op: opCancel, ID: id}); err != nil {
+			return *j, err
+		}
+	}
+	return *j, nil
+}
+
+// remove forgets a job that is over, with its journal and its folder.
+func (c *chief) remove(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil {
+		return fmt.Errorf("%s: %w", id, errNoJob)
+	}
+	if !j.State.Over() {
+		return fmt.Errorf("%s is %s; cancel it first", id, j.State)
+	}
+	if err := c.commit(record{Op: opRemove, ID: id}); err != nil {
+		return err
+	}
+	delete(c.logs, id)
+	delete(c.folders, id)
+	return errors.Join(c.d.store.Delete(jobStream(id), c.term), c.d.store.Delete(folderStream(id), c.term))
+}
+
+// folder is what a job's folder holds, by path.
+type folder map[string]files.Ref
+
+// change of a folder: one record of its stream.
+type change struct {
+	Put  folder   `json:"put,omitempty"`
+	Drop []string `json:"drop,omitempty"`
+}
+
+func (f folder) apply(c change) {
+	maps.Copy(f, c.Put)
+	for _, p := range c.Drop {
+		delete(f, p)
+	}
+}
+
+// folder of a job; the lock is held.
+func (c *chief) folder(id string) (folder, error) {
+	if f := c.folders[id]; f != nil {
+		return f, nil
+	}
+	f := folder{}
+	err := c.d.store.Replay(folderStream(id), func(b []byte) error {
+		var ch change
+		if err := json.Unmarshal(b, &ch); err != nil {
+			return err
+		}
+		f.apply(ch)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.folders[id] = f
+	return f, nil
+}
+
+func (c *chief) folderOf(id string) (folder, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reg.jobs[id] == nil {
+		return nil, fmt.Errorf("%s: %w", id, errNoJob)
+	}
+	f, err := c.folder(id)
+	return maps.Clone(f), err
+}
+
+// lay records what a job's node has kept of its folder.
+func (c *chief) lay(id string, epoch uint64, ch change) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil || j.State != Running || j.Epoch != epoch {
+		return errTaken
+	}
+	f, err := c.folder(id)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(ch)
+	if err != nil {
+		return err
+	}
+	if err := c.d.store.Log(folderStream(id), c.term).Append(b, true); err != nil {
+		return err
+	}
+	f.apply(ch)
+	return nil
+}
+
+// Times of the leader's loop.
+const (
+	queueEvery   = 500 * time.Millisecond
+	missingAfter = 3 * time.Second // a node that does not know of a job it was given
+)
+
+// run gives out what waits and takes back what nobody does.
+func (c *chief) run(ctx context.Context) {
+	defer c.wg.Done()
+	tick := time.NewTicker(queueEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-c.kick:
+		}
+		c.check(ctx)
+		c.assign(ctx)
+	}
+}
+
+func (c *chief) jobs() []Job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.reg.list()
+	for i := range out {
+		if out[i].State == Queued && out[i].Why == "" {
+			out[i].Why = c.refusals[out[i].ID]
+		}
+	}
+	return out
+}
+
+// check takes back the jobs of nodes that are gone or know nothing of them, and
+// stops those that are to be cancelled.
+func (c *chief) check(ctx context.Context) {
+	running := map[string][]assignment{} // by node, asked once
+	for _, j := range c.jobs() {
+		if j.State != Running {
+			continue
+		}
+		m, alive := c.d.members.Member(j.Node)
+		if !alive {
+			c.takeBack(j, "node "+j.NodeName+" is gone")
+			continue
+		}
+		if j.Cancel {
+			_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: j.ID, Epoch: j.Epoch, Why: "cancelled"}, nil)
+		}
+		now, asked := running[j.Node]
+		if !asked {
+			if err := c.d.get(ctx, m.Addr, "/internal/running", &now); err != nil {
+				continue // gossip or the next look will tell
+			}
+			running[j.Node] = now
+		}
+		if slices.ContainsFunc(now, func(a assignment) bool { return a.ID == j.ID && a.Epoch == j.Epoch }) {
+			c.mu.Lock()
+			delete(c.missing, j.ID)
+			c.mu.Unlock()
+			continue
+		}
+		c.mu.Lock()
+		since, ok := c.missing[j.ID]
+		if !ok {
+			since = time.Now()
+			c.missing[j.ID] = since
+		}
+		c.mu.Unlock()
+		if time.Since(since) > missingAfter {
+			c.takeBack(j, "node "+j.NodeName+" no longer works on it")
+		}
+	}
+}
+
+func (c *chief) takeBack(j Job, why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.missing, j.ID)
+	if err := c.commit(record{Op: opReturn, ID: j.ID, Epoch: j.Epoch, Why: why}); err == nil {
+		c.d.say("job %s: %s; it goes on elsewhere", j.ID, why)
+	}
+}
+
+// assign gives queued jobs, the oldest first, to nodes that have room. A job that no
+// node takes does not hold up those behind it.
+func (c *chief) assign(ctx context.Context) {
+	for _, j := range c.jobs() {
+		if j.State != Queued || ctx.Err() != nil {
+			continue
+		}
+		node, why := c.d.placeFor(ctx, j.Spec)
+		c.mu.Lock()
+		if node == nil {
+			c.refusals[j.ID] = why
+			c.mu.Unlock()
+			continue
+		}
+		delete(c.refusals, j.ID)
+		a := assignment{ID: j.ID, Epoch: j.Epoch + 1, Job: &j}
+		err := c.commit(record{Op: opAssign, ID: j.ID, Node: node.ID, NodeName: node.Name, Epoch: a.Epoch})
+		c.mu.Unlock()
+		if err != nil {
+			return
+		}
+		if err := c.d.ask(ctx, node.Addr, "/internal/run", a, nil); err != nil {
+			j.Epoch = a.Epoch
+			c.takeBack(j, fmt.Sprintf("node %s: %v", node.Name, err))
+		}
+	}
+}
+
+// assignment is a job in a node's hands.
+type assignment struct {
+	ID    string `json:"id"`
+	Epoch uint64 `json:"epoch"`
+	Why   string `json:"why,omitempty"`
+	Job   *Job   `json:"job,omitempty"`
+}
+
+// fit is a node's answer whether it could take a job now.
+type fit struct {
+	OK   bool   `json:"ok"`
+	Why  string `json:"why,omitempty"`
+	Free int    `json:"free"` // devices that nobody holds
+}
+
+// ask posts to a node, bounded.
+func (d *Daemon) ask(ctx context.Context, addr, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	return call(ctx, d.client, http.MethodPost, "http://"+addr+path, in, out)
+}
+
+func (d *Daemon) get(ctx context.Context, addr, path string, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	return call(ctx, d.client, http.MethodGet, "http://"+addr+path, nil, out)
+}
+
+const askTime = 5 * time.Second

@@ -1,0 +1,519 @@
+// Package daemon is a node of a cluster: it wires membership, the replicated
+// journal, the store of files and the control API together, and carries out the jobs
+// that the leader gives it.
+//
+//	d, err := daemon.Start(ctx, daemon.Config{Dir: "/var/lib/autoglm", Listen: "10.0.0.1:7400", TLS: "…/tls"})
+//	err = d.Wait(ctx)     // until ctx ends; then jobs are given back and the others told
+//
+// # Who does what
+//
+// The leader (of cluster/replica) keeps the list of jobs and gives each, the oldest
+// first, to the node with the most free devices that can take it. That node carries
+// the job out as autoglm build does, Supervisor, SearchAgent, Trials and GPUWorkers
+// on its own devices; a job's trials do not spread over nodes yet. The job's journal
+// is a stream of the leader's: an event is committed when a majority of the voters
+// has it. What the job's folder holds goes to Config.Copies nodes before the end of
+// the stage or training that made it is committed.
+//
+// # When something is lost
+//
+//	the leader       jobs go on; their nodes' next commits wait for the next leader
+//	a job's node     the leader gives the job, under the next epoch, to another, which lays its folder out
+//	                 again and goes on from the journal: what finished is not done again
+//	a paused node    that wakes up commits nothing more: its epoch is not the job's any longer
+//	a majority       jobs wait, nothing that was committed is lost
+//
+//	DIR/node.json gossip-keys.json journal/ files/ jobs/ID/ uploads/ID/
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+	"golang.org/x/sys/unix"
+
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/cluster"
+	"github.com/open-autoglm/autoglm/cluster/cert"
+	"github.com/open-autoglm/autoglm/cluster/files"
+	"github.com/open-autoglm/autoglm/cluster/port"
+	"github.com/open-autoglm/autoglm/cluster/replica"
+	"github.com/open-autoglm/autoglm/gpu/device"
+)
+
+// Config of a node.
+type Config struct {
+	Dir       string            // what the node keeps
+	Listen    string            // host:port; the next port must be free too
+	Advertise string            // host:port under which others reach it; Listen when empty
+	Name      string            // unique in the cluster; the host's when empty
+	Join      []string          // see cluster.Config.Seeds
+	Labels    map[string]string //
+	TLS       string            // folder of the node's certificate; empty speaks plaintext
+	CA        string            // folder of the authority, which lets machines with a token in; may be empty
+	Insecure  bool              // listen beyond loopback without certificates
+	Copies    int               // nodes that hold what a job must not lose; 0 is 2
+	Quota     int64             // of the store of files, bytes; 0 is no bound
+	Software  string            // this program's version
+	Log       func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
+	ActorLog  io.Writer         `json:"-"` // failures of actors; may be nil
+
+	Locks   string                 // folder of the leases; device.LockDir when empty
+	Sources func() []device.Source `json:"-"` // of the machine; nil is the machine's
+	Worker  func() *exec.Cmd       `json:"-"` // makes a device's process; nil is this program's own
+	Timing  replica.Timing         // of elections
+}
+
+// Daemon is a node that runs.
+type Daemon struct {
+	cfg     Config
+	port    *port.Port
+	members *cluster.Members
+	store   *replica.Store
+	files   *files.Store
+	hands   *hands
+	client  *http.Client
+	server  *http.Server
+	lock    *os.File
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // goroutines that end with ctx
+	drained chan struct{}  // closed by Drain
+	changed chan struct{}  // buffered, 1: there is news
+
+	mu      sync.Mutex
+	chief   *chief // nil while another node leads
+	machine device.Machine
+	looked  time.Time
+	once    sync.Once
+}
+
+var replicaStale = replica.ErrStale
+
+// farewell bounds what a stopping node waits for.
+const farewell = 10 * time.Second
+
+// Start begins. Errors are of this machine and its configuration; other nodes are
+// looked for while it runs.
+func Start(ctx context.Context, cfg Config) (*Daemon, error) {
+	if cfg.Copies == 0 {
+		cfg.Copies = 2
+	}
+	id, err := identity(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1)}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if d.lock, err = lockDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := d.start(id); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// identity is the node's certificate; nil where plaintext is allowed.
+func identity(cfg Config) (*cert.Identity, error) {
+	if cfg.TLS != "" {
+		id, err := cert.Load(cfg.TLS)
+		if err != nil {
+			return nil, err
+		}
+		if id.Role != cert.Node {
+			return nil, fmt.Errorf("%s is the certificate of %s with the role %s; a node needs one with the role node: autoglm ca issue HOST", cfg.TLS, id.Name, id.Role)
+		}
+		return id, nil
+	}
+	if cfg.CA != "" {
+		return nil, errors.New("--ca needs a certificate of the node's own: autoglm ca issue HOST --out DIR, then --tls DIR")
+	}
+	host, _, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen %q: %w; give HOST:PORT", cfg.Listen, err)
+	}
+	if ip := net.ParseIP(host); !cfg.Insecure && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("without certificates anybody who reaches %s could run jobs there: make some (autoglm ca init; autoglm ca issue %s --out DIR; --tls DIR), or say --insecure in a network that you trust", cfg.Listen, host)
+	}
+	return nil, nil
+}
+
+// lockDir keeps a second node out of the folder.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s is in use by another node; stop it, or name another folder with --data", dir)
+	}
+	return f, nil
+}
+
+func (d *Daemon) start(id *cert.Identity) error {
+	var err error
+	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
+		return err
+	}
+	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused()})
+	if err != nil {
+		return err
+	}
+	d.client = newClient(d.port.Dial)
+	d.hands = newHands(d)
+	if d.cfg.CA != "" {
+		ca, err := cert.LoadCA(d.cfg.CA)
+		if err != nil {
+			return err
+		}
+		cluster.ServeJoin(d.port, ca, func(from net.Addr, err error) {
+			if err != nil {
+				d.say("join: %v: %v", from, err)
+			} else {
+				d.say("join: %v was given a certificate", from)
+			}
+		})
+	}
+	d.members, err = cluster.Start(d.ctx, cluster.Config{
+		Dir: d.cfg.Dir, Port: d.port, Advertise: d.cfg.Advertise, Name: d.cfg.Name, Seeds: d.cfg.Join, Labels: d.cfg.Labels,
+		Software: d.cfg.Software, Card: d.card,
+		Events: cluster.Events{
+			Joined: func(m cluster.Member) { d.say("node %s joined (%s)", m.Name, m.Addr); d.change(); d.nudge() },
+			Gone:   func(m cluster.Member, why string) { d.say("node %s is gone: %s", m.Name, why); d.nudge() },
+			Warn:   func(about, addr string, err error) { d.say("%s: %v", about, err) },
+		},
+	})
+	if err != nil {
+		return err
+	}
+	self := d.members.Self()
+	d.store, err = replica.Open(replica.Config{
+		Dir: filepath.Join(d.cfg.Dir, "journal"), Port: d.port, Node: self.ID, Addr: self.Addr, Found: len(d.cfg.Join) == 0,
+		Candidates: d.candidates, Timing: d.cfg.Timing,
+		Events: replica.Events{
+			Leading: d.lead, Following: d.follow,
+			Rebuilt: func(why string) {
+				d.say("the journal's copy was damaged (%s); it is set aside and made anew from the others", why)
+			},
+			Warn: func(err error) { d.say("journal: %v", err) },
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: nil}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	d.server.Protocols = &protocols
+	web := d.port.HTTP()
+	d.spawn(func() { _ = d.server.Serve(web) })
+	d.spawn(d.port.Serve)
+	d.spawn(d.publish)
+	return nil
+}
+
+// spawn runs f on a goroutine that close waits for.
+func (d *Daemon) spawn(f func()) { d.wg.Go(f) }
+
+func (d *Daemon) say(format string, a ...any) {
+	if d.cfg.Log != nil {
+		d.cfg.Log(fmt.Sprintf(format, a...))
+	}
+}
+
+// refused says of connections that were turned away once a minute for each reason.
+func (d *Daemon) refused() func(net.Addr, error) {
+	var mu sync.Mutex
+	last := map[string]time.Time{}
+	count := map[string]int{}
+	return func(from net.Addr, why error) {
+		key := why.Error()
+		if i := strings.LastIndex(key, ": "); i > 0 {
+			key = key[i:]
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		count[key]++
+		if time.Since(last[key]) < time.Minute || len(last) > 1000 {
+			return
+		}
+		last[key] = time.Now()
+		n := count[key]
+		count[key] = 0
+		d.say("refused %v: %v (%d such)", from, why, n)
+	}
+}
+
+// Addr is where the node is reached.
+func (d *Daemon) Addr() string { return d.members.Self().Addr }
+
+// ID is the node's, Cluster the cluster's, empty before it has joined.
+func (d *Daemon) ID() string { return d.members.Self().ID }
+
+// Cluster is the id of the cluster, empty before the node has joined one.
+func (d *Daemon) Cluster() string { return d.members.Cluster() }
+
+// Ready waits until the node belongs to a cluster.
+func (d *Daemon) Ready(ctx context.Context) error { return d.members.Ready(ctx) }
+
+// news is what a node publishes of itself.
+type news struct {
+	Server   string  `msgpack:"s"`           // of the replica
+	Leader   string  `msgpack:"l,omitempty"` // id of the leader that this node knows, and its term
+	Term     uint64  `msgpack:"t,omitempty"`
+	Load     float64 `msgpack:"o"`
+	Jobs     int     `msgpack:"j"`
+	Free     int     `msgpack:"f"`
+	Draining bool    `msgpack:"d,omitempty"`
+}
+
+func decodeNews(b []byte) (news, error) {
+	var n news
+	if len(b) == 0 {
+		return n, errors.New("no news")
+	}
+	err := msgpack.Unmarshal(b, &n)
+	return n, err
+}
+
+const publishEvery = time.Second
+
+// publish tells the others what this node is and does, when it changed.
+func (d *Daemon) publish() {
+	var last string
+	for {
+		n := news{Server: d.store.ServerID(), Load: load(), Free: d.free()}
+		d.hands.mu.Lock()
+		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
+		d.hands.mu.Unlock()
+		if term := d.store.Term(); term > 0 {
+			n.Leader, n.Term = d.members.Self().ID, term
+		}
+		if b, err := msgpack.Marshal(n); err == nil && string(b) != last {
+			last = string(b)
+			_ = d.members.Publish(b)
+		}
+		select {
+		case <-d.changed:
+		case <-time.After(publishEvery):
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+// change has news published at once.
+func (d *Daemon) change() {
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
+}
+
+// load is the machine's runnable processes per processor over a minute, to a tenth,
+// so that idle machines have no news.
+func load() float64 {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	f, err := strconv.ParseFloat(strings.Fields(string(b))[0], 64)
+	if err != nil {
+		return 0
+	}
+	return float64(int(10*f/float64(max(1, numCPU())))) / 10
+}
+
+// lookAgain is how long an inventory is good for.
+const lookAgain = 10 * time.Second
+
+// inventory is the machine's, as it was within lookAgain.
+func (d *Daemon) inventory() device.Machine {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.looked) > lookAgain {
+		m, err := node.Scan(d.cfg.Sources)
+		if err != nil {
+			return d.machine
+		}
+		d.machine, d.looked = m, time.Now()
+	}
+	return d.machine
+}
+
+// free counts the devices that nobody holds.
+func (d *Daemon) free() int {
+	m := d.inventory()
+	l, err := device.OpenLeases(d.locks())
+	if err != nil {
+		return 0
+	}
+	holders, err := l.Holders(m.Devices)
+	if err != nil {
+		return 0
+	}
+	return len(m.Devices) - len(holders)
+}
+
+// card is the node's devices, as JSON.
+func (d *Daemon) card() []byte {
+	models := []string{}
+	for _, v := range d.inventory().Devices {
+		models = append(models, v.ID+" "+v.Model)
+	}
+	b, err := json.Marshal(models)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// candidates are the members that said under which name they keep a copy, the
+// longest there first.
+func (d *Daemon) candidates() []replica.Candidate {
+	all := d.members.News()
+	self := d.members.Self()
+	var out []replica.Candidate
+	for _, m := range oldest(d.members.Members()) {
+		server := ""
+		if m.ID == self.ID {
+			server = d.store.ServerID()
+		} else if n, err := decodeNews(all[m.ID]); err == nil && !n.Draining {
+			server = n.Server
+		}
+		if server != "" {
+			out = append(out, replica.Candidate{Server: server, Addr: m.Addr})
+		}
+	}
+	return out
+}
+
+func (d *Daemon) lead(term uint64) {
+	c, err := d.newChief(term)
+	if err != nil {
+		d.say("leading failed: %v; another copy is tried", err)
+		if err := d.store.Transfer(); err != nil {
+			d.say("%v", err)
+		}
+		return
+	}
+	d.mu.Lock()
+	d.chief = c
+	d.mu.Unlock()
+	d.change()
+	d.say("this node leads (term %d)", term)
+}
+
+func (d *Daemon) follow() {
+	d.mu.Lock()
+	c := d.chief
+	d.chief = nil
+	d.mu.Unlock()
+	if c != nil {
+		c.close()
+		d.say("this node no longer leads")
+	}
+}
+
+func (d *Daemon) chiefNow() *chief {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.chief
+}
+
+// nudge has the leader look at its jobs.
+func (d *Daemon) nudge() {
+	if c := d.chiefNow(); c != nil {
+		c.look()
+	}
+}
+
+// Drain gives this node's jobs back, takes no new ones, and has Wait return once
+// they are given back.
+func (d *Daemon) Drain() {
+	d.hands.drain(errDraining)
+	d.change()
+	d.once.Do(func() { close(d.drained) })
+}
+
+// Wait runs until ctx ends or the node is drained: jobs are given back with what
+// they have done, and the node says good-bye.
+func (d *Daemon) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		d.hands.drain(errStopping)
+	case <-d.drained:
+		d.say("draining: jobs are given back")
+	}
+	done := make(chan struct{})
+	go func() {
+		d.hands.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(farewell):
+		d.say("jobs were not given back within %v; the others take them over", farewell)
+	}
+	if d.chiefNow() != nil && len(d.store.Voters()) > 1 {
+		_ = d.store.Transfer() // the others need no election
+	}
+	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	return d.shut(func() error { return d.members.Leave(leave) })
+}
+
+// Close stops without a word: to the others it is a death.
+func (d *Daemon) Close() error { return d.shut(d.members.Close) }
+
+func (d *Daemon) shut(leave func() error) error {
+	d.cancel()
+	err := leave() // closes the port too
+	d.hands.wg.Wait()
+	return errors.Join(err, d.close())
+}
+
+// close ends what has begun.
+func (d *Daemon) close() error {
+	d.cancel()
+	var errs []error
+	if d.server != nil {
+		errs = append(errs, d.server.Close())
+	}
+	d.follow()
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	if d.server == nil { // it had not begun
+		if d.members != nil {
+			errs = append(errs, d.members.Close())
+		} else if d.port != nil {
+			errs = append(errs, d.port.Close())
+		}
+	}
+	d.wg.Wait()
+	if d.client != nil {
+		d.client.CloseIdleConnections()
+	}
+	return errors.Join(append(errs, d.lock.Close())...)
+}

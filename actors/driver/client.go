@@ -71,13 +71,19 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 	return res, nil
 }
 
+// Why a node can't be spoken to.
+var (
+	ErrNobody   = errors.New("no node listens")
+	ErrNeedsTLS = errors.New("it has certificates and this command has none; give --tls DIR (autoglm ca issue --role submit NAME)")
+)
+
 // explain says what may be wrong with a node that can't be reached.
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no node listens at %s; start one with: autoglm node --listen %s", c.addr, c.addr)
+		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, c.addr)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "malformed HTTP response"):
-		return fmt.Errorf("the node at %s hung up: it has certificates and this command has none; give --tls DIR (autoglm ca issue --role submit NAME)", c.addr)
+		return fmt.Errorf("the node at %s hung up: %w", c.addr, ErrNeedsTLS)
 	}
 	return cert.Explain(err)
 }
@@ -331,7 +337,7 @@ func (c *Client) Follow(ctx context.Context, id string, v View, jobs func(daemon
 	n := 0
 	lost := time.Time{}
 	for {
-		err := c.follow(ctx, id, n, func(l daemon.Line) error {
+		err := c.Events(ctx, id, n, true, func(l daemon.Line) error {
 			lost = time.Time{}
 			switch {
 			case l.Event != nil:
@@ -387,8 +393,15 @@ func (c *Client) Follow(ctx context.Context, id string, v View, jobs func(daemon
 // followPatience is how long a node may be away while a job is followed.
 const followPatience = 30 * time.Second
 
-func (c *Client) follow(ctx context.Context, id string, from int, line func(daemon.Line) error) error {
-	res, err := c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/jobs/%s/events?from=%d&follow=1", id, from), nil)
+// Events calls line with a job's events from a number on, what its trials measure and
+// how it stands: those up to now, or, following, until the job is over or a
+// connection breaks.
+func (c *Client) Events(ctx context.Context, id string, from int, follow bool, line func(daemon.Line) error) error {
+	path := fmt.Sprintf("/v1/jobs/%s/events?from=%d", id, from)
+	if follow {
+		path += "&follow=1"
+	}
+	res, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}

@@ -103,6 +103,7 @@ func named(s job.Spec) bool {
 func buildCommand() *cobra.Command {
 	var f jobFlags
 	var l leaseFlags
+	var t target
 	c := &cobra.Command{
 		Use:   "build [FILE…]",
 		Short: "Build a model from text",
@@ -115,7 +116,9 @@ folder is run1, or the next one that is free. Ctrl-C keeps the state; go on with
 
 A build leases the processors that it computes on; autoglm devices shows who
 holds them. Another build takes those that are free. When there are too few it
-waits and says for whom: --wait bounds that, --share computes beside the others.`,
+waits and says for whom: --wait bounds that, --share computes beside the others.
+
+With --attach a cluster builds: submit, attach and fetch in one.`,
 		Example: `  autoglm build
   autoglm build corpus.jsonl --budget 10m --out run1
   autoglm build questions.csv --job job.yaml --valid held-out.csv`,
@@ -127,6 +130,9 @@ waits and says for whom: --wait bounds that, --share computes beside the others.
 			out := f.out
 			if out == "" {
 				out = freeFolder()
+			}
+			if t.attach != "" {
+				return buildOnCluster(c.Context(), &t, spec, out, f.json)
 			}
 			sample := !named(spec)
 			if sample {
@@ -146,6 +152,8 @@ waits and says for whom: --wait bounds that, --share computes beside the others.
 	}
 	f.add(c)
 	l.add(c)
+	t.add(c)
+	c.Flags().Lookup("attach").Usage = "build on the cluster of the node at `HOST:PORT`, rather than here"
 	c.Flags().StringVar(&f.out, "out", "", "`DIR` to build in (default run1, run2, …)")
 	return c
 }

@@ -46,7 +46,10 @@ func run(args []string) int {
 	signal.Ignore(syscall.SIGXFSZ)
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := unknownSub(root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err != nil && strings.HasPrefix(err.Error(), "unknown command") {
 		err = usageError{err}
 	}
@@ -59,6 +62,16 @@ func run(args []string) int {
 		}
 	}
 	return code
+}
+
+// unknownSub refuses a word after a group of commands that is none of them, for which
+// cobra would print a help and call it done.
+func unknownSub(root *cobra.Command, args []string) error {
+	c, rest, err := root.Find(args)
+	if err == nil && c != root && !c.Runnable() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+		return usageError{fmt.Errorf("unknown command %q for %q; see %s --help", rest[0], c.CommandPath(), c.CommandPath())}
+	}
+	return nil
 }
 
 // interruptible is a context that the first Ctrl-C or SIGTERM ends; the second

@@ -292,7 +292,7 @@ func (s *byteSize) Set(text string) error {
 	unit, ok := map[string]float64{
 		"": 1, "B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
 	}[text[len(num):]]
-	if err != nil || !ok || n < 0 || n*unit >= 1<<62 {
+	if err != nil || !ok || !(n >= 0 && n*unit < 1<<62) {
 		return fmt.Errorf("%q is no size; write 500MB, 50GB or 1TiB", text)
 	}
 	*s = byteSize(n * unit)

@@ -169,7 +169,7 @@ func (v *view) Progress(p actors.Progress) {
 			Trial string `json:"trial"`
 			train.StepMetrics
 		}{"progress", p.Trial, p.Metrics})
-	case !v.live && p.Trial == "final" && time.Since(v.shown[p.Seq]) > 5*time.Second:
+	case !v.live && p.Trial == "final" && m.Loss > 0 && time.Since(v.shown[p.Seq]) > 5*time.Second:
 		v.shown[p.Seq] = time.Now()
 		fmt.Fprintf(v.out, "%6s  final     step %d, loss %.3f, %.0f tokens/s%s\n", clock(v.active()), m.Step, m.Loss, m.PerSecond, waited(m))
 	}

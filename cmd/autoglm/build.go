@@ -39,8 +39,12 @@ func (f *jobFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.budget, "budget", "", "wall clock of the whole build, such as 3m or 2h (default 3m)")
 	fl.IntVar(&f.trials, "trials", 0, "a budget in trials in place of a wall clock: the same result each time")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of everything random")
-	fl.BoolVar(&f.fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
 	fl.BoolVar(&f.json, "json", false, "print one JSON event a line on standard output, and nothing else there")
+}
+
+// addFallback is for verbs that compute here.
+func (f *jobFlags) addFallback(c *cobra.Command) {
+	c.Flags().BoolVar(&f.fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
 }
 
 // spec puts the job file, the flags and the files named on the command line
@@ -132,6 +136,11 @@ With --attach a cluster builds: submit, attach and fetch in one.`,
 				out = freeFolder()
 			}
 			if t.attach != "" {
+				for _, here := range []string{"allow-fallback", "wait", "share"} {
+					if c.Flags().Changed(here) {
+						return usageError{fmt.Errorf("--%s is about this machine, and --attach builds on others; a job file's hardware_constraint says what a job takes there", here)}
+					}
+				}
 				return buildOnCluster(c.Context(), &t, spec, out, f.json)
 			}
 			sample := !named(spec)
@@ -151,6 +160,7 @@ With --attach a cluster builds: submit, attach and fetch in one.`,
 		},
 	}
 	f.add(c)
+	f.addFallback(c)
 	l.add(c)
 	t.add(c)
 	c.Flags().Lookup("attach").Usage = "build on the cluster of the node at `HOST:PORT`, rather than here"

@@ -335,6 +335,8 @@ func TestNobodyListens(t *testing.T) {
 		{"ca issue --role king ada", "king"},
 		{"ca issue host", "autoglm ca init"},
 		{"ca issue --role read ada bob", "one NAME"},
+		{"build log.txt --attach 127.0.0.1:1 --share", "--share is about this machine"},
+		{"build log.txt --attach 127.0.0.1:1 --out .", "not empty"},
 		{"backup", "--out"},
 		{"restore nothing --data x", "nothing"},
 		{"deploy cloud", "unknown command"},
@@ -342,6 +344,11 @@ func TestNobodyListens(t *testing.T) {
 		if _, stderr, code := autoglm(t, tn.dir, strings.Fields(tc.args)...); code != exitUsage || !strings.Contains(stderr, tc.want) {
 			t.Errorf("%s: exit %d, want %q in %s", tc.args, code, tc.want, stderr)
 		}
+	}
+	// An authority that can't be reached is no fault of the command line.
+	tn.run("ca", "init")
+	if _, stderr, code := autoglm(t, tn.dir, "node", "--data", "x", "--join", "127.0.0.1:1", "--token", tn.run("ca", "token")); code != exitFailed || !strings.Contains(stderr, "127.0.0.1:1") {
+		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if left, _ := filepath.Glob(filepath.Join(tn.dir, "config", "autoglm", "attach")); len(left) > 0 {
 		t.Error("an address at which nobody answered was kept")

@@ -119,6 +119,7 @@ three seconds, and shows how the budget would be spent.`,
 		},
 	}
 	f.add(c)
+	f.addFallback(c)
 	return c
 }
 

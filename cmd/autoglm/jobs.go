@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -63,7 +62,6 @@ the embedded sample.`,
 		},
 	}
 	f.add(c)
-	_ = c.Flags().MarkHidden("allow-fallback") // hardware_constraint auto is what lets a job go on with less
 	t.add(c)
 	c.Flags().StringVar(&name, "name", "", "`NAME` of the job, as jobs shows it (default its first file's)")
 	c.Flags().BoolVar(&followIt, "follow", false, "watch the job until it is over")
@@ -436,7 +434,7 @@ func buildOnCluster(ctx context.Context, t *target, spec job.Spec, out string, a
 		return usageError{fmt.Errorf("%s is not empty; name another folder with --out", out)}
 	}
 	return t.with(ctx, func(ctx context.Context, c *driver.Client) error {
-		id, err := submit(ctx, c, strings.TrimSuffix(filepath.Base(out), "/"), spec)
+		id, err := submit(ctx, c, filepath.Base(out), spec)
 		if err != nil {
 			return err
 		}

@@ -138,10 +138,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	if d.Cluster() == "" {
 		say("log", "looking for "+strings.Join(cfg.Join, ", "), nil)
 	}
-	wait, cancel := context.WithCancel(ctx)
-	defer cancel()
-	err = d.Wait(wait)
-	cancel()
+	err = d.Wait(ctx) // ends Ready too
 	<-told
 	return err
 }
@@ -154,6 +151,8 @@ func (f *nodeFlags) ready(addr string, cfg daemon.Config) string {
 		add += " --token TOKEN (of: autoglm ca token" + caFlag(cfg.CA) + ")"
 	case cfg.TLS != "":
 		add += " --tls DIR (of: autoglm ca issue HOST)"
+	case cfg.Insecure:
+		add += " --insecure"
 	default:
 		add += " --data DIR --name NAME on this machine; other machines need certificates (autoglm ca)"
 	}
@@ -201,7 +200,11 @@ func (f *nodeFlags) certificate(ctx context.Context, cfg *daemon.Config, say log
 	if len(hosts) == 0 {
 		return usageError{errors.New("--token: others need to know an address of this node, which its certificate names: give --advertise HOST:PORT")}
 	}
-	if err := cluster.Ask(ctx, f.join, token, hosts, own); err != nil {
+	var unreached *net.OpError
+	switch err := cluster.Ask(ctx, f.join, token, hosts, own); {
+	case errors.As(err, &unreached):
+		return fmt.Errorf("--token: %w", err)
+	case err != nil:
 		return usageError{fmt.Errorf("--token: %w", err)}
 	}
 	say("log", fmt.Sprintf("got a certificate for %s, kept in %s", strings.Join(hosts, ", "), own), nil)

@@ -132,6 +132,7 @@ func (n *Node) open() error {
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)
 	n.site.notice = n.notice
+	n.site.scan = func() (device.Machine, error) { return scan(n.opts.Sources) }
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
 		return err
 	}

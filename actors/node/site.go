@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -25,7 +26,8 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice func(text string) // what the job outlived
+	notice func(text string)              // what the job outlived
+	scan   func() (device.Machine, error) // the machine as it is now
 
 	mu struct {
 		sync.Mutex
@@ -34,11 +36,13 @@ type site struct {
 		tok     *token.Tokenizer // the largest
 		lens    map[int][]int
 		bad     error
+		last    device.Kind // where place went before
 	}
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, scan: Inventory}
+	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
 }

@@ -45,7 +45,7 @@ func messages(t testing.TB) []message {
 		&progressMsg{Metrics: train.StepMetrics{Step: 4, Loss: 2.5, PeakBytes: 1 << 33}},
 		&endedMsg{Report: train.Report{Bits: 1.5, State: train.State{Step: 9}}, Failure: fail},
 		&timeMsg{Timing: Timing{On: On{"native", false}, Threads: 2, Precision: engine.BF16, Seconds: 0.5}},
-		&timedMsg{Rate: 1e9},
+		&timedMsg{Rates: glm.Rates{Product: 1e-11}},
 		&lookMsg{},
 		&seenMsg{Machine: m},
 		&askMsg{},

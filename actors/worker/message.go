@@ -6,6 +6,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -95,8 +96,8 @@ type (
 		Timing Timing `msgpack:"timing"`
 	}
 	timedMsg struct {
-		Rate    float64  `msgpack:"rate"` // FLOP/s
-		Failure *failure `msgpack:"failure"`
+		Rates   glm.Rates `msgpack:"rates"`
+		Failure *failure  `msgpack:"failure"`
 	}
 	scoreMsg struct {
 		Scoring Scoring `msgpack:"scoring"`

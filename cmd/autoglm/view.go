@@ -209,7 +209,11 @@ func (v *view) plain(u driver.Update) {
 	case journal.FinalEnded:
 		say("final     trained, %d steps", e.Trial.State.Step)
 	case journal.Evaluated:
-		say("held-out  %.4f bits per byte on %d bytes", e.Score.BitsPerByte(), e.Score.Bytes)
+		where := ""
+		if p := e.Placed; p != nil {
+			where = fmt.Sprintf(", scored on %s: %s", p.Device, p.Reason)
+		}
+		say("held-out  %.4f bits per byte on %d bytes%s", e.Score.BitsPerByte(), e.Score.Bytes, where)
 	}
 }
 

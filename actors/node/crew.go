@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/open-autoglm/autoglm/actors/worker"
@@ -18,7 +21,8 @@ import (
 type crew struct {
 	devices    []device.Device
 	threads    int            // of each device's worker
-	on         worker.On      // what computes on each
+	on         worker.On      // what computes on each, but for the processors that it is pinned to
+	cpus       []int          // to pin threads to, device by device; nil pins none
 	hosts      []*worker.Host // of the devices' processes; nil where all compute in this one
 	memory     int64          // that one worker may take, bytes; 0 is not known
 	processors int            // that the machine has, leased or not
@@ -33,6 +37,9 @@ func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command f
 		c.memory = leastFree(devices)
 	} else {
 		c.devices, c.threads = group(devices)
+		if pinned(spec) {
+			c.cpus = numbers(devices)
+		}
 		c.memory = m.MemoryBytes / int64(max(len(c.devices), 1))
 	}
 	if !isolated(spec, gpu) {
@@ -54,6 +61,39 @@ func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command f
 		c.hosts = append(c.hosts, worker.NewHost(cfg))
 	}
 	return c, nil
+}
+
+// at is what computes on the i-th device.
+func (c *crew) at(i int) worker.On {
+	on := c.on
+	if c.cpus != nil {
+		on.CPUs = c.cpus[i*c.threads:][:c.threads]
+	}
+	return on
+}
+
+// pinned tells whether threads are pinned to the processors of a job.
+func pinned(spec job.Spec) bool {
+	switch spec.Pinning {
+	case "always":
+		return true
+	case "never":
+		return false
+	}
+	return device.Exclusive(os.DirFS("/"))
+}
+
+// numbers are the kernel's of processors.
+func numbers(ds []device.Device) []int {
+	var out []int
+	for _, d := range ds {
+		n, err := strconv.Atoi(strings.TrimPrefix(d.ID, "cpu:"))
+		if err != nil {
+			return nil // another source's, which names them otherwise
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // hire makes the crew of a job and leases its devices. GPUs that the machine has
@@ -161,7 +201,7 @@ func (c *crew) each(f func(i int) error) error {
 // the slowest counts.
 func (c *crew) pacer(ctx context.Context, p engine.Precision, seconds float64) (pacer, error) {
 	time := func(i int) (glm.Rates, error) {
-		t := worker.Timing{On: c.on, Threads: c.threads, Precision: p, Seconds: seconds}
+		t := worker.Timing{On: c.at(i), Threads: c.threads, Precision: p, Seconds: seconds}
 		if c.hosts == nil {
 			return rateOf(ctx, t)
 		}

@@ -124,14 +124,16 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 // executor runs ranks on the i-th device: in its process where it has one.
 func (s *site) executor(i int) actors.Executor {
 	if s.crew.hosts == nil {
-		return s.execute
+		return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+			return s.execute(ctx, i, a, progress)
+		}
 	}
 	h := s.crew.hosts[i]
 	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
 		if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 			return train.Report{}, err
 		}
-		rep, err := h.Train(ctx, a, s.crew.on, progress)
+		rep, err := h.Train(ctx, a, s.crew.at(i), progress)
 		var lost *ring.LostError
 		if errors.As(err, &lost) && lost.Rank == a.Rank && context.Cause(ctx) == nil {
 			s.notice(fmt.Sprintf("%s: %s; its work is done anew", s.crew.devices[i].ID, firstLines(lost.Why, 6)))
@@ -149,12 +151,12 @@ func firstLines(s string, n int) string {
 	return strings.Join(lines, "\n")
 }
 
-// execute runs one rank in this process.
-func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+// execute runs one rank in this process, on the i-th device.
+func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
 	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 		return train.Report{}, err
 	}
-	build, err := makerOf(s.crew.on)
+	build, err := makerOf(s.crew.at(i))
 	if err != nil {
 		return train.Report{}, err
 	}

@@ -16,6 +16,7 @@ import (
 type On struct {
 	Engine string `msgpack:"engine"` // one of job.Engines; auto is the child's to choose
 	CUDA   bool   `msgpack:"cuda"`
+	CPUs   []int  `msgpack:"cpus"` // processors to pin the threads of engine native to; nil pins none
 }
 
 // Timing asks for the speed of whole training steps.

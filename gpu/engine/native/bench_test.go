@@ -148,7 +148,7 @@ func BenchmarkEstimate(b *testing.B) {
 func BenchmarkTeam(b *testing.B) {
 	for _, n := range []int{1, 2, 4} {
 		b.Run(fmt.Sprintf("threads=%d", n), func(b *testing.B) {
-			tm := newTeam(n, func(task, int) {})
+			tm := newTeam(n, nil, func(task, int) {})
 			defer tm.close()
 			for b.Loop() {
 				if err := tm.run(0); err != nil {

@@ -3,12 +3,11 @@ package node
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors/worker"
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
@@ -19,18 +18,12 @@ import (
 // about so many seconds, and returns one device's FLOP/s at the size that a short
 // search tries (the slowest counts).
 func Rate(ctx context.Context, n, threads int, name string, precision engine.Precision, seconds float64) (float64, error) {
-	rates, errs := make([]glm.Rates, n), make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			rates[i], errs[i] = rateOf(ctx, worker.Timing{On: worker.On{Engine: name}, Threads: threads, Precision: precision, Seconds: seconds})
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	c := &crew{devices: make([]device.Device, n), threads: threads, on: worker.On{Engine: name}}
+	p, err := c.pacer(ctx, precision, seconds)
+	if err != nil {
 		return 0, err
 	}
-	return probeRate(threads, precision, slowest(rates, threads, precision)), nil
+	return probeRate(threads, precision, p.rates), nil
 }
 
 // probeRate is the FLOP/s of the first probe.

@@ -264,7 +264,7 @@ func planLines(p search.Plan) []string {
 		return fmt.Sprintf("%.0f GFLOP", x)
 	}
 	if p.Rate > 0 {
-		out = append(out, fmt.Sprintf("this machine trains at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
+		out = append(out, fmt.Sprintf("this machine trains such models at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
 	}
 	for _, b := range p.Brackets {
 		var rungs []string

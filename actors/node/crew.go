@@ -218,12 +218,18 @@ func (c *crew) pacer(ctx context.Context, p engine.Precision, seconds float64) (
 	return pacer{slowest(rates, c.threads, p), c.threads}, nil
 }
 
-// busy is the number of threads that compute in this process.
+// busy is the number of threads that compute in this process: at the most those of
+// site.cores where devices have processes of their own, since data is prepared and
+// models are scored here all the same.
 func (c *crew) busy() int {
-	if c.hosts != nil {
-		return 2 // data is prepared and scored here all the same
+	if c.on.CUDA {
+		return max(2, min(c.processors, maxWorkers))
 	}
-	return len(c.devices) * c.threads
+	n := len(c.devices) * c.threads
+	if c.hosts != nil {
+		n = max(2, n)
+	}
+	return n
 }
 
 // close ends the processes.

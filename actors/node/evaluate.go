@@ -87,7 +87,7 @@ func (s *site) score(ctx context.Context, task train.Task, tensors engine.StateD
 		score, err := s.scoreHere(ctx, task.Config.Arch, tensors, corpus)
 		return score, nil, err
 	}
-	gpus, cpu := s.place()
+	gpus, cpu := s.place(ctx)
 	for _, c := range gpus {
 		score, err := s.crew.hosts[c.gpu].Score(ctx, worker.Scoring{
 			On: s.crew.on, Threads: s.crew.threads, Config: task.Config, Params: train.BestDir(task.Dir), Corpus: corpus, Windows: evalSequences,

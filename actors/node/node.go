@@ -132,7 +132,9 @@ func (n *Node) open() error {
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)
 	n.site.notice = n.notice
-	n.site.scan = func() (device.Machine, error) { return scan(n.opts.Sources) }
+	if n.opts.Sources != nil {
+		n.site.sources = n.opts.Sources
+	}
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
 		return err
 	}

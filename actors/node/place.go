@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,17 +56,45 @@ func choices(p device.LoadPolicy, last device.Kind, mine []device.Device, now de
 	return out, journal.Placed{Device: string(device.CPU), Reason: strings.Join(busy, "; ")}
 }
 
+// What the driver says of a GPU's load is a mean over as much as the last second,
+// in which the job itself may have trained: a GPU that seems busy is looked at
+// again for a while.
+const (
+	fades     = 2 * time.Second
+	lookAgain = 250 * time.Millisecond
+)
+
 // place settles where the job's next piece of work goes that may run on either
 // kind, by the load at this moment: to the first GPU that can do it, else to the
 // processors.
-func (s *site) place() (gpus []choice, cpu journal.Placed) {
-	now, err := s.scan()
-	if err != nil {
-		return nil, journal.Placed{Device: string(device.CPU), Reason: fmt.Sprintf("the load of the GPUs is not known: %v", err)}
+func (s *site) place(ctx context.Context) (gpus []choice, cpu journal.Placed) {
+	all := s.sources()
+	defer func() {
+		for _, src := range all {
+			src.Close()
+		}
+	}()
+	s.mu.Lock()
+	last := s.mu.last
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, fades)
+	defer cancel()
+	for {
+		now, err := device.Scan(all...)
+		if err != nil {
+			return nil, journal.Placed{Device: string(device.CPU), Reason: fmt.Sprintf("the load of the GPUs is not known: %v", err)}
+		}
+		gpus, cpu = choices(s.spec.Placement.Policy(), last, s.crew.devices, now)
+		if len(gpus) > 0 || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookAgain):
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	gpus, cpu = choices(s.spec.Placement.Policy(), s.mu.last, s.crew.devices, now)
 	s.mu.last = device.CPU
 	if len(gpus) > 0 {
 		s.mu.last = device.GPU

@@ -55,6 +55,37 @@ func TestChoices(t *testing.T) {
 	}
 }
 
+// A load that was the job's own fades, and keeps nothing off the GPU.
+func TestPlaceLooksAgain(t *testing.T) {
+	fake := devicetest.New(1)
+	fake.Set(0, func(d *device.Device) { d.Load = 0.95 })
+	s := newSite(t.TempDir(), job.Default(), &crew{devices: loads(0).Devices})
+	looks := 0
+	s.sources = func() []device.Source { return []device.Source{&looked{fake, func() { looks++ }}} }
+	if gpus, _ := s.place(t.Context()); len(gpus) != 1 || looks != 2 {
+		t.Errorf("after %d looks: %v", looks, gpus)
+	}
+	if s.mu.last != device.GPU {
+		t.Errorf("last is %s", s.mu.last)
+	}
+	fake.Fail(os.ErrPermission)
+	if gpus, cpu := s.place(t.Context()); len(gpus) != 0 || !strings.Contains(cpu.Reason, "not known") {
+		t.Errorf("a machine that can't be looked at: %v, %+v", gpus, cpu)
+	}
+}
+
+// looked is a fake whose GPU is quiet from the second look on.
+type looked struct {
+	*devicetest.Fake
+	look func()
+}
+
+func (l *looked) Scan() (device.Machine, error) {
+	defer l.Set(0, func(d *device.Device) { d.Load = 0.1 })
+	l.look()
+	return l.Fake.Scan()
+}
+
 // The finished model is scored on the quietest of the job's GPUs; once all are busy,
 // on the processors. The journal says which, and why.
 func TestScoringGoesByTheLoad(t *testing.T) {

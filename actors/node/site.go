@@ -26,8 +26,8 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice func(text string)              // what the job outlived
-	scan   func() (device.Machine, error) // the machine as it is now
+	notice  func(text string)      // what the job outlived
+	sources func() []device.Source // of the machine
 
 	mu struct {
 		sync.Mutex
@@ -41,7 +41,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, scan: Inventory}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources}
 	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s

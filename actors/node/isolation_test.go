@@ -49,7 +49,7 @@ func serveAs(role string) error {
 		return f, nil
 	}
 	a.Model = func(on worker.On) (maker, error) {
-		if on != (worker.On{Engine: "torch", CUDA: true}) || visible == "" {
+		if on.Engine != "torch" || !on.CUDA || on.CPUs != nil || visible == "" {
 			return nil, fmt.Errorf("asked to compute on %+v with CUDA_VISIBLE_DEVICES=%q", on, visible)
 		}
 		if log := os.Getenv("AUTOGLM_TEST_LOG"); log != "" {
@@ -62,7 +62,7 @@ func serveAs(role string) error {
 				return nil, err
 			}
 		}
-		return newNative, nil
+		return newNative(nil), nil
 	}
 	return worker.Serve(conn, a)
 }

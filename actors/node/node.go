@@ -158,6 +158,9 @@ func (n *Node) open() error {
 	if n.opts.Keep != nil {
 		n.site.keep = n.opts.Keep
 	}
+	if n.opts.Sources != nil {
+		n.site.sources = n.opts.Sources
+	}
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
 		return err
 	}

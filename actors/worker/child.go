@@ -14,6 +14,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -22,8 +23,8 @@ import (
 type Ability struct {
 	// Model is train.Env's NewModel on an engine and device.
 	Model func(on On) (func(c train.Config, threads, world int) (engine.Model, error), error)
-	// Time measures whole training steps, FLOP/s.
-	Time func(ctx context.Context, t Timing) (float64, error)
+	// Time measures whole training steps.
+	Time func(ctx context.Context, t Timing) (glm.Rates, error)
 	// Facts says what there is to compute with.
 	Facts func() (Facts, error)
 	// GPUs is the source that may crash.
@@ -135,8 +136,8 @@ func (c *child) listen() error {
 					return &timedMsg{Failure: failureOf(errors.New("this worker times nothing"))}
 				}
 				runtime.GOMAXPROCS(max(m.Timing.Threads, 1) + 2)
-				rate, err := c.able.Time(context.Background(), m.Timing)
-				return &timedMsg{Rate: rate, Failure: failureOf(err)}
+				rates, err := c.able.Time(context.Background(), m.Timing)
+				return &timedMsg{Rates: rates, Failure: failureOf(err)}
 			})
 		case *scoreMsg:
 			err = c.task(func() message {

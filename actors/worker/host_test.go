@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 			Model: func(On) (func(train.Config, int, int) (engine.Model, error), error) {
 				return func(train.Config, int, int) (engine.Model, error) { return behave(r) }, nil
 			},
-			Time:  func(context.Context, Timing) (float64, error) { return 42, nil },
+			Time:  func(context.Context, Timing) (glm.Rates, error) { return glm.Rates{Product: 42}, nil },
 			Facts: func() (Facts, error) { return Facts{CUDA: 1}, nil },
 			GPUs:  func() device.Source { return devicetest.New(8) },
 		}
@@ -268,8 +268,8 @@ func TestErrorOfTheTask(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	pid := h.PID()
-	if rate, err := h.Time(t.Context(), Timing{}); rate != 42 || err != nil || h.PID() != pid {
-		t.Errorf("%v, %v, child %d where %d was", rate, err, h.PID(), pid)
+	if rates, err := h.Time(t.Context(), Timing{}); rates.Product != 42 || err != nil || h.PID() != pid {
+		t.Errorf("%v, %v, child %d where %d was", rates, err, h.PID(), pid)
 	}
 	mine := task(t)
 	mine.TrainPath = "/nowhere"

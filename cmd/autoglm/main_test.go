@@ -333,6 +333,13 @@ func TestPlanTrainsNothing(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "Final") && !strings.Contains(out, "final training") {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
+	out, stderr, code = autoglm(t, dir, "plan", "--trials", "4", "--json")
+	var o struct {
+		Seconds struct{ Search, Final, Total float64 }
+	}
+	if err := json.Unmarshal([]byte(out), &o); code != 0 || err != nil || o.Seconds.Search <= 0 || o.Seconds.Total <= o.Seconds.Final {
+		t.Errorf("exit %d, %v: how long 4 trials take: %+v %s", code, err, o, stderr)
+	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Fatalf("plan left %v", left)
 	}

@@ -122,7 +122,7 @@ func HandOverBuffer(grads ring.Buffer, sync GradientSync) {
 // 2024): they push all singular values to about 1, within 0.7 to 1.2.
 const (
 	NewtonA, NewtonB, NewtonC = 3.4445, -4.7750, 2.0315
-	NewtonSteps               = 5
+	NewtonSteps               = glm.NewtonSteps
 )
 
 // ByMuon tells whether Muon updates that parameter, under this optimiser.

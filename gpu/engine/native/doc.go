@@ -31,7 +31,8 @@
 //     same bits, however the threads were scheduled.
 //   - A step allocates nothing. Parameters, gradients, moments and each thread's
 //     activations are one arena each.
-//   - Threads park between tasks; they do not spin.
+//   - Threads park between tasks; they do not spin. Under Options.CPUs each works on
+//     one processor.
 //   - A panic in a thread becomes the call's error, the others finish.
 //
 // Vocabulary: a chunk is the sequences whose activations a thread holds at once; a

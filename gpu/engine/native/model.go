@@ -21,6 +21,7 @@ type Options struct {
 	Seed      uint64           // of the initial parameters
 	Recompute bool             // keep each layer's input only and compute the rest again in the backward pass: less memory, a quarter more time, the same bits
 	Inference bool             // no gradients and no moments: Logits, Eval, State and Load only
+	CPUs      []int            // processors to pin the threads to, one each; nil leaves them to the kernel
 }
 
 // DefaultOptions is one thread, sixteen sequences, AdamW.
@@ -59,6 +60,8 @@ func (o Options) Validate() error {
 		return fmt.Errorf("native: max batch is %d, must be positive", o.MaxBatch)
 	case o.MaxSeq < 1:
 		return fmt.Errorf("native: max sequence is %d, must be positive", o.MaxSeq)
+	case o.CPUs != nil && len(o.CPUs) < o.Threads:
+		return fmt.Errorf("native: %d processors to pin %d threads to", len(o.CPUs), o.Threads)
 	}
 	if err := engine.CheckTraining(o.Dropout, o.ZLoss, o.Precision, o.Optimizer); err != nil {
 		return fmt.Errorf("native: %w", err)
@@ -138,7 +141,7 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		m.worker = append(m.worker, newWorker(m, i))
 		m.ranges = append(m.ranges, paramRange{m.size * i / o.Threads &^ 15, m.size * (i + 1) / o.Threads &^ 15})
 	}
-	m.team = newTeam(o.Threads, m.run)
+	m.team = newTeam(o.Threads, o.CPUs, m.run)
 	return m, nil
 }
 

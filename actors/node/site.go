@@ -28,7 +28,6 @@ type site struct {
 
 	notice  func(text string)               // what the job outlived
 	keep    func(ctx context.Context) error // see Options.Keep
-	notice  func(text string)               // what the job outlived
 	sources func() []device.Source          // of the machine
 
 	mu struct {

@@ -110,6 +110,18 @@ func outcome(t testing.TB, dir string) string {
 	return string(out)
 }
 
+// What a job says of its rings goes to all its tasks.
+func TestSettings(t *testing.T) {
+	s := job.Default()
+	if settings(s).Plaintext {
+		t.Error("plaintext collectives are allowed by default")
+	}
+	s.Backend, s.PlaintextCollectives, s.ZeroStage = "nccl", true, 1
+	if got := settings(s); got.Backend != "nccl" || !got.Plaintext || got.Zero != 1 || got.Compression != "none" {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Each of the four actors panics once in mid-job; the job ends as if none had.
 func TestPanicsOfActorsChangeNothing(t *testing.T) {
 	spec := tinySpec(corpusFile(t))

@@ -14,6 +14,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -43,11 +44,19 @@ func (s *site) config(c space.Config) train.Config {
 	return cfg
 }
 
+// settings are what a job says of how all its tasks train.
+func settings(s job.Spec) train.Task {
+	return train.Task{
+		Backend: s.Backend, Plaintext: s.PlaintextCollectives,
+		Compression: s.Compression, Zero: s.ZeroStage, Balance: s.DynamicBatching,
+	}
+}
+
 // Task implements actors.Work.
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
-	t := train.Task{Threads: s.crew.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.crew.memory}
-	t.Compression, t.Zero, t.Balance = s.spec.Compression, s.spec.ZeroStage, s.spec.DynamicBatching
+	t := settings(s.spec)
+	t.Threads, t.CheckpointEvery, t.MaxBytes = s.crew.threads, 10*time.Second, s.crew.memory
 	if d != nil {
 		t.Trial, t.Config = d.Trial, s.config(d.Config)
 		t.Dir = s.path("trials", d.Trial)

@@ -25,7 +25,7 @@ func choose(backend string, cards []card) (string, error) {
 			case backend == NCCL && !c.GPU:
 				return "", fmt.Errorf("backend %s sums between GPUs, and rank %d has none; choose %s", NCCL, r, Auto)
 			case c.Secured && !c.Plaintext:
-				return "", fmt.Errorf("backend %s neither encrypts nor authenticates, and rank %d's endpoint has TLS; choose %s, or allow it (plaintext collectives)", backend, r, Auto)
+				return "", fmt.Errorf("backend %s neither encrypts nor authenticates, and rank %d's endpoint has TLS; choose %s, or allow it by the job's plaintext_collectives: true (--plaintext-collectives)", backend, r, Auto)
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -142,24 +143,34 @@ func TestComposedAttention(t *testing.T) {
 	near(t, "composed attention", got, want, 1e-5)
 }
 
-// TestOutOfMemory cuts the batch until it fits, and the gradient is the same.
+// TestOutOfMemory cuts the batch until it fits, wherever memory ends, and the
+// gradient is the same.
 func TestOutOfMemory(t *testing.T) {
-	o := Options{Device: CPU, MaxBatch: 5, Seed: 1}
-	whole, cut := build(t, shapes[0], o), build(t, shapes[0], o)
-	cut.refuse = func(n int) bool { return n > 2 }
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 5, 20, whole.arch.Vocab)
-	want, err := whole.Backward(b, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := cut.Backward(b, nil)
-	if err != nil || math.Abs(got-want) > 1e-5 || cut.micro != 2 {
-		t.Errorf("loss %g, %v, micro-batch %d; want %g and 2", got, err, cut.micro, want)
-	}
-	near(t, "gradients", cut.grads.host, whole.grads.host, 1e-6)
-	cut.refuse = func(int) bool { return true }
-	if _, err := cut.Backward(b, nil); err == nil {
-		t.Error("no memory for one sequence is no error")
+	for _, a := range shapes {
+		for _, at := range []int{-1, 0, 1, 2, 3} { // forward, embedding, layers, head
+			o := Options{Device: CPU, MaxBatch: 5, Seed: 1}
+			whole, cut := build(t, a, o), build(t, a, o)
+			cut.refuse = func(n, part int) bool { return n > 2 && part == at }
+			b := randomBatch(rand.New(rand.NewPCG(3, 4)), 5, 20, whole.arch.Vocab)
+			want, err := whole.Backward(b, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var w watcher
+			got, err := cut.Backward(b, &w)
+			if err != nil || math.Abs(got-want) > 1e-5 || cut.micro != 2 {
+				t.Errorf("loss %g, %v, micro-batch %d; want %g and 2", got, err, cut.micro, want)
+			}
+			near(t, "gradients", cut.grads.host, whole.grads.host, 1e-6)
+			w.check(t, cut)
+			cut.refuse = func(_, part int) bool { return part == at }
+			if _, err := cut.Backward(b, nil); err == nil {
+				t.Error("no memory for one sequence is no error")
+			}
+			if slices.ContainsFunc(cut.grads.host, func(x float32) bool { return x != 0 }) {
+				t.Error("a gradient is left of a pass that failed")
+			}
+		}
 	}
 }
 
@@ -196,7 +207,7 @@ func TestNoGrowth(t *testing.T) {
 	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 1, 8, 20)
 	run := func(n int) {
 		for range n {
-			if _, err := m.Backward(b, nil); err != nil {
+			if _, err := m.Backward(b, &watcher{}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := m.Update(engine.DefaultHyper()); err != nil {

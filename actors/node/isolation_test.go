@@ -122,6 +122,13 @@ func TestIsolatedBuildGivesTheSameBytes(t *testing.T) {
 			if outcome(t, dir) != want {
 				t.Error("the outcome differs from that of ranks in one process")
 			}
+			choice := map[string]string{"auto": "shm: all ranks are on one host"}[backend]
+			if choice == "" {
+				choice = backend + ": as asked for"
+			}
+			if log, err := os.ReadFile(filepath.Join(dir, "trials", "final", "metrics.jsonl")); err != nil || !strings.Contains(string(log), `"ring":"`+choice+`"`) {
+				t.Errorf("the metrics don't say %q (%v)", choice, err)
+			}
 			if left := children(t); len(left) > 0 {
 				t.Errorf("processes %v are left", left)
 			}

@@ -189,7 +189,7 @@ func (r *Run) state() (engine.StateDict, error) {
 		return r.Model.State(), nil
 	}
 	size := len(r.Shard.Params())
-	m, v, _ := r.Shard.Moments()
+	m, v := r.Shard.Moments()
 	whole := [2][]float32{make([]float32, size), make([]float32, size)}
 	for i, part := range [][]float32{m, v} {
 		at := 0

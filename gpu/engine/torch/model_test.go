@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/enginetest"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 )
@@ -29,21 +30,6 @@ func build(t *testing.T, a glm.Arch, o Options) *Model {
 	}
 	t.Cleanup(func() { m.Close() })
 	return m
-}
-
-func randomBatch(r *rand.Rand, B, T, V int) engine.Batch {
-	b := engine.Batch{B: B, T: T}
-	for i := range B * T {
-		b.Inputs = append(b.Inputs, int32(r.IntN(V)))
-		target := int32(r.IntN(V))
-		if i%7 == 3 {
-			target = engine.Ignore
-		} else {
-			b.Norm++
-		}
-		b.Targets = append(b.Targets, target)
-	}
-	return b
 }
 
 func near(t *testing.T, what string, got, want []float32, tolerance float64) {
@@ -64,7 +50,7 @@ func TestNative(t *testing.T) {
 	for _, a := range shapes {
 		for _, optimizer := range []engine.Optimizer{engine.AdamW, engine.Muon} {
 			a = a.WithDefaults()
-			b := randomBatch(rand.New(rand.NewPCG(1, 2)), 3, 33, a.Vocab)
+			b := enginetest.Batch(rand.New(rand.NewPCG(1, 2)), 3, 33, a.Vocab, true)
 			peer, err := native.New(a, native.Options{MaxBatch: 3, Seed: 5, ZLoss: 1e-3, Optimizer: optimizer})
 			if err != nil {
 				t.Fatal(err)
@@ -130,7 +116,7 @@ func TestComposedAttention(t *testing.T) {
 	if !m.fused {
 		t.Skip("this libtorch has no fused attention to compare with")
 	}
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 2, 20, m.arch.Vocab)
+	b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 2, 20, m.arch.Vocab, true)
 	want, err := m.Logits(b)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +137,7 @@ func TestOutOfMemory(t *testing.T) {
 			o := Options{Device: CPU, MaxBatch: 5, Seed: 1}
 			whole, cut := build(t, a, o), build(t, a, o)
 			cut.refuse = func(n, part int) bool { return n > 2 && part == at }
-			b := randomBatch(rand.New(rand.NewPCG(3, 4)), 5, 20, whole.arch.Vocab)
+			b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 5, 20, whole.arch.Vocab, true)
 			want, err := whole.Backward(b, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -176,7 +162,7 @@ func TestOutOfMemory(t *testing.T) {
 
 func TestDropoutAndBF16Train(t *testing.T) {
 	m := build(t, shapes[1], Options{Device: CPU, MaxBatch: 4, Seed: 1, Dropout: 0.1, Precision: engine.BF16})
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 4, 20, m.arch.Vocab)
+	b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 4, 20, m.arch.Vocab, true)
 	var first, last float64
 	for i := range 40 {
 		b.Seed = uint64(i)
@@ -204,7 +190,7 @@ func TestNoGrowth(t *testing.T) {
 		steps = 500
 	}
 	m := build(t, glm.Arch{Vocab: 20, Dim: 8, Layers: 1, Heads: 2, KVHeads: 1, FFN: 8, Context: 8}, Options{Device: CPU, MaxBatch: 1})
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 1, 8, 20)
+	b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 1, 8, 20, true)
 	run := func(n int) {
 		for range n {
 			if _, err := m.Backward(b, &watcher{}); err != nil {

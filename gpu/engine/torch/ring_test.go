@@ -19,6 +19,7 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/enginetest"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	_ "github.com/open-autoglm/autoglm/gpu/ring/nccl"
@@ -112,7 +113,7 @@ func share(models []*Model, syncs []*counting, step int) error {
 	var wg sync.WaitGroup
 	for r, m := range models {
 		wg.Go(func() {
-			b := randomBatch(rand.New(rand.NewPCG(uint64(step), uint64(r))), 2, 32, m.arch.Vocab)
+			b := enginetest.Batch(rand.New(rand.NewPCG(uint64(step), uint64(r))), 2, 32, m.arch.Vocab, true)
 			if _, errs[r] = m.Backward(b, syncs[r]); errs[r] == nil {
 				errs[r] = syncs[r].Wait()
 			}

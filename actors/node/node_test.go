@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 		// protoactor's dead-letter throttle and scheduler live as long as the process.
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle.func1"),
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle"),
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"),
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.startTimer"),
 	)
 }

@@ -136,10 +136,10 @@ func (t *hierarchy) Do(op *Op) error {
 	}
 	err := t.check(op)
 	if err == nil {
-		switch sums := op.Kind.sums() || op.Kind == Barrier; {
+		switch {
 		case op.onDevice():
 			err = t.gpus.do(op)
-		case sums:
+		case op.Kind.sums(), op.Kind == Barrier:
 			err = t.sum(op, t.gatherPiece, t.totalPiece)
 		default:
 			err = t.spread(op)

@@ -598,12 +598,25 @@ func (m *Members) Suspect(id string) {
 		defer m.wg.Done()
 		ctx, cancel := context.WithTimeout(m.ctx, time.Second)
 		defer cancel()
-		a, err := m.exchange(ctx, o.Addr, h.host, true)
-		switch {
-		case errors.Is(err, syscall.ECONNREFUSED):
-			m.bury(id, o.Boot, "its process is gone", false)
-		case err == nil && (a.ID != id || a.Boot > o.Boot):
-			m.bury(id, o.Boot, "started anew", false)
+		for {
+			a, err := m.exchange(ctx, o.Addr, h.host, true)
+			switch {
+			case errors.Is(err, syscall.ECONNREFUSED):
+				m.bury(id, o.Boot, "its process is gone", false)
+				return
+			case err == nil && (a.ID != id || a.Boot > o.Boot):
+				m.bury(id, o.Boot, "started anew", false)
+				return
+			case err == nil:
+				return
+			}
+			// A dying process closes its connections before its listener, whose queue
+			// still takes one and hangs up.
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 }

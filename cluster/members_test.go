@@ -199,6 +199,12 @@ func TestLife(t *testing.T) {
 				t.Fatal(err)
 			}
 			waitFor(t, func() bool { return string(c.News()[b.self.ID]) == "load 0.5" })
+			late := boot(t, setup{name: "d", id: id, seeds: seeds}) // hears what was said before it came
+			waitFor(t, func() bool { return string(late.News()[b.self.ID]) == "load 0.5" })
+			if err := late.Leave(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			a.sees(t, "a", "b", "c")
 
 			// A connection to a killed node breaks: whoever had it need not wait for gossip.
 			addr := c.self.Addr

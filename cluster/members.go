@@ -336,9 +336,7 @@ func (m *Members) seek() bool {
 		}
 		if _, err := list.Join([]string{gossipName(a.ID, a.Boot) + "/" + ip}); err != nil {
 			m.warn("join", c.addr, err)
-			continue
 		}
-		m.admit(a.member())
 	}
 	return found
 }
@@ -513,11 +511,12 @@ func (m *Members) meet(h hint) {
 	}()
 }
 
-// admit makes whom was greeted a member.
+// admit makes whom was greeted a member, unless gossip has taken it back meanwhile.
 func (m *Members) admit(n Member) {
 	m.mu.Lock()
 	o, known := m.alive[n.ID]
-	if n.ID == m.self.ID || known && o.Boot >= n.Boot {
+	h, heard := m.heard[n.ID]
+	if n.ID == m.self.ID || known && o.Boot >= n.Boot || !heard || h.boot != n.Boot {
 		m.mu.Unlock()
 		return
 	}

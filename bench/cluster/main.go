@@ -360,12 +360,14 @@ func (t *town) replace() error {
 		return err
 	}
 	_, err = t.all("node "+p.name+" joined", p.begun, 30*time.Second)
+	time.Sleep(500 * time.Millisecond) // its connection to the leader
 	return err
 }
 
 func (t *town) kills(rounds int, show func(result)) error {
 	var gossip, stream []float64
 	nodes := len(t.nodes)
+	time.Sleep(500 * time.Millisecond)
 	for range rounds {
 		lead, err := t.leader()
 		if err != nil {

@@ -8,8 +8,8 @@ import "math"
 // packed blocks of pairs have the layout of packed floats with half as many rows.
 
 // FastBF16 tells whether GemmBF16 runs on the CPU's own bf16 products, which take
-// half as long as float32's. Elsewhere it is a slow reference.
-func FastBF16() bool { return level == avx512 && hasBF16 }
+// half as long as float32's, or a tenth in AMX tiles. Elsewhere it is a slow reference.
+func FastBF16() bool { return level >= avx512 && hasBF16 }
 
 // RoundBF16 is the nearest bfloat16, ties to even. Numbers below float32's normal
 // range become zero, as they do in the CPU's conversion.
@@ -29,6 +29,11 @@ func pair(x, y float32) float32 { return math.Float32frombits(bf16(x) | bf16(y)<
 const (
 	pairK = 256
 	pairN = 512
+
+	// In AMX tiles: pairs of K, of which a panel takes half of the first-level
+	// cache, and rows of A, which stay in the second-level cache.
+	tileK = 192
+	tileM = 512
 )
 
 // GemmBF16 is Gemm with both operands rounded to bfloat16.
@@ -69,6 +74,10 @@ func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []f
 		w := min(width, n-j0)
 		panel := dst[j0*rows : j0*rows+rows*width]
 		if op == NT {
+			if level == amx && w == width && k >= 32 {
+				packPairsT(panel, k, b[j0*ldb:], ldb)
+				continue
+			}
 			for p0 := 0; p0 < rows; p0 += pairK {
 				pn := min(pairK, rows-p0)
 				for j := range w {
@@ -89,6 +98,54 @@ func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []f
 			row := panel[p*width : (p+1)*width]
 			interleaveRows(row[:w], b, 2*p, k, ldb, j0)
 			clear(row[w:])
+		}
+	}
+}
+
+// packPairsT is PackPairs of a whole panel with NT, by 16 rows of b at once.
+func packPairsT(panel []float32, k int, b []float32, ldb int) {
+	const width = 32
+	_ = b[(width-1)*ldb+k-1]
+	k32 := k &^ 31
+	for j := 0; j < width; j += 16 {
+		roundTransposed(&panel[j], &b[j*ldb], 4*width, 4*ldb, k32)
+		if k32 < k { // the rest, filled up with zeros
+			var in [16 * 32]float32
+			for i := range 16 {
+				copy(in[i*32:], b[(j+i)*ldb+k32:(j+i)*ldb+k])
+			}
+			var out [16 * 16]float32
+			roundTransposed(&out[0], &in[0], 64, 128, 32)
+			for p := range (k - k32 + 1) / 2 {
+				copy(panel[(k32/2+p)*width+j:][:16], out[p*16:])
+			}
+		}
+	}
+}
+
+// roundColumns writes the columns of a [k, m] as rows of pairs, ld apart.
+func roundColumns(dst []float32, ld, m, k int, a []float32, lda int) {
+	_, _ = a[(k-1)*lda+m-1], dst[(m-1)*ld+(k+1)/2-1]
+	k32 := k &^ 31
+	for i := 0; i < m; i += 16 {
+		whole := k32
+		if i+16 > m {
+			whole = 0
+		}
+		if whole > 0 {
+			transposePairs(&dst[i*ld], &a[i], 4*ld, 4*lda, whole)
+		}
+		for k0 := whole; k0 < k; k0 += 32 { // the edges, filled up with zeros
+			var in [32 * 16]float32
+			mn := min(16, m-i)
+			for p := k0; p < min(k, k0+32); p++ {
+				copy(in[(p-k0)*16:(p-k0)*16+mn], a[p*lda+i:])
+			}
+			var out [16 * 16]float32
+			transposePairs(&out[0], &in[0], 64, 64, 32)
+			for r := range mn {
+				copy(dst[(i+r)*ld+k0/2:(i+r)*ld+(k+1)/2], out[r*16:r*16+16])
+			}
 		}
 	}
 }
@@ -142,7 +199,8 @@ func LeftLen(m, k int) int {
 
 // RoundLeft rounds A for GemmPairs: [m, k] or, with transA, [k, m]. Its rows then
 // lie an odd number of cache lines apart, so that those of a tile do not push each
-// other out of the first-level cache; a transposed A is cut into blocks of rows.
+// other out of the first-level cache; a transposed A is cut into blocks of rows, or
+// stored as the rows of its transpose where products are made in AMX tiles.
 func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
 	pairs := (k + 1) / 2
 	if !transA {
@@ -150,6 +208,10 @@ func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
 		for i := range m {
 			roundRow(dst[i*ld:i*ld+pairs], a[i*lda:i*lda+k])
 		}
+		return
+	}
+	if level == amx {
+		roundColumns(dst, oddLines(pairs), m, k, a, lda)
 		return
 	}
 	block := evenly(m, pairM, 14)
@@ -172,6 +234,19 @@ func GemmPairs(transA bool, m, n, k int, left, right []float32, rows int, c []fl
 	}
 	_, width := shape()
 	pairs, stored := (k+1)/2, (rows+1)/2
+	if level == amx {
+		ld := oddLines(pairs)
+		// The furthest elements, checked once for all tiles.
+		_, _ = c[(m-1)*ldc+n-1], left[(m-1)*ld+pairs-1]
+		_ = right[(n-1)/width*width*stored+pairs*width-1]
+		kb := evenly(pairs, tileK, 16)
+		for k0 := 0; k0 < pairs; k0 += kb {
+			for m0 := 0; m0 < m; m0 += tileM {
+				tileProduct(min(tileM, m-m0), n, min(kb, pairs-k0), left[m0*ld+k0:], ld, right[k0*width:], stored*width, c[m0*ldc:], ldc, acc || k0 > 0)
+			}
+		}
+		return
+	}
 	block := evenly(m, pairM, 14)
 	rsa, csa := oddLines(pairs), 1
 	if transA {

@@ -8,9 +8,9 @@ import "github.com/open-autoglm/autoglm/gpu/kernel"
 const ChunkTokens = 512
 
 // QueryRows is the most query rows that attention on the CPU computes at once:
-// four tiles of 14. Rows i0 … i1 meet keys 0 … i1 only, so that smaller blocks
+// two tiles of AMX, of 32. Rows i0 … i1 meet keys 0 … i1 only, so that smaller blocks
 // waste less of the causal half.
-const QueryRows = 56
+const QueryRows = 64
 
 // Training says how a shape is trained on the CPU.
 type Training struct {

@@ -50,22 +50,22 @@ var mayUseTiles = sync.OnceValue(func() bool {
 	return refused == 0
 })
 
-// tileProduct multiplies m rows of pairs, rsa elements apart, by packed panels of
-// which a row of k pairs is used; panels lie step elements apart. No call computes
-// longer than a quarter of a millisecond for m ≤ pairM. The caller has checked the
+// tileProduct multiplies m ≤ tileM rows by packed panels of which k ≤ tileK rows of
+// pairs are used; blocks of 32 rows of A lie astep, panels bstep elements apart. No
+// call computes longer than a quarter of a millisecond. The caller has checked the
 // bounds.
-func tileProduct(m, n, k int, a []float32, rsa int, b []float32, step int, c []float32, ldc int, acc bool) {
+func tileProduct(m, n, k int, a []float32, astep int, b []float32, bstep int, c []float32, ldc int, acc bool) {
 	if whole := k / 16; whole > 0 {
-		tileSteps(m, n, 16, whole, a, rsa, b, step, c, ldc, acc)
+		tileSteps(m, n, 16, whole, a, astep, b, bstep, c, ldc, acc)
 		acc = true
 	}
 	if rest := k % 16; rest > 0 {
-		tileSteps(m, n, rest, 1, a[k-rest:], rsa, b[(k-rest)*32:], step, c, ldc, acc)
+		tileSteps(m, n, rest, 1, a[(k-rest)*32:], astep, b[(k-rest)*32:], bstep, c, ldc, acc)
 	}
 }
 
 // tileSteps is tileProduct in steps of at most 16 pairs.
-func tileSteps(m, n, pairs, steps int, a []float32, rsa int, b []float32, step int, c []float32, ldc int, acc bool) {
+func tileSteps(m, n, pairs, steps int, a []float32, astep int, b []float32, bstep int, c []float32, ldc int, acc bool) {
 	flag := 0
 	if acc {
 		flag = 1
@@ -81,22 +81,24 @@ func tileSteps(m, n, pairs, steps int, a []float32, rsa int, b []float32, step i
 				panels, n0, n1 = 1, min(16, n-j), max(0, n-j-16)
 			}
 			s := newTileShape(m0, m1, n0, n1, pairs)
-			out, left, right := &c[i*ldc+j], &a[i*rsa], &b[j/32*step]
+			out, left, right := &c[i*ldc+j], &a[i/32*astep], &b[j/32*bstep]
 			switch {
 			case m1 > 0 && n1 > 0:
-				tiles2x2AMX(&s, out, left, right, 4*rsa, 4*ldc, 4*step, steps, blocks, panels, flag)
+				tiles2x2AMX(&s, out, left, right, 4*astep, 4*ldc, 4*bstep, steps, blocks, panels, flag)
 			case m1 > 0:
-				tiles2x1AMX(&s, out, left, right, 4*rsa, 4*ldc, 4*step, steps, blocks, panels, flag)
+				tiles2x1AMX(&s, out, left, right, 4*astep, 4*ldc, 4*bstep, steps, blocks, panels, flag)
 			case n1 > 0:
-				tiles1x2AMX(&s, out, left, right, 4*rsa, 4*ldc, 4*step, steps, blocks, panels, flag)
+				tiles1x2AMX(&s, out, left, right, 4*astep, 4*ldc, 4*bstep, steps, blocks, panels, flag)
 			default:
-				tiles1x1AMX(&s, out, left, right, 4*rsa, 4*ldc, 4*step, steps, blocks, panels, flag)
+				tiles1x1AMX(&s, out, left, right, 4*astep, 4*ldc, 4*bstep, steps, blocks, panels, flag)
 			}
 			j += 32 * panels
 		}
 		i += 32 * blocks
 	}
 }
+
+func roundTiles(dst, src *float32, n int) { roundTilesAMX(dst, src, n) }
 
 func transposePairs(dst, src *float32, ldd, lds, k int) { transposePairsAMX(dst, src, ldd, lds, k) }
 

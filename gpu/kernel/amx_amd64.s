@@ -4,12 +4,12 @@
 
 #include "textflag.h"
 
-// func tiles1x1AMX(shape *tileShape, c *float32, a *float32, b *float32, rsa int, ldc int, bstep int, k int, m int, n int, acc int)
+// func tiles1x1AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
 TEXT ·tiles1x1AMX(SB), NOSPLIT, $0-88
 	MOVQ shape+0(FP), AX
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00
 	MOVQ b+24(FP), DX
-	MOVQ rsa+32(FP), R9
+	MOVQ $64, R9
 	MOVQ ldc+40(FP), R10
 	MOVQ $128, R8
 	MOVQ n+72(FP), R13
@@ -17,6 +17,8 @@ panel1:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
+	MOVQ DX, AX
+	ADDQ bstep+48(FP), AX
 rows1:
 	CMPQ acc+80(FP), $0
 	JNE load1
@@ -30,16 +32,17 @@ load1:
 begin1:
 	MOVQ SI, BX
 	MOVQ DX, R12
-	MOVQ R9, R11
-	SHLQ $4, R11
-	ADDQ SI, R11
 	MOVQ k+56(FP), CX
 step1:
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x04; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4
-	ADDQ $64, BX
-	ADDQ $64, R11
+	PREFETCHT1 0(AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	PREFETCHT1 192(AX)
+	ADDQ $256, AX
+	ADDQ $2048, BX
 	ADDQ $2048, R12
 	DECQ CX
 	JNE step1
@@ -47,9 +50,7 @@ step1:
 	SHLQ $4, R11
 	ADDQ DI, R11
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x17; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
-	MOVQ R9, R11
-	SHLQ $5, R11
-	ADDQ R11, SI
+	ADDQ astep+32(FP), SI
 	MOVQ R10, R11
 	SHLQ $5, R11
 	ADDQ R11, DI
@@ -62,12 +63,12 @@ step1:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0
 	RET
 
-// func tiles1x2AMX(shape *tileShape, c *float32, a *float32, b *float32, rsa int, ldc int, bstep int, k int, m int, n int, acc int)
+// func tiles1x2AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
 TEXT ·tiles1x2AMX(SB), NOSPLIT, $0-88
 	MOVQ shape+0(FP), AX
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00
 	MOVQ b+24(FP), DX
-	MOVQ rsa+32(FP), R9
+	MOVQ $64, R9
 	MOVQ ldc+40(FP), R10
 	MOVQ $128, R8
 	MOVQ n+72(FP), R13
@@ -75,6 +76,8 @@ panel2:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
+	MOVQ DX, AX
+	ADDQ bstep+48(FP), AX
 rows2:
 	CMPQ acc+80(FP), $0
 	JNE load2
@@ -90,9 +93,6 @@ load2:
 begin2:
 	MOVQ SI, BX
 	MOVQ DX, R12
-	MOVQ R9, R11
-	SHLQ $4, R11
-	ADDQ SI, R11
 	MOVQ k+56(FP), CX
 step2:
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
@@ -100,8 +100,12 @@ step2:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x04; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc
-	ADDQ $64, BX
-	ADDQ $64, R11
+	PREFETCHT1 0(AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	PREFETCHT1 192(AX)
+	ADDQ $256, AX
+	ADDQ $2048, BX
 	ADDQ $2048, R12
 	DECQ CX
 	JNE step2
@@ -110,9 +114,7 @@ step2:
 	ADDQ DI, R11
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x17; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x17; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00
-	MOVQ R9, R11
-	SHLQ $5, R11
-	ADDQ R11, SI
+	ADDQ astep+32(FP), SI
 	MOVQ R10, R11
 	SHLQ $5, R11
 	ADDQ R11, DI
@@ -125,12 +127,12 @@ step2:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0
 	RET
 
-// func tiles2x1AMX(shape *tileShape, c *float32, a *float32, b *float32, rsa int, ldc int, bstep int, k int, m int, n int, acc int)
+// func tiles2x1AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
 TEXT ·tiles2x1AMX(SB), NOSPLIT, $0-88
 	MOVQ shape+0(FP), AX
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00
 	MOVQ b+24(FP), DX
-	MOVQ rsa+32(FP), R9
+	MOVQ $64, R9
 	MOVQ ldc+40(FP), R10
 	MOVQ $128, R8
 	MOVQ n+72(FP), R13
@@ -138,6 +140,8 @@ panel3:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
+	MOVQ DX, AX
+	ADDQ bstep+48(FP), AX
 rows3:
 	CMPQ acc+80(FP), $0
 	JNE load3
@@ -153,18 +157,19 @@ load3:
 begin3:
 	MOVQ SI, BX
 	MOVQ DX, R12
-	MOVQ R9, R11
-	SHLQ $4, R11
-	ADDQ SI, R11
 	MOVQ k+56(FP), CX
 step3:
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x04; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x04; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xd5
-	ADDQ $64, BX
-	ADDQ $64, R11
+	PREFETCHT1 0(AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	PREFETCHT1 192(AX)
+	ADDQ $256, AX
+	ADDQ $2048, BX
 	ADDQ $2048, R12
 	DECQ CX
 	JNE step3
@@ -173,9 +178,7 @@ step3:
 	ADDQ DI, R11
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x17; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x13; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
-	MOVQ R9, R11
-	SHLQ $5, R11
-	ADDQ R11, SI
+	ADDQ astep+32(FP), SI
 	MOVQ R10, R11
 	SHLQ $5, R11
 	ADDQ R11, DI
@@ -188,12 +191,12 @@ step3:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0
 	RET
 
-// func tiles2x2AMX(shape *tileShape, c *float32, a *float32, b *float32, rsa int, ldc int, bstep int, k int, m int, n int, acc int)
+// func tiles2x2AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
 TEXT ·tiles2x2AMX(SB), NOSPLIT, $0-88
 	MOVQ shape+0(FP), AX
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00
 	MOVQ b+24(FP), DX
-	MOVQ rsa+32(FP), R9
+	MOVQ $64, R9
 	MOVQ ldc+40(FP), R10
 	MOVQ $128, R8
 	MOVQ n+72(FP), R13
@@ -201,6 +204,8 @@ panel4:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
+	MOVQ DX, AX
+	ADDQ bstep+48(FP), AX
 rows4:
 	CMPQ acc+80(FP), $0
 	JNE load4
@@ -220,9 +225,6 @@ load4:
 begin4:
 	MOVQ SI, BX
 	MOVQ DX, R12
-	MOVQ R9, R11
-	SHLQ $4, R11
-	ADDQ SI, R11
 	MOVQ k+56(FP), CX
 step4:
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
@@ -230,11 +232,15 @@ step4:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x04; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x04; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xd5
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xdd
-	ADDQ $64, BX
-	ADDQ $64, R11
+	PREFETCHT1 0(AX)
+	PREFETCHT1 64(AX)
+	PREFETCHT1 128(AX)
+	PREFETCHT1 192(AX)
+	ADDQ $256, AX
+	ADDQ $2048, BX
 	ADDQ $2048, R12
 	DECQ CX
 	JNE step4
@@ -245,9 +251,7 @@ step4:
 	BYTE $0xc4; BYTE $0xa2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x17; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x13; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x13; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00
-	MOVQ R9, R11
-	SHLQ $5, R11
-	ADDQ R11, SI
+	ADDQ astep+32(FP), SI
 	MOVQ R10, R11
 	SHLQ $5, R11
 	ADDQ R11, DI
@@ -463,7 +467,7 @@ loop6:
 	VMOVUPS Z15, (BX)
 	ADDQ R8, BX
 	MOVQ DX, SI
-	ADDQ $64, DI
+	ADDQ $2048, DI
 	VMOVUPS interleave<>(SB), Z31
 	SUBQ $32, CX
 	JGT loop6
@@ -644,6 +648,23 @@ loop7:
 	MOVQ BX, DI
 	SUBQ $32, CX
 	JGT loop7
+	VZEROUPPER
+	RET
+
+// func roundTilesAMX(dst *float32, src *float32, n int)
+TEXT ·roundTilesAMX(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+loop8:
+	VMOVUPS (SI), Z0
+	VMOVUPS 64(SI), Z1
+	BYTE $0x62;	BYTE $0xf2;	BYTE $0x77;	BYTE $0x48;	BYTE $0x72;	BYTE $0xd0
+	VMOVUPS Z2, (DI)
+	ADDQ $128, SI
+	ADDQ $2048, DI
+	SUBQ $32, CX
+	JGT loop8
 	VZEROUPPER
 	RET
 

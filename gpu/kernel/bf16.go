@@ -32,7 +32,7 @@ const (
 
 	// In AMX tiles: pairs of K, of which a panel takes half of the first-level
 	// cache, and rows of A, which stay in the second-level cache.
-	tileK = 192
+	tileK = 256
 	tileM = 512
 )
 
@@ -123,17 +123,40 @@ func packPairsT(panel []float32, k int, b []float32, ldb int) {
 	}
 }
 
-// roundColumns writes the columns of a [k, m] as rows of pairs, ld apart.
-func roundColumns(dst []float32, ld, m, k int, a []float32, lda int) {
-	_, _ = a[(k-1)*lda+m-1], dst[(m-1)*ld+(k+1)/2-1]
+// tiled is the length of A's rows of pairs where products are made in AMX tiles. It
+// then lies in blocks of 32 rows, these in blocks of 16 pairs: one row after the other
+// there, 64 bytes each.
+func tiled(pairs int) int { return (pairs + 15) &^ 15 }
+
+// roundRows rounds A [m, k] to tiles.
+func roundRows(dst []float32, m, k int, a []float32, lda int) {
+	long := tiled((k + 1) / 2)
 	k32 := k &^ 31
+	for i := range m {
+		at := i/32*32*long + i%32*16
+		row := a[i*lda : i*lda+k]
+		if k32 > 0 {
+			_ = dst[at+(k32/32-1)*512+15]
+			roundTiles(&dst[at], &row[0], k32)
+		}
+		if k32 < k {
+			roundRow(dst[at+k32*16:at+k32*16+(k-k32+1)/2], row[k32:])
+		}
+	}
+}
+
+// roundColumns rounds the transpose of A [k, m] to tiles.
+func roundColumns(dst []float32, m, k int, a []float32, lda int) {
+	long := tiled((k + 1) / 2)
+	_, _ = a[(k-1)*lda+m-1], dst[(m+31)&^31*long-1]
 	for i := 0; i < m; i += 16 {
-		whole := k32
+		at := i/32*32*long + i%32*16
+		whole := k &^ 31
 		if i+16 > m {
 			whole = 0
 		}
 		if whole > 0 {
-			transposePairs(&dst[i*ld], &a[i], 4*ld, 4*lda, whole)
+			transposePairs(&dst[at], &a[i], 64, 4*lda, whole)
 		}
 		for k0 := whole; k0 < k; k0 += 32 { // the edges, filled up with zeros
 			var in [32 * 16]float32
@@ -141,11 +164,7 @@ func roundColumns(dst []float32, ld, m, k int, a []float32, lda int) {
 			for p := k0; p < min(k, k0+32); p++ {
 				copy(in[(p-k0)*16:(p-k0)*16+mn], a[p*lda+i:])
 			}
-			var out [16 * 16]float32
-			transposePairs(&out[0], &in[0], 64, 64, 32)
-			for r := range mn {
-				copy(dst[(i+r)*ld+k0/2:(i+r)*ld+(k+1)/2], out[r*16:r*16+16])
-			}
+			transposePairs(&dst[at+k0*16], &in[0], 64, 64, 32)
 		}
 	}
 }
@@ -193,25 +212,32 @@ const pairM = 392
 // LeftLen is the number of elements that RoundLeft writes at most.
 func LeftLen(m, k int) int {
 	pairs := (k + 1) / 2
+	if level == amx {
+		return (m + 31) &^ 31 * tiled(pairs)
+	}
 	block := evenly(m, pairM, 14)
 	return max(m*oddLines(pairs), (m+block-1)/block*pairs*oddLines(block))
 }
 
 // RoundLeft rounds A for GemmPairs: [m, k] or, with transA, [k, m]. Its rows then
 // lie an odd number of cache lines apart, so that those of a tile do not push each
-// other out of the first-level cache; a transposed A is cut into blocks of rows, or
-// stored as the rows of its transpose where products are made in AMX tiles.
+// other out of the first-level cache; a transposed A is cut into blocks of rows. For
+// AMX both lie in tiles.
 func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
+	if level == amx && transA {
+		roundColumns(dst, m, k, a, lda)
+		return
+	}
+	if level == amx {
+		roundRows(dst, m, k, a, lda)
+		return
+	}
 	pairs := (k + 1) / 2
 	if !transA {
 		ld := oddLines(pairs)
 		for i := range m {
 			roundRow(dst[i*ld:i*ld+pairs], a[i*lda:i*lda+k])
 		}
-		return
-	}
-	if level == amx {
-		roundColumns(dst, oddLines(pairs), m, k, a, lda)
 		return
 	}
 	block := evenly(m, pairM, 14)
@@ -235,14 +261,14 @@ func GemmPairs(transA bool, m, n, k int, left, right []float32, rows int, c []fl
 	_, width := shape()
 	pairs, stored := (k+1)/2, (rows+1)/2
 	if level == amx {
-		ld := oddLines(pairs)
+		long := tiled(pairs)
 		// The furthest elements, checked once for all tiles.
-		_, _ = c[(m-1)*ldc+n-1], left[(m-1)*ld+pairs-1]
+		_, _ = c[(m-1)*ldc+n-1], left[(m+31)&^31*long-1]
 		_ = right[(n-1)/width*width*stored+pairs*width-1]
 		kb := evenly(pairs, tileK, 16)
 		for k0 := 0; k0 < pairs; k0 += kb {
 			for m0 := 0; m0 < m; m0 += tileM {
-				tileProduct(min(tileM, m-m0), n, min(kb, pairs-k0), left[m0*ld+k0:], ld, right[k0*width:], stored*width, c[m0*ldc:], ldc, acc || k0 > 0)
+				tileProduct(min(tileM, m-m0), n, min(kb, pairs-k0), left[m0*long+k0*32:], 32*long, right[k0*width:], stored*width, c[m0*ldc:], ldc, acc || k0 > 0)
 			}
 		}
 		return

@@ -14,6 +14,8 @@ func tileProduct(_, _, _ int, _ []float32, _ int, _ []float32, _ int, _ []float3
 
 func peakTiles(int) { panic(unreachable) }
 
+func roundTiles(_, _ *float32, _ int) { panic(unreachable) }
+
 func transposePairs(_, _ *float32, _, _, _ int) { panic(unreachable) }
 
 func roundTransposed(_, _ *float32, _, _, _ int) { panic(unreachable) }

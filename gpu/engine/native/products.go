@@ -115,7 +115,7 @@ func (t *tensors) matrices(f func(m *matrix, in int)) {
 func (t *tensors) makeForms() []float32 {
 	total := 0
 	t.matrices(func(m *matrix, in int) { total += kernel.PairsLen(m.rows, in) + kernel.PairsLen(in, m.rows) })
-	all := make([]float32, total)
+	all := newArena(total)
 	arena := all
 	cut := func(n int) []float32 {
 		x := arena[:n:n]

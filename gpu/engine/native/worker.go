@@ -86,7 +86,7 @@ func newWorker(m *Model, id int) *worker {
 	if !o.Inference {
 		w.arena = m.grads
 		if id > 0 {
-			w.arena = make([]float32, m.size)
+			w.arena = newArena(m.size)
 		}
 		w.g = view(a, m.layout, w.arena)
 	}
@@ -143,7 +143,7 @@ func newWorker(m *Model, id int) *worker {
 		}
 	}
 	walk()
-	arena = make([]float32, used)
+	arena = newArena(used)
 	w.floats = arena
 	walk()
 	if o.Inference || o.Recompute { // all layers use the first one's

@@ -65,11 +65,11 @@ func amxKernels(e *emitter) (sigs []signature) {
 	for mt := 1; mt <= 2; mt++ {
 		for nt := 1; nt <= 2; nt++ {
 			s := signature{name: fmt.Sprintf("tiles%dx%d", mt, nt), args: []arg{
-				{"shape", "*tileShape"}, {"c", "*float32"}, {"a", "*float32"}, {"b", "*float32"}, {"rsa", "int"},
+				{"shape", "*tileShape"}, {"c", "*float32"}, {"a", "*float32"}, {"b", "*float32"}, {"astep", "int"},
 				{"ldc", "int"}, {"bstep", "int"}, {"k", "int"}, {"m", "int"}, {"n", "int"}, {"acc", "int"},
 			}}
 			if mt+nt == 2 {
-				s.doc = "tilesMxN computes n panels of m times M by N tiles of C, in k steps of the shape's pairs; distances in bytes, panels bstep apart."
+				s.doc = "tilesMxN computes n panels of m times M by N tiles of C, in k steps of the shape's pairs; rows ldc, blocks of A astep and panels of B bstep bytes apart."
 			}
 			amxTiles(e, s, mt, nt)
 			sigs = append(sigs, s)
@@ -90,7 +90,7 @@ func amxKernels(e *emitter) (sigs []signature) {
 	e.tileRelease()
 	e.f("RET")
 	sigs = append(sigs, s, transpose(e, signature{
-		name: "transposePairs", doc: "transposePairs rounds 16 columns of k rows of src to bf16 and writes them as 16 rows of pairs; k is a multiple of 32, distances in bytes.",
+		name: "transposePairs", doc: "transposePairs rounds 16 columns of k rows of src to bf16 and writes them as 16 rows of pairs, 16 of them in every 512th element of tiles; k is a multiple of 32, distances in bytes.",
 	}, func() {
 		e.f("VMOVUPS interleave<>(SB), Z31")
 		e.f("MOVQ SI, DX")
@@ -102,7 +102,8 @@ func amxKernels(e *emitter) (sigs []signature) {
 		e.f("LEAQ (DX)(R9*2), DX")
 	}, func() {
 		e.f("MOVQ DX, SI")
-		e.f("ADDQ $64, DI")
+		e.f("ADDQ $2048, DI")
+		e.f("VMOVUPS interleave<>(SB), Z31")
 	}))
 	sigs = append(sigs, transpose(e, signature{
 		name: "roundTransposed", doc: "roundTransposed rounds 16 rows of k elements of src to bf16 and writes them as 16 columns of pairs; k is a multiple of 32, distances in bytes.",
@@ -118,6 +119,23 @@ func amxKernels(e *emitter) (sigs []signature) {
 		e.f("ADDQ $128, SI")
 		e.f("MOVQ BX, DI")
 	}))
+	s = signature{name: "roundTiles", args: []arg{{"dst", "*float32"}, {"src", "*float32"}, {"n", "int"}}, doc: "roundTiles rounds a row of n floats, a multiple of 32, to the 16 pairs of its place in every 512th element of tiles."}
+	e.begin(s)
+	e.f("MOVQ %s, DI", e.arg("dst"))
+	e.f("MOVQ %s, SI", e.arg("src"))
+	e.f("MOVQ %s, CX", e.arg("n"))
+	id = e.fresh()
+	e.label(fmt.Sprintf("loop%d", id))
+	e.f("VMOVUPS (SI), Z0")
+	e.f("VMOVUPS 64(SI), Z1")
+	e.evex(prefixF2, 0x72, 2, 1, 0)
+	e.f("VMOVUPS Z2, (DI)")
+	e.f("ADDQ $128, SI")
+	e.f("ADDQ $2048, DI")
+	e.f("SUBQ $32, CX")
+	e.f("JGT loop%d", id)
+	e.end()
+	sigs = append(sigs, s)
 	e.buf.WriteString("\n")
 	e.interleave()
 	return sigs
@@ -169,9 +187,6 @@ func transpose(e *emitter, s signature, begin func(), row func(i int), next func
 		e.f("ADDQ R8, BX")
 	}
 	next()
-	if s.name == "transposePairs" {
-		e.f("VMOVUPS interleave<>(SB), Z31")
-	}
 	e.f("SUBQ $32, CX")
 	e.f("JGT loop%d", id)
 	e.end()
@@ -184,7 +199,7 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.f("MOVQ %s, AX", e.arg("shape"))
 	e.tileConfigure()
 	e.f("MOVQ %s, DX", e.arg("b"))
-	e.f("MOVQ %s, R9", e.arg("rsa"))
+	e.f("MOVQ $64, R9")
 	e.f("MOVQ %s, R10", e.arg("ldc"))
 	e.f("MOVQ $128, R8")
 	e.f("MOVQ %s, R13", e.arg("n"))
@@ -194,12 +209,14 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.f("MOVQ %s, SI", e.arg("a"))
 	e.f("MOVQ %s, DI", e.arg("c"))
 	e.f("MOVQ %s, R15", e.arg("m"))
+	e.f("MOVQ DX, AX") // the next panel comes into the second-level cache meanwhile
+	e.f("ADDQ %s, AX", e.arg("bstep"))
 
 	e.label(l("rows"))
-	second := func(base, stride string) { // R11: sixteen rows on
-		e.f("MOVQ %s, R11", stride)
+	second := func() { // R11: sixteen rows of C on
+		e.f("MOVQ R10, R11")
 		e.f("SHLQ $4, R11")
-		e.f("ADDQ %s, R11", base)
+		e.f("ADDQ DI, R11")
 	}
 	e.f("CMPQ %s, $0", e.arg("acc"))
 	e.f("JNE %s", l("load"))
@@ -210,7 +227,7 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	}
 	e.f("JMP %s", l("begin"))
 	e.label(l("load"))
-	second("DI", "R10")
+	second()
 	for i := range mt {
 		for j := range nt {
 			e.tileLoad(sum(i, j), []string{"DI", "R11"}[i], "R10", 64*j)
@@ -219,7 +236,6 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.label(l("begin"))
 	e.f("MOVQ SI, BX")
 	e.f("MOVQ DX, R12")
-	second("SI", "R9")
 	e.f("MOVQ %s, CX", e.arg("k"))
 	e.label(l("step"))
 	e.tileLoad(4, "BX", "R9", 0)
@@ -228,27 +244,28 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 		e.tileDot(sum(0, j), 4, 6+j)
 	}
 	if mt == 2 {
-		e.tileLoad(5, "R11", "R9", 0)
+		e.tileLoad(5, "BX", "R9", 1024)
 		for j := range nt {
 			e.tileDot(sum(1, j), 5, 6+j)
 		}
 	}
-	e.f("ADDQ $64, BX")
-	e.f("ADDQ $64, R11")
+	for i := range 4 {
+		e.f("PREFETCHT1 %d(AX)", 64*i)
+	}
+	e.f("ADDQ $256, AX")
+	e.f("ADDQ $2048, BX")
 	e.f("ADDQ $2048, R12")
 	e.f("DECQ CX")
 	e.f("JNE %s", l("step"))
 
-	second("DI", "R10")
+	second()
 	for i := range mt {
 		for j := range nt {
 			e.tileStore(sum(i, j), []string{"DI", "R11"}[i], "R10", 64*j)
 		}
 	}
 	// On by 32 rows.
-	e.f("MOVQ R9, R11")
-	e.f("SHLQ $5, R11")
-	e.f("ADDQ R11, SI")
+	e.f("ADDQ %s, SI", e.arg("astep"))
 	e.f("MOVQ R10, R11")
 	e.f("SHLQ $5, R11")
 	e.f("ADDQ R11, DI")

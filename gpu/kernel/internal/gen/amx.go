@@ -238,15 +238,15 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.f("MOVQ DX, R12")
 	e.f("MOVQ %s, CX", e.arg("k"))
 	e.label(l("step"))
-	e.tileLoad(4, "BX", "R9", 0)
+	for i := range mt {
+		e.tileLoad(4+i, "BX", "R9", 1024*i)
+	}
 	for j := range nt {
 		e.tileLoad(6+j, "R12", "R8", 64*j)
-		e.tileDot(sum(0, j), 4, 6+j)
 	}
-	if mt == 2 {
-		e.tileLoad(5, "BX", "R9", 1024)
+	for i := range mt {
 		for j := range nt {
-			e.tileDot(sum(1, j), 5, 6+j)
+			e.tileDot(sum(i, j), 4+i, 6+j)
 		}
 	}
 	for i := range 4 {

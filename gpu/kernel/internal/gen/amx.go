@@ -202,7 +202,6 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.f("MOVQ $64, R9")
 	e.f("MOVQ %s, R10", e.arg("ldc"))
 	e.f("MOVQ $128, R8")
-	e.f("MOVQ %s, R13", e.arg("n"))
 	id := e.fresh()
 	l := func(name string) string { return fmt.Sprintf("%s%d", name, id) }
 	e.label(l("panel"))
@@ -236,6 +235,9 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.label(l("begin"))
 	e.f("MOVQ SI, BX")
 	e.f("MOVQ DX, R12")
+	e.f("MOVQ R10, R13") // so do the next 32 rows of C, to be written
+	e.f("SHLQ $5, R13")
+	e.f("ADDQ DI, R13")
 	e.f("MOVQ %s, CX", e.arg("k"))
 	e.label(l("step"))
 	for i := range mt {
@@ -253,6 +255,11 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 		e.f("PREFETCHT1 %d(AX)", 64*i)
 	}
 	e.f("ADDQ $256, AX")
+	for range 4 {
+		e.bytes(0x41, 0x0f, 0x0d, 0x4d, 0)  // PREFETCHW (R13)
+		e.bytes(0x41, 0x0f, 0x0d, 0x4d, 64) // PREFETCHW 64(R13)
+		e.f("ADDQ R10, R13")
+	}
 	e.f("ADDQ $2048, BX")
 	e.f("ADDQ $2048, R12")
 	e.f("DECQ CX")
@@ -274,7 +281,7 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 
 	e.f("ADDQ %s, DX", e.arg("bstep"))
 	e.f("ADDQ $128, %s", e.arg("c"))
-	e.f("DECQ R13")
+	e.f("DECQ %s", e.arg("n"))
 	e.f("JNE %s", l("panel"))
 	e.tileRelease()
 	e.f("RET")

@@ -87,7 +87,7 @@ func (a Arch) threadFloats(layout []Param, t Training) int {
 	n += sum(QueryRows*t.Tokens, QueryRows*t.Tokens, keys, keys, values, values, kernel.WorkLen)
 	if t.BF16 {
 		left, right := a.Operands(tokens, rows, t.Tokens)
-		n += sum(left, right)
+		n += sum(left, left, right)
 	}
 	if t.Muon {
 		elems, side := MuonScratch(layout)

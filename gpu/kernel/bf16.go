@@ -145,10 +145,9 @@ func roundRows(dst []float32, m, k int, a []float32, lda int) {
 	}
 }
 
-// roundColumns rounds the transpose of A [k, m] to tiles.
-func roundColumns(dst []float32, m, k int, a []float32, lda int) {
-	long := tiled((k + 1) / 2)
-	_, _ = a[(k-1)*lda+m-1], dst[(m+31)&^31*long-1]
+// roundColumns rounds the transpose of A [k, m] to tiles of rows of long pairs.
+func roundColumns(dst []float32, long, m, k int, a []float32, lda int) {
+	_, _ = a[(k-1)*lda+m-1], dst[(m-1)/32*32*long+(k-1)/32*512+511]
 	for i := 0; i < m; i += 16 {
 		at := i/32*32*long + i%32*16
 		whole := k &^ 31
@@ -225,7 +224,7 @@ func LeftLen(m, k int) int {
 // AMX both lie in tiles.
 func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
 	if level == amx && transA {
-		roundColumns(dst, m, k, a, lda)
+		roundColumns(dst, tiled((k+1)/2), m, k, a, lda)
 		return
 	}
 	if level == amx {
@@ -248,6 +247,22 @@ func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
 			interleaveRows(dst[p*ld:p*ld+mn], a, 2*p, k, lda, m0)
 		}
 		dst = dst[pairs*ld:]
+	}
+}
+
+// RoundBoth is RoundLeft of A [m, k] to rows and of its transpose, whose rows are A's
+// columns, to columns. AMX, whose products wait for little else, has A read once.
+func RoundBoth(rows, columns []float32, m, k int, a []float32, lda int) {
+	if level != amx {
+		RoundLeft(rows, false, m, k, a, lda)
+		RoundLeft(columns, true, k, m, a, lda)
+		return
+	}
+	long, other := tiled((k+1)/2), tiled((m+1)/2)
+	for i := 0; i < m; i += 32 {
+		mn, from := min(32, m-i), a[i*lda:]
+		roundRows(rows[i*long:], mn, k, from, lda)
+		roundColumns(columns[i*16:], other, k, mn, from, lda)
 	}
 }
 

@@ -20,11 +20,12 @@ type forms struct {
 }
 
 // operands are what a thread rounds, one product's at a time.
-type operands struct{ left, right []float32 }
+type operands struct{ left, across, right []float32 }
 
 func (s *operands) cut(cut func(*[]float32, int), a glm.Arch, n, rows, T int) {
 	left, right := a.Operands(n, rows, T)
 	cut(&s.left, left)
+	cut(&s.across, left)
 	cut(&s.right, right)
 }
 
@@ -82,9 +83,8 @@ func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, m
 	for i := range ms {
 		m, g, d := &ms[i], gs[i].w, dy[ms[i].col:]
 		if w.half {
-			kernel.RoundLeft(s.left, true, m.rows, n, d, ldy)
-			kernel.GemmPairs(true, m.rows, in, n, s.left, s.right, n, g, in, true)
-			kernel.RoundLeft(s.left, false, n, m.rows, d, ldy)
+			kernel.RoundBoth(s.left, s.across, n, m.rows, d, ldy)
+			kernel.GemmPairs(true, m.rows, in, n, s.across, s.right, n, g, in, true)
 			kernel.GemmPairs(false, n, in, m.rows, s.left, m.forms.back, m.rows, dx, in, i > 0)
 			continue
 		}

@@ -65,8 +65,17 @@ func amxKernels(e *emitter) (sigs []signature) {
 	for mt := 1; mt <= 2; mt++ {
 		for nt := 1; nt <= 2; nt++ {
 			s := signature{name: fmt.Sprintf("tiles%dx%d", mt, nt), args: []arg{
-				{"shape", "*tileShape"}, {"c", "*float32"}, {"a", "*float32"}, {"b", "*float32"}, {"astep", "int"},
-				{"ldc", "int"}, {"bstep", "int"}, {"k", "int"}, {"m", "int"}, {"n", "int"}, {"acc", "int"},
+				{"shape", "*tileShape"},
+				{"c", "*float32"},
+				{"a", "*float32"},
+				{"b", "*float32"},
+				{"astep", "int"},
+				{"ldc", "int"},
+				{"bstep", "int"},
+				{"k", "int"},
+				{"m", "int"},
+				{"n", "int"},
+				{"acc", "int"},
 			}}
 			if mt+nt == 2 {
 				s.doc = "tilesMxN computes n panels of m times M by N tiles of C, in k steps of the shape's pairs; rows ldc, blocks of A astep and panels of B bstep bytes apart."

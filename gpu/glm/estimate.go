@@ -98,7 +98,7 @@ func (a Arch) threadFloats(layout []Param, t Training) int {
 
 // LogitRows is the number of rows of logits that are held at once for a
 // vocabulary of v.
-func LogitRows(v int) int { return min(max(1<<20/v, 32), ChunkTokens) }
+func LogitRows(v int) int { return min(max(1<<22/v, 32), ChunkTokens) }
 
 // Operands are the lengths of the largest left and right operands, rounded, of
 // the products of a chunk of tokens, blocks of rows logits and sequences of t

@@ -74,8 +74,9 @@ func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matri
 	}
 }
 
-// linearGrad computes dx[N, in] = dy[N, ldy] · W and adds dyᵀ·x to the gradient.
-func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix) {
+// linearGrad computes dx[N, in] = dy[N, ldy] · W and writes dyᵀ·x to the gradient or,
+// with acc, adds it.
+func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix, acc bool) {
 	s := &w.round
 	if w.half {
 		kernel.PackPairs(s.right, kernel.NN, in, n, x, in, nil)
@@ -84,11 +85,11 @@ func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, m
 		m, g, d := &ms[i], gs[i].w, dy[ms[i].col:]
 		if w.half {
 			kernel.RoundBoth(s.left, s.across, n, m.rows, d, ldy)
-			kernel.GemmPairs(true, m.rows, in, n, s.across, s.right, n, g, in, true)
+			kernel.GemmPairs(true, m.rows, in, n, s.across, s.right, n, g, in, acc)
 			kernel.GemmPairs(false, n, in, m.rows, s.left, m.forms.back, m.rows, dx, in, i > 0)
 			continue
 		}
-		kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, true, w.work)
+		kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, acc, w.work)
 		kernel.Gemm(kernel.NN, n, in, m.rows, d, ldy, m.w, in, dx, in, i > 0, w.work)
 	}
 }

@@ -12,10 +12,10 @@ import (
 // tileShape is what LDTILECFG reads: palette 1 has eight tiles of up to 16 rows of
 // 64 bytes.
 type tileShape struct {
-	palette, start uint8
-	_              [14]uint8
-	bytes          [16]uint16 // of a row
-	rows           [16]uint8
+	palette uint8
+	_       [15]uint8
+	bytes   [16]uint16 // of a row
+	rows    [16]uint8
 }
 
 // newTileShape is the shape of products of two by two tiles whose rows and columns

@@ -8,8 +8,8 @@ import "github.com/open-autoglm/autoglm/gpu/kernel"
 const ChunkTokens = 512
 
 // QueryRows is the most query rows that attention on the CPU computes at once:
-// two tiles of AMX, of 32. Rows i0 … i1 meet keys 0 … i1 only, so that smaller blocks
-// waste less of the causal half.
+// two blocks of AMX tiles, or five of AVX-512's. Rows i0 … i1 meet keys 0 … i1 only,
+// so that smaller blocks waste less of the causal half.
 const QueryRows = 64
 
 // Training says how a shape is trained on the CPU.
@@ -97,7 +97,8 @@ func (a Arch) threadFloats(layout []Param, t Training) int {
 }
 
 // LogitRows is the number of rows of logits that are held at once for a
-// vocabulary of v.
+// vocabulary of v: each block of them reads and writes the gradient of the whole
+// output projection, and 16 MiB of logits make that little beside its products.
 func LogitRows(v int) int { return min(max(1<<22/v, 32), ChunkTokens) }
 
 // Operands are the lengths of the largest left and right operands, rounded, of

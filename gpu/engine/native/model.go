@@ -125,14 +125,14 @@ func New(a glm.Arch, o Options) (*Model, error) {
 	}
 	m := &Model{arch: a, opt: o}
 	m.layout, m.size = a.Layout()
-	m.params = make([]float32, m.size)
+	m.params = newArena(m.size)
 	a.Init(m.params, o.Seed)
 	m.w = view(a, m.layout, m.params)
 	m.rope = newRotary(a, o.MaxSeq)
 	if !o.Inference {
-		m.grads = make([]float32, m.size)
-		m.m = make([]float32, m.size)
-		m.v = make([]float32, m.size)
+		m.grads = newArena(m.size)
+		m.m = newArena(m.size)
+		m.v = newArena(m.size)
 		if o.Precision == engine.BF16 {
 			m.forms = m.w.makeForms()
 		}

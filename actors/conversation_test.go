@@ -508,6 +508,6 @@ func (g *stage) Task(_ journal.State, d *search.Decision) (train.Task, error) {
 }
 
 // Evaluate implements Work.
-func (g *stage) Evaluate(ctx context.Context, _ journal.State) (train.Score, error) {
-	return train.Score{NLL: 100, Tokens: 50, Bytes: 100}, g.work(ctx, job.StageEvaluate, 500*time.Microsecond, time.Millisecond)
+func (g *stage) Evaluate(ctx context.Context, _ journal.State) (train.Score, *journal.Placed, error) {
+	return train.Score{NLL: 100, Tokens: 50, Bytes: 100}, nil, g.work(ctx, job.StageEvaluate, 500*time.Microsecond, time.Millisecond)
 }

@@ -111,8 +111,9 @@ type Work interface {
 	// Task is the training that a decision asks for, or the final training when
 	// d is nil.
 	Task(st journal.State, d *search.Decision) (train.Task, error)
-	// Evaluate scores the finished model on the held-out part.
-	Evaluate(ctx context.Context, st journal.State) (train.Score, error)
+	// Evaluate scores the finished model on the held-out part, and says where it did
+	// if there was a choice.
+	Evaluate(ctx context.Context, st journal.State) (train.Score, *journal.Placed, error)
 }
 
 // Final marks an error that a retry can't mend.

@@ -313,8 +313,8 @@ func (s *Supervisor) startStage(ctx actor.Context, a job.Action) {
 	case job.StageEvaluate:
 		st := *s.state
 		s.background(ctx, a, func(run context.Context) (*journal.Event, error) {
-			score, err := s.cfg.Work.Evaluate(run, st)
-			return &journal.Event{Kind: journal.Evaluated, Score: &score}, err
+			score, on, err := s.cfg.Work.Evaluate(run, st)
+			return &journal.Event{Kind: journal.Evaluated, Score: &score, Placed: on}, err
 		})
 	default:
 		st := *s.state

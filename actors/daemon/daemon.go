@@ -219,6 +219,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	if err != nil {
 		return err
 	}
+	d.port.Handle(watchProtocol, cert.Node, d.watched)
 	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: nil}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -229,6 +230,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.spawn(func() { _ = d.server.Serve(web) })
 	d.spawn(d.port.Serve)
 	d.spawn(d.publish)
+	d.spawn(d.watch)
 	return nil
 }
 

@@ -99,11 +99,15 @@ func (s *site) ensure(ctx context.Context, vocab int, final bool) error {
 	}
 	s.mu.Unlock()
 	once.Do(func() {
-		var err error
+		lay := s.lay
 		if final {
-			err = s.layFinal(ctx, vocab)
+			lay = s.layFinal
+		}
+		var err error
+		if s.crew.on.CUDA { // other GPUs may train meanwhile
+			err = giveWay(func() error { return lay(ctx, vocab) })
 		} else {
-			err = s.lay(ctx, vocab)
+			err = lay(ctx, vocab)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()

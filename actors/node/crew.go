@@ -4,34 +4,42 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
-	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
 // crew is what a job computes on: its devices, and where work on each is done.
 type crew struct {
-	devices []device.Device
-	threads int            // of each device's worker
-	on      worker.On      // what computes on each
-	hosts   []*worker.Host // of the devices' processes; nil where all compute in this one
-	memory  int64          // that one worker may take, bytes; 0 is not known
+	devices    []device.Device
+	threads    int            // of each device's worker
+	on         worker.On      // what computes on each, but for the processors that it is pinned to
+	cpus       []int          // to pin threads to, device by device; nil pins none
+	hosts      []*worker.Host // of the devices' processes; nil where all compute in this one
+	memory     int64          // that one worker may take, bytes; 0 is not known
+	processors int            // that the machine has, leased or not
 }
 
 // newCrew shares a machine's devices out. Processes start with their work.
 func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command func() *exec.Cmd) (*crew, error) {
-	c := &crew{on: worker.On{Engine: spec.Engine}, threads: 1, devices: devices}
+	c := &crew{on: worker.On{Engine: spec.Engine}, threads: 1, devices: devices, processors: m.Count(device.CPU)}
 	gpu := len(devices) > 0 && devices[0].Kind == device.GPU
 	if gpu {
 		c.on = worker.On{Engine: "torch", CUDA: true}
 		c.memory = leastFree(devices)
 	} else {
 		c.devices, c.threads = group(devices)
+		if pinned(spec) {
+			c.cpus = numbers(devices)
+		}
 		c.memory = m.MemoryBytes / int64(max(len(c.devices), 1))
 	}
 	if !isolated(spec, gpu) {
@@ -53,6 +61,39 @@ func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command f
 		c.hosts = append(c.hosts, worker.NewHost(cfg))
 	}
 	return c, nil
+}
+
+// at is what computes on the i-th device.
+func (c *crew) at(i int) worker.On {
+	on := c.on
+	if c.cpus != nil {
+		on.CPUs = c.cpus[i*c.threads:][:c.threads]
+	}
+	return on
+}
+
+// pinned tells whether threads are pinned to the processors of a job.
+func pinned(spec job.Spec) bool {
+	switch spec.Pinning {
+	case "always":
+		return true
+	case "never":
+		return false
+	}
+	return device.Exclusive(os.DirFS("/"))
+}
+
+// numbers are the kernel's of processors.
+func numbers(ds []device.Device) []int {
+	var out []int
+	for _, d := range ds {
+		n, err := strconv.Atoi(strings.TrimPrefix(d.ID, "cpu:"))
+		if err != nil {
+			return nil // another source's, which names them otherwise
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // hire makes the crew of a job and leases its devices. GPUs that the machine has
@@ -156,29 +197,39 @@ func (c *crew) each(f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// rate times whole training steps on all devices at once and returns one device's
-// FLOP/s: the slowest counts.
-func (c *crew) rate(ctx context.Context, p engine.Precision, seconds float64) (float64, error) {
-	if c.hosts == nil {
-		return Rate(ctx, len(c.devices), c.threads, c.on.Engine, p, seconds)
+// pacer times training steps on all devices at once, for about so many seconds:
+// the slowest counts.
+func (c *crew) pacer(ctx context.Context, p engine.Precision, seconds float64) (pacer, error) {
+	time := func(i int) (glm.Rates, error) {
+		t := worker.Timing{On: c.at(i), Threads: c.threads, Precision: p, Seconds: seconds}
+		if c.hosts == nil {
+			return rateOf(ctx, t)
+		}
+		return c.hosts[i].Time(ctx, t)
 	}
-	rates := make([]float64, len(c.devices))
+	rates := make([]glm.Rates, len(c.devices))
 	err := c.each(func(i int) (err error) {
-		rates[i], err = c.hosts[i].Time(ctx, worker.Timing{On: c.on, Threads: c.threads, Precision: p, Seconds: seconds})
+		rates[i], err = time(i)
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return pacer{}, err
 	}
-	return slices.Min(rates), nil
+	return pacer{slowest(rates, c.threads, p), c.threads}, nil
 }
 
-// busy is the number of threads that compute in this process.
+// busy is the number of threads that compute in this process: at the most those of
+// site.cores where devices have processes of their own, since data is prepared and
+// models are scored here all the same.
 func (c *crew) busy() int {
-	if c.hosts != nil {
-		return 2 // data is prepared and scored here all the same
+	if c.on.CUDA {
+		return max(2, min(c.processors, maxWorkers))
 	}
-	return len(c.devices) * c.threads
+	n := len(c.devices) * c.threads
+	if c.hosts != nil {
+		n = max(2, n)
+	}
+	return n
 }
 
 // close ends the processes.

@@ -10,6 +10,27 @@ var sizes = []struct{ dim, layers int }{
 	{64, 2}, {64, 4}, {128, 3}, {128, 4}, {128, 6}, {192, 4}, {192, 6}, {256, 4}, {256, 6}, {320, 6}, {384, 6}, {384, 8}, {512, 8}, {640, 10}, {768, 12},
 }
 
+// The rest of the shape from which a search starts, and its batch.
+const (
+	ffnRatio    = 3
+	batchTokens = 1024
+)
+
+func headsOf(dim int) int {
+	if dim <= 128 {
+		return dim / 32
+	}
+	return dim / 64
+}
+
+// contextFor is the context to start from.
+func contextFor(finalSeconds float64, params int64) int {
+	if finalSeconds > 300 || params > 3e6 {
+		return 256
+	}
+	return 128
+}
+
 // vocabFor is the vocabulary that a text of so many bytes feeds well.
 func vocabFor(bytes int64) int {
 	v := 512
@@ -45,16 +66,13 @@ func defaults(p search.Plan, sp *space.Space, bytes int64, context int) space.Co
 	}
 	best := space.Config{}
 	for _, s := range sizes {
-		heads := max(2, s.dim/64)
-		if s.dim <= 128 {
-			heads = s.dim / 32
-		}
+		heads := headsOf(s.dim)
 		c := sp.Nearest(space.Config{
 			space.Layers: space.Number(float64(s.layers)), space.Dim: space.Number(float64(s.dim)),
 			space.Heads: space.Number(float64(heads)), space.KVHeads: space.Number(float64(heads)),
-			space.FFNRatio: space.Number(3), space.Context: space.Number(float64(context)), space.Vocab: space.Number(float64(vocabFor(bytes))),
+			space.FFNRatio: space.Number(ffnRatio), space.Context: space.Number(float64(context)), space.Vocab: space.Number(float64(vocabFor(bytes))),
 			space.Tied: space.Word("true"), space.Optimizer: space.Word("adamw"), space.LR: space.Number(4e-3), space.MuonLR: space.Number(0.02),
-			space.Batch: space.Number(1024), space.Dropout: space.Number(dropout), space.Decay: space.Number(0.1), space.Warmup: space.Number(50),
+			space.Batch: space.Number(batchTokens), space.Dropout: space.Number(dropout), space.Decay: space.Number(0.1), space.Warmup: space.Number(50),
 			space.Schedule: space.Word("wsd"),
 		})
 		if sp.Check(c) != nil {

@@ -5,6 +5,12 @@
 //	n, err := node.Open(node.Options{Dir: "run1", Spec: spec})   // or a folder that a build left
 //	err = n.Run(ctx)                                              // to the end, or to ctx's
 //
+// A job on GPUs scores its finished model on one that is quiet enough, else on
+// processors; what is work for processors alone (cleaning, the tokenizer, token
+// files, answers that are generated for the task's metric) takes those that nobody
+// keeps busy: place.go. How long training takes is foretold by the measured time of
+// a step: forecast.go.
+//
 // CUDA in a worker process has never run: what runs here are the same requests,
 // leases and processes with an engine of the processor in CUDA's place.
 //

@@ -32,7 +32,7 @@ func makerOf(on worker.On) (maker, error) {
 	case on.Engine == "torch" || on.CUDA:
 		return newTorch(on.CUDA), nil
 	}
-	return newNative, nil
+	return newNative(on.CPUs), nil
 }
 
 var errNativeGPU = errors.New("engine native computes on CPUs")
@@ -46,8 +46,11 @@ func checkBackend(name string) error {
 	return nil
 }
 
-func newNative(c train.Config, threads, world int) (engine.Model, error) {
-	return native.New(c.Arch, native.Options{
-		Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, Recompute: c.Recompute,
-	})
+// newNative makes models whose threads are pinned to processors, if any are named.
+func newNative(cpus []int) maker {
+	return func(c train.Config, threads, world int) (engine.Model, error) {
+		return native.New(c.Arch, native.Options{
+			Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, Recompute: c.Recompute, CPUs: cpus,
+		})
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
@@ -42,67 +43,75 @@ type Evaluation struct {
 const evalSequences = 8
 
 // Evaluate implements actors.Work: the finished model on the held-out part.
-func (s *site) Evaluate(ctx context.Context, st journal.State) (train.Score, error) {
-	score, err := s.evaluate(ctx, st)
-	if err == nil {
+func (s *site) Evaluate(ctx context.Context, st journal.State) (score train.Score, on *journal.Placed, err error) {
+	if score, on, err = s.evaluate(ctx, st); err == nil {
 		err = s.keep(ctx)
 	}
-	return score, err
+	return score, on, err
 }
 
-func (s *site) evaluate(ctx context.Context, st journal.State) (train.Score, error) {
+func (s *site) evaluate(ctx context.Context, st journal.State) (score train.Score, on *journal.Placed, err error) {
 	var task train.Task
 	if err := s.final(st, *st.Plan, &task); err != nil {
-		return train.Score{}, err
+		return score, on, err
 	}
 	rep, err := s.report()
 	if err != nil {
-		return train.Score{}, err
+		return score, on, err
 	}
 	a := task.Config.Arch
 	if err := s.ensure(ctx, a.Vocab, false); err != nil {
-		return train.Score{}, err
+		return score, on, err
 	}
 	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
 	if err != nil {
-		return train.Score{}, err
+		return score, on, err
 	}
-	score, err := s.score(ctx, task, tensors, s.corpus(a.Vocab, "test"))
-	if err != nil {
-		return score, err
+	if score, on, err = s.score(ctx, task, tensors, s.corpus(a.Vocab, "test")); err != nil {
+		return score, on, err
 	}
 	if bits := score.BitsPerByte(); math.IsNaN(bits) || math.IsInf(bits, 0) {
-		return score, fmt.Errorf("the held-out loss is not a number")
+		return score, on, fmt.Errorf("the held-out loss is not a number")
 	}
 	e := Evaluation{
 		Part: "held-out", SHA256: rep.HeldOut.SHA256, Task: string(rep.Task), Bytes: score.Bytes, Tokens: score.Tokens, NLL: score.NLL,
 		BitsPerByte: score.BitsPerByte(), Perplexity: score.Perplexity(),
 	}
 	if e.Metric, e.Value, e.Examples, err = s.metric(ctx, a, tensors, rep.Task); err != nil {
-		return score, err
+		return score, on, err
 	}
 	b, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
-		return score, err
+		return score, on, err
 	}
-	return score, durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
+	return score, on, durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
 }
 
-// score scores a finished model: on the job's GPUs, the first one that can, where
-// it has some, otherwise on the cores that the job may keep busy.
-func (s *site) score(ctx context.Context, task train.Task, tensors engine.StateDict, corpus string) (train.Score, error) {
-	if s.crew.on.CUDA {
-		for i, h := range s.crew.hosts {
-			score, err := h.Score(ctx, worker.Scoring{
-				On: s.crew.on, Threads: s.crew.threads, Config: task.Config, Params: train.BestDir(task.Dir), Corpus: corpus, Windows: evalSequences,
-			})
-			if err == nil || context.Cause(ctx) != nil {
-				return score, err
-			}
-			s.notice(fmt.Sprintf("%s does not score the model: %s", s.crew.devices[i].ID, firstLines(err.Error(), 6)))
-		}
+// score scores a finished model: on one of the job's GPUs where place lets it,
+// otherwise, and where that fails, on the processors. It says where it did.
+func (s *site) score(ctx context.Context, task train.Task, tensors engine.StateDict, corpus string) (train.Score, *journal.Placed, error) {
+	if !s.crew.on.CUDA {
+		score, err := s.scoreHere(ctx, task.Config.Arch, tensors, corpus)
+		return score, nil, err
 	}
-	a := task.Config.Arch
+	gpus, cpu := s.place(ctx)
+	for _, c := range gpus {
+		score, err := s.crew.hosts[c.gpu].Score(ctx, worker.Scoring{
+			On: s.crew.on, Threads: s.crew.threads, Config: task.Config, Params: train.BestDir(task.Dir), Corpus: corpus, Windows: evalSequences,
+		})
+		if err == nil || context.Cause(ctx) != nil {
+			return score, &c.Placed, err
+		}
+		why := firstLines(err.Error(), 6)
+		s.notice(fmt.Sprintf("%s does not score the model: %s", c.Device, why))
+		cpu.Reason = fmt.Sprintf("%s does not score: %s", c.Device, why)
+	}
+	score, err := s.scoreHere(ctx, task.Config.Arch, tensors, corpus)
+	return score, &cpu, err
+}
+
+// scoreHere scores on the processors.
+func (s *site) scoreHere(ctx context.Context, a glm.Arch, tensors engine.StateDict, corpus string) (train.Score, error) {
 	m, err := native.New(a, native.Options{Threads: s.cores(), MaxBatch: evalSequences, MaxSeq: a.Context, Inference: true})
 	if err != nil {
 		return train.Score{}, err

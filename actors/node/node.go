@@ -38,7 +38,7 @@ type Options struct {
 	Lease         Lease                                  // nil computes beside whoever else does
 	Sources       func() []device.Source                 // of the machine; nil is Sources
 	Worker        func() *exec.Cmd                       // makes a device's process; nil is this program's own
-	Look          time.Duration                          // between two looks at the health of leased GPUs; 0 is 5 s
+	Look          time.Duration                          // between two looks at the health of the devices; 0 is 5 s
 
 	// Journal is the job's, kept elsewhere; nil is a file in the folder, which then
 	// also locks it. With one the job begins or goes on as it says, and the data's
@@ -157,6 +157,9 @@ func (n *Node) open() error {
 	n.site.notice = n.notice
 	if n.opts.Keep != nil {
 		n.site.keep = n.opts.Keep
+	}
+	if n.opts.Sources != nil {
+		n.site.sources = n.opts.Sources
 	}
 	if err := os.MkdirAll(filepath.Join(n.opts.Dir, "trials"), 0o755); err != nil {
 		return err

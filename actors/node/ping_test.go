@@ -140,7 +140,7 @@ func TestSleeper(t *testing.T) {
 func trainUntil(ctx context.Context, steps chan<- struct{}) error {
 	a := glm.Arch{Vocab: 2048, Dim: 384, Layers: 2, Heads: 6, KVHeads: 6, FFN: 1024, Context: 128, Tied: true}.WithDefaults()
 	cfg := train.Config{Arch: a, BatchTokens: 256, Optimizer: engine.Muon}
-	m, err := newNative(cfg, 1, 1)
+	m, err := newNative(nil)(cfg, 1, 1)
 	if err != nil {
 		return err
 	}

@@ -33,9 +33,11 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	n.Spent = active
 	if n.WallClock > 0 {
 		begin := time.Now()
-		if n.Rate, err = s.crew.rate(ctx, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock)); err != nil {
+		pacer, err := s.crew.pacer(ctx, engine.Precision(s.spec.Precision), min(1, 0.01*n.WallClock))
+		if err != nil {
 			return search.Plan{}, err
 		}
+		n.Pace = pacer.ofSize(s.spec, n.Corpus)
 		n.Spent += time.Since(begin).Seconds()
 	}
 	p, err := search.MakePlan(n)
@@ -86,11 +88,7 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 	if err != nil {
 		return nil, nil, err
 	}
-	context := 128
-	if p.FinalSeconds > 300 || p.Params > 3e6 {
-		context = 256
-	}
-	return sp, defaults(p, sp, corpus, context), nil
+	return sp, defaults(p, sp, corpus, contextFor(p.FinalSeconds, p.Params)), nil
 }
 
 // Search implements actors.Work.
@@ -99,11 +97,16 @@ func (s *site) Search(p search.Plan, slots int) (*search.Search, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := search.Options{Seed: s.spec.Seed, Architecture: space.IsArchitecture, Startup: min(10, max(3, p.SearchTrials/2))}
+	return newSearch(s.spec, sp, first, p, slots)
+}
+
+// newSearch is the search of a plan, before anything was tried.
+func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan, slots int) (*search.Search, error) {
+	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Startup: min(10, max(3, p.SearchTrials/2))}
 	if len(first) > 0 {
 		o.Initial = []space.Config{first}
 	}
-	st, err := search.NewStrategy(s.spec.SearchStrategy, sp, o)
+	st, err := search.NewStrategy(spec.SearchStrategy, sp, o)
 	if err != nil {
 		return nil, err
 	}

@@ -9,12 +9,14 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // Outlook is what a build would do.
 type Outlook struct {
 	Devices []device.Device `json:"devices"`
 	Plan    search.Plan     `json:"plan"`
+	Seconds Forecast        `json:"seconds"` // of the clock
 	First   space.Config    `json:"first_trial"`
 	Space   []Range         `json:"space"`
 }
@@ -41,13 +43,16 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 		Slots: len(o.Devices), Corpus: int64(float64(bytes) * (1 - cfg.ValidFraction - cfg.TestFraction)), HeldOut: int64(float64(bytes) * cfg.TestFraction),
 	}
 	begin := time.Now()
-	if n.Rate, err = crew.rate(ctx, engine.Precision(spec.Precision), 3); err != nil {
+	pacer, err := crew.pacer(ctx, engine.Precision(spec.Precision), 3)
+	if err != nil {
 		return o, err
 	}
+	n.Pace = pacer.ofSize(spec, n.Corpus)
 	n.Spent = min(time.Since(begin).Seconds(), 1, 0.01*n.WallClock) // a build times the machine for less
 	if o.Plan, err = search.MakePlan(n); err != nil {
 		return o, &job.FieldError{Path: "budget.wall_clock", Msg: err.Error()}
 	}
+	o.Plan.Rate = n.Pace(o.Plan.Params, 1).Rate() // of budgets that don't ask for it too
 	l := space.Limits{
 		MinMatrix: o.Plan.MinParams, MaxMatrix: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
 		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: crew.memory, Threads: crew.threads,
@@ -57,6 +62,17 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 		return o, &job.FieldError{Path: "space", Msg: err.Error()}
 	}
 	o.First = first
+	o.Seconds = Forecast{Search: o.Plan.SearchSeconds, Final: o.Plan.FinalSeconds, Total: n.WallClock}
+	if o.Plan.Unit != search.Seconds {
+		s, err := newSearch(spec, sp, first, o.Plan, n.Slots)
+		if err != nil {
+			return o, err
+		}
+		config := func(c space.Config) train.Config { return configOf(spec, c) }
+		if o.Seconds, err = pacer.forecast(o.Plan, s, config, float64(bytes)*cfg.ValidFraction/2, float64(n.HeldOut)/2); err != nil { // about two bytes a token
+			return o, err
+		}
+	}
 	for _, d := range sp.Dimensions() {
 		r := d.String()
 		if d.Parent != "" {

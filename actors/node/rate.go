@@ -1,12 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors/worker"
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
@@ -17,13 +18,15 @@ import (
 // about so many seconds, and returns one device's FLOP/s at the size that a short
 // search tries (the slowest counts).
 func Rate(ctx context.Context, n, threads int, name string, precision engine.Precision, seconds float64) (float64, error) {
-	r, err := Rates(ctx, n, threads, name, precision, seconds)
+	c := &crew{devices: make([]device.Device, n), threads: threads, on: worker.On{Engine: name}}
+	p, err := c.pacer(ctx, precision, seconds)
 	if err != nil {
 		return 0, err
 	}
-	return probeRate(threads, precision, r), nil
+	return probeRate(threads, precision, p.rates), nil
 }
 
+// probeRate is the FLOP/s of the first probe.
 func probeRate(threads int, precision engine.Precision, r glm.Rates) float64 {
 	p := glm.Probes(threads, half(precision))[0]
 	return p.StepFLOPs(p.Sequences*p.Tokens, p.Tokens) / p.StepSeconds(p.Step, r)
@@ -33,46 +36,36 @@ func half(p engine.Precision) bool {
 	return p == engine.BF16 || p == engine.Auto && kernel.FastBF16()
 }
 
-// Rates are what one of n devices costs while all of them train, the slowest's:
-// with them glm.Arch.StepSeconds tells how long any shape's step takes.
-func Rates(ctx context.Context, n, threads int, name string, precision engine.Precision, seconds float64) (glm.Rates, error) {
-	build, err := makerOf(worker.On{Engine: name})
+// slowest are the rates of the device that holds the others up.
+func slowest(rates []glm.Rates, threads int, p engine.Precision) glm.Rates {
+	return slices.MinFunc(rates, func(a, b glm.Rates) int {
+		return cmp.Compare(probeRate(threads, p, a), probeRate(threads, p, b))
+	})
+}
+
+// rateOf are the rates of one device, by which glm.Arch.StepSeconds tells how long
+// a step of any shape takes. The first probe, whose size matters most, is timed for
+// half of the time; for all of it on libtorch, whose costs are other ones: there
+// its rate stands for all shapes.
+func rateOf(ctx context.Context, t worker.Timing) (glm.Rates, error) {
+	build, err := makerOf(t.On)
 	if err != nil {
 		return glm.Rates{}, err
 	}
-	rates, errs := make([]glm.Rates, n), make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { rates[i], errs[i] = rateOf(ctx, threads, build, precision, seconds) })
+	probes := glm.Probes(t.Threads, half(t.Precision))
+	if t.On.CUDA || t.On.Engine == "torch" {
+		s, err := timeProbe(ctx, probes[0], t.Threads, build, t.Precision, t.Seconds)
+		return glm.OneRate(probes[0], s), err
 	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return glm.Rates{}, err
-	}
-	slowest := rates[0]
-	for _, r := range rates[1:] {
-		if probeRate(threads, precision, r) < probeRate(threads, precision, slowest) {
-			slowest = r
-		}
-	}
-	return slowest, nil
-}
-
-// rateOf times the probes on one device: the first, whose size matters most, for
-// half of the time.
-func rateOf(ctx context.Context, threads int, build maker, precision engine.Precision, seconds float64) (glm.Rates, error) {
-	probes := glm.Probes(threads, half(precision))
 	times := make([]float64, len(probes))
 	for i, p := range probes {
-		share := seconds / 2
+		share := t.Seconds / 2
 		if i > 0 {
 			share /= float64(len(probes) - 1)
 		}
-		t, err := timeProbe(ctx, p, threads, build, precision, share)
-		if err != nil {
+		if times[i], err = timeProbe(ctx, p, t.Threads, build, t.Precision, share); err != nil {
 			return glm.Rates{}, err
 		}
-		times[i] = t
 	}
 	return glm.FitRates(probes, times), nil
 }

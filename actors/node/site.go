@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -25,8 +26,9 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice func(text string)               // what the job outlived
-	keep   func(ctx context.Context) error // see Options.Keep
+	notice  func(text string)               // what the job outlived
+	keep    func(ctx context.Context) error // see Options.Keep
+	sources func() []device.Source          // of the machine
 
 	mu struct {
 		sync.Mutex
@@ -35,11 +37,13 @@ type site struct {
 		tok     *token.Tokenizer // the largest
 		lens    map[int][]int
 		bad     error
+		last    device.Kind // where place went before
 	}
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, keep: func(context.Context) error { return nil }}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, keep: func(context.Context) error { return nil }}
+	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -21,6 +21,14 @@ import (
 )
 
 // What a decision asks a worker to train, and how.
+
+// Tokens of an evaluation of a trial and of the final training, and how many there
+// are inside that.
+const (
+	trialEval  = 20_000
+	finalEval  = 100_000
+	finalEvals = 12
+)
 
 // segment turns a resource into a stretch of training.
 func segment(p search.Plan, cfg train.Config, from train.State, resource, decay float64) train.Segment {
@@ -36,23 +44,31 @@ func segment(p search.Plan, cfg train.Config, from train.State, resource, decay 
 	return train.Segment{Steps: steps, DecayFrom: math.Ceil(float64(steps) * (1 - decay))}
 }
 
-// config is a configuration of the space as this job trains it.
-func (s *site) config(c space.Config) train.Config {
-	cfg := train.FromSpace(c, s.spec.Seed)
-	cfg.Precision = engine.Precision(s.spec.Precision)
+// configOf is a configuration of the space as a job trains it.
+func configOf(spec job.Spec, c space.Config) train.Config {
+	cfg := train.FromSpace(c, spec.Seed)
+	cfg.Precision = engine.Precision(spec.Precision)
 	return cfg
+}
+
+// settings are what a job says of how all its tasks train.
+func settings(s job.Spec) train.Task {
+	return train.Task{
+		Backend: s.Backend, Plaintext: s.PlaintextCollectives,
+		Compression: s.Compression, Zero: s.ZeroStage, Balance: s.DynamicBatching,
+	}
 }
 
 // Task implements actors.Work.
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
-	t := train.Task{Threads: s.crew.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.crew.memory}
-	t.Compression, t.Zero, t.Balance = s.spec.Compression, s.spec.ZeroStage, s.spec.DynamicBatching
+	t := settings(s.spec)
+	t.Threads, t.CheckpointEvery, t.MaxBytes = s.crew.threads, 10*time.Second, s.crew.memory
 	if d != nil {
-		t.Trial, t.Config = d.Trial, s.config(d.Config)
+		t.Trial, t.Config = d.Trial, configOf(s.spec, d.Config)
 		t.Dir = s.path("trials", d.Trial)
 		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.Cool)
-		t.EvalTokens = 20_000
+		t.EvalTokens = trialEval
 		if p.Unit == search.Seconds {
 			t.EvalTokens = min(100_000, int64(2000*d.Resource)+4000)
 		}
@@ -88,18 +104,18 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	if winner == nil {
 		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
 	}
-	t.Trial, t.Final, t.Config = "final", true, s.config(winner.Config)
+	t.Trial, t.Final, t.Config = "final", true, configOf(s.spec, winner.Config)
 	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
 	from, err := train.CheckpointState(t.From)
 	if err != nil {
 		return err
 	}
-	t.EvalTokens = 100_000
+	t.EvalTokens = finalEval
 	if p.Unit != search.Seconds {
 		t.Segment = segment(p, t.Config, from, p.FinalResource, p.FinalDecay)
 		t.Segment.Steps += from.Step
 		t.Segment.DecayFrom += float64(from.Step)
-		t.EvalEvery = math.Ceil(float64(t.Segment.Steps) / 12)
+		t.EvalEvery = math.Ceil(float64(t.Segment.Steps) / finalEvals)
 		return nil
 	}
 	left := s.spec.Budget.WallClock.D().Seconds() - st.Active - p.Reserve
@@ -109,7 +125,7 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	}
 	end := at + max(left, 1)
 	t.Segment = train.Segment{ByTime: true, Seconds: end, DecayFrom: max(from.Seconds, end-p.FinalDecay*(end-from.Seconds))}
-	t.EvalEvery = max(2, (end-from.Seconds)/12)
+	t.EvalEvery = max(2, (end-from.Seconds)/finalEvals)
 	return nil
 }
 
@@ -128,14 +144,16 @@ func (s *site) executor(i int) actors.Executor {
 // runner runs ranks on the i-th device: in its process where it has one.
 func (s *site) runner(i int) actors.Executor {
 	if s.crew.hosts == nil {
-		return s.execute
+		return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+			return s.execute(ctx, i, a, progress)
+		}
 	}
 	h := s.crew.hosts[i]
 	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
 		if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 			return train.Report{}, err
 		}
-		rep, err := h.Train(ctx, a, s.crew.on, progress)
+		rep, err := h.Train(ctx, a, s.crew.at(i), progress)
 		var lost *ring.LostError
 		if errors.As(err, &lost) && lost.Rank == a.Rank && context.Cause(ctx) == nil {
 			s.notice(fmt.Sprintf("%s: %s; its work is done anew", s.crew.devices[i].ID, firstLines(lost.Why, 6)))
@@ -153,21 +171,12 @@ func firstLines(s string, n int) string {
 	return strings.Join(lines, "\n")
 }
 
-// cores is the number of threads that this process may keep busy while nothing
-// trains.
-func (s *site) cores() int {
-	if s.crew.on.CUDA {
-		return min(runtime.NumCPU(), maxWorkers)
-	}
-	return len(s.crew.devices) * s.crew.threads
-}
-
-// execute runs one rank in this process.
-func (s *site) execute(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+// execute runs one rank in this process, on the i-th device.
+func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
 	if err := s.ensure(ctx, a.Task.Config.Arch.Vocab, a.Task.Final); err != nil {
 		return train.Report{}, err
 	}
-	build, err := makerOf(s.crew.on)
+	build, err := makerOf(s.crew.at(i))
 	if err != nil {
 		return train.Report{}, err
 	}

@@ -27,14 +27,7 @@ func ServeWorker() error {
 func Ability() worker.Ability {
 	a := worker.Ability{
 		Model: func(on worker.On) (maker, error) { return makerOf(on) },
-		Time: func(ctx context.Context, t worker.Timing) (float64, error) {
-			build, err := makerOf(t.On)
-			if err != nil {
-				return 0, err
-			}
-			r, err := rateOf(ctx, t.Threads, build, t.Precision, t.Seconds)
-			return probeRate(t.Threads, t.Precision, r), err
-		},
+		Time:  rateOf,
 		Facts: torchFacts,
 	}
 	if device.HasNVML {

@@ -12,6 +12,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -159,18 +160,18 @@ func (h *Host) ask(ctx context.Context, m message, within time.Duration) (messag
 	}
 }
 
-// Time measures whole training steps in the child, FLOP/s.
-func (h *Host) Time(ctx context.Context, t Timing) (float64, error) {
+// Time measures whole training steps in the child.
+func (h *Host) Time(ctx context.Context, t Timing) (glm.Rates, error) {
 	within := time.Duration(t.Seconds*float64(time.Second)) + 5*time.Minute // a first step on CUDA loads kernels
 	m, err := h.ask(ctx, &timeMsg{Timing: t}, within)
 	if err != nil {
-		return 0, err
+		return glm.Rates{}, err
 	}
 	a, ok := m.(*timedMsg)
 	if !ok {
-		return 0, h.nonsense(m)
+		return glm.Rates{}, h.nonsense(m)
 	}
-	return a.Rate, a.Failure.err()
+	return a.Rates, a.Failure.err()
 }
 
 // Score scores a checkpoint in the child, for as long as that takes.

@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 			Model: func(On) (func(train.Config, int, int) (engine.Model, error), error) {
 				return func(train.Config, int, int) (engine.Model, error) { return behave(r) }, nil
 			},
-			Time:  func(context.Context, Timing) (float64, error) { return 42, nil },
+			Time:  func(context.Context, Timing) (glm.Rates, error) { return glm.Rates{Product: 42}, nil },
 			Facts: func() (Facts, error) { return Facts{CUDA: 1}, nil },
 			GPUs:  func() device.Source { return devicetest.New(8) },
 		}
@@ -256,6 +256,16 @@ func TestRingOfGPUs(t *testing.T) {
 	}
 }
 
+// What a job says of its ring is what the ring is told.
+func TestSeatInARing(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		cfg := seat{1, 2, 5}.ring(&trainMsg{Task: train.Task{Backend: ring.NCCL, Plaintext: plain}, On: On{CUDA: true}})
+		if cfg.Rank != 1 || cfg.World != 2 || cfg.Epoch != 5 || cfg.Backend != ring.NCCL || cfg.PlaintextCollectives != plain || cfg.GPU == nil {
+			t.Errorf("%+v", cfg)
+		}
+	}
+}
+
 // What is the task's fault stays an error of the task, and the child stays.
 func TestErrorOfTheTask(t *testing.T) {
 	if testing.Short() {
@@ -268,8 +278,8 @@ func TestErrorOfTheTask(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	pid := h.PID()
-	if rate, err := h.Time(t.Context(), Timing{}); rate != 42 || err != nil || h.PID() != pid {
-		t.Errorf("%v, %v, child %d where %d was", rate, err, h.PID(), pid)
+	if rates, err := h.Time(t.Context(), Timing{}); rates.Product != 42 || err != nil || h.PID() != pid {
+		t.Errorf("%v, %v, child %d where %d was", rates, err, h.PID(), pid)
 	}
 	mine := task(t)
 	mine.TrainPath = "/nowhere"

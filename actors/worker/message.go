@@ -6,6 +6,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -15,6 +16,7 @@ import (
 type On struct {
 	Engine string `msgpack:"engine"` // one of job.Engines; auto is the child's to choose
 	CUDA   bool   `msgpack:"cuda"`
+	CPUs   []int  `msgpack:"cpus"` // processors to pin the threads of engine native to; nil pins none
 }
 
 // Timing asks for the speed of whole training steps.
@@ -95,8 +97,8 @@ type (
 		Timing Timing `msgpack:"timing"`
 	}
 	timedMsg struct {
-		Rate    float64  `msgpack:"rate"` // FLOP/s
-		Failure *failure `msgpack:"failure"`
+		Rates   glm.Rates `msgpack:"rates"`
+		Failure *failure  `msgpack:"failure"`
 	}
 	scoreMsg struct {
 		Scoring Scoring `msgpack:"scoring"`

@@ -28,6 +28,7 @@ type jobFlags struct {
 	budget   string
 	trials   int
 	seed     uint64
+	plain    bool
 	fallback bool
 	json     bool
 }
@@ -39,6 +40,7 @@ func (f *jobFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.budget, "budget", "", "wall clock of the whole build, such as 3m or 2h (default 3m)")
 	fl.IntVar(&f.trials, "trials", 0, "a budget in trials in place of a wall clock: the same result each time")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of everything random")
+	fl.BoolVar(&f.plain, "plaintext-collectives", false, "let NCCL, MPI and Gloo, which neither encrypt nor authenticate, join ranks that have certificates")
 	fl.BoolVar(&f.json, "json", false, "print one JSON event a line on standard output, and nothing else there")
 }
 
@@ -69,6 +71,9 @@ func (f *jobFlags) spec(c *cobra.Command, files []string) (job.Spec, error) {
 	}
 	if c.Flags().Changed("seed") {
 		spec.Seed = f.seed
+	}
+	if c.Flags().Changed("plaintext-collectives") {
+		spec.PlaintextCollectives = f.plain
 	}
 	if f.budget != "" && c.Flags().Changed("trials") {
 		return spec, usageError{errors.New("--budget and --trials are two budgets; give one")}

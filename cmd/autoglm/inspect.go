@@ -21,6 +21,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
 func printJSON(v any) error {
@@ -109,7 +110,8 @@ func planCommand() *cobra.Command {
 		Use:   "plan [FILE…]",
 		Short: "Show what would be tried, on what and for how long; trains nothing",
 		Long: `Plan takes the flags of build, looks at the data, times the machine for about
-three seconds, and shows how the budget would be spent.`,
+three seconds, and shows how the budget would be spent, and for how long by the
+clock where it is one in trials or tokens.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			spec, err := f.spec(c, args)
 			if err != nil {
@@ -162,6 +164,9 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 	fmt.Printf("Devices: %d × %s\n", len(o.Devices), o.Devices[0].Model)
 	for _, l := range planLines(o.Plan) {
 		fmt.Println(strings.ToUpper(l[:1]) + l[1:])
+	}
+	if o.Plan.Unit != search.Seconds {
+		fmt.Printf("Time: about %s here: %s search, %s final training\n", clock(o.Seconds.Total), clock(o.Seconds.Search), clock(o.Seconds.Final))
 	}
 	fmt.Println("First trial:", summary(o.First))
 	fmt.Println("Space:")

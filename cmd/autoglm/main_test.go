@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
@@ -333,6 +335,13 @@ func TestPlanTrainsNothing(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "Final") && !strings.Contains(out, "final training") {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
+	out, stderr, code = autoglm(t, dir, "plan", "--trials", "4", "--json")
+	var o struct {
+		Seconds struct{ Search, Final, Total float64 }
+	}
+	if err := json.Unmarshal([]byte(out), &o); code != 0 || err != nil || o.Seconds.Search <= 0 || o.Seconds.Total <= o.Seconds.Final {
+		t.Errorf("exit %d, %v: how long 4 trials take: %+v %s", code, err, o, stderr)
+	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Fatalf("plan left %v", left)
 	}
@@ -352,5 +361,31 @@ func TestBinaryIsStaticAndSmall(t *testing.T) {
 	}
 	if info, err := os.Stat(binary); err != nil || info.Size() > 60<<20 {
 		t.Errorf("%d bytes, %v", info.Size(), err)
+	}
+}
+
+// The flag says what the field of the job says, and the other way round over a job
+// that says so.
+func TestPlaintextCollectives(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "job.yaml")
+	write(t, file, "plaintext_collectives: true\n")
+	for _, tc := range []struct {
+		args []string
+		want bool
+	}{
+		{nil, false},
+		{[]string{"--plaintext-collectives"}, true},
+		{[]string{"--job", file}, true},
+		{[]string{"--job", file, "--plaintext-collectives=false"}, false},
+	} {
+		var f jobFlags
+		c := &cobra.Command{}
+		f.add(c)
+		if err := c.ParseFlags(tc.args); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := f.spec(c, nil); err != nil || s.PlaintextCollectives != tc.want {
+			t.Errorf("%q: %t, %v", tc.args, s.PlaintextCollectives, err)
+		}
 	}
 }

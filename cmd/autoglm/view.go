@@ -225,7 +225,11 @@ func (v *view) plain(u driver.Update) {
 	case journal.FinalEnded:
 		say("final     trained, %d steps", e.Trial.State.Step)
 	case journal.Evaluated:
-		say("held-out  %.4f bits per byte on %d bytes", e.Score.BitsPerByte(), e.Score.Bytes)
+		where := ""
+		if p := e.Placed; p != nil {
+			where = fmt.Sprintf(", scored on %s: %s", p.Device, p.Reason)
+		}
+		say("held-out  %.4f bits per byte on %d bytes%s", e.Score.BitsPerByte(), e.Score.Bytes, where)
 	}
 }
 
@@ -276,7 +280,7 @@ func planLines(p search.Plan) []string {
 		return fmt.Sprintf("%.0f GFLOP", x)
 	}
 	if p.Rate > 0 {
-		out = append(out, fmt.Sprintf("this machine trains at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
+		out = append(out, fmt.Sprintf("this machine trains such models at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
 	}
 	for _, b := range p.Brackets {
 		var rungs []string

@@ -81,6 +81,29 @@ func readLimits(root fs.FS) Limits {
 	return l
 }
 
+// Exclusive tells whether the processors of this process are its cgroup's alone: a
+// partition of cgroup v2, or a cpuset of v1 that is marked so. The root's, which is
+// everybody's, is not.
+func Exclusive(root fs.FS) bool {
+	own := ParseCgroup(readText(root, "proc/self/cgroup"))
+	// What a container's cgroup is called on its host may not be mounted here: then
+	// the root of the mount is the container's own.
+	read := func(mount, dir, name string) string {
+		if _, err := fs.Stat(root, path.Join(mount, dir)); err != nil {
+			dir = "/"
+		}
+		return readText(root, path.Join(mount, dir, name))
+	}
+	for _, mount := range []string{"sys/fs/cgroup", "sys/fs/cgroup/unified"} {
+		switch read(mount, own[""], "cpuset.cpus.partition") { // "root invalid (…)" is one that the kernel took back
+		case "root", "isolated":
+			return true
+		}
+	}
+	dir, ok := own["cpuset"]
+	return ok && dir != "/" && read("sys/fs/cgroup/cpuset", dir, "cpuset.cpu_exclusive") == "1"
+}
+
 // ParseCgroup reads /proc/self/cgroup: the path in each controller's hierarchy,
 // v2's under "".
 func ParseCgroup(s string) map[string]string {

@@ -26,14 +26,18 @@ func (p LoadPolicy) Validate() error {
 // Next is where work goes now. Last is where it went before, Auto at the start.
 // A load that isn't known (negative, NaN) keeps it off the GPU.
 func (p LoadPolicy) Next(last Kind, load float64) Kind {
-	limit := p.Threshold
-	if last == CPU {
-		limit -= p.Hysteresis
-	}
-	if load >= 0 && load < limit {
+	if load >= 0 && load < p.Limit(last) {
 		return GPU
 	}
 	return CPU
+}
+
+// Limit is the load under which work goes to the GPU that went to last before.
+func (p LoadPolicy) Limit(last Kind) float64 {
+	if last == CPU {
+		return p.Threshold - p.Hysteresis
+	}
+	return p.Threshold
 }
 
 // Place settles where a job of the machine goes that may run on either kind: it

@@ -109,12 +109,7 @@ func (b *Buckets) Ready(from int) {
 
 // HandOver hands a whole gradient over.
 func HandOver(grads []float32, sync GradientSync) {
-	HandOverBuffer(ring.Buffer{Data: grads}, sync)
-}
-
-// HandOverBuffer hands over a whole gradient that may be in a GPU's memory.
-func HandOverBuffer(grads ring.Buffer, sync GradientSync) {
-	b := NewBufferBuckets(grads, sync)
+	b := NewBuckets(grads, sync)
 	b.Ready(0)
 }
 
@@ -122,7 +117,7 @@ func HandOverBuffer(grads ring.Buffer, sync GradientSync) {
 // 2024): they push all singular values to about 1, within 0.7 to 1.2.
 const (
 	NewtonA, NewtonB, NewtonC = 3.4445, -4.7750, 2.0315
-	NewtonSteps               = 5
+	NewtonSteps               = glm.NewtonSteps
 )
 
 // ByMuon tells whether Muon updates that parameter, under this optimiser.

@@ -10,13 +10,13 @@ import (
 // work, for one thread while as many as will train are busy. FitRates measures
 // them; they hold for one precision and one number of threads.
 type Rates struct {
-	Product   float64 // a multiply or an add of a product with a weight
-	Attention float64 // a multiply or an add of attention's products
-	Score     float64 // a score of attention: softmax, forward and backward
-	Element   float64 // an element of an activation: norms, gates, rotations, residual sums
-	Call      float64 // a function call on one row, whatever its width
-	Logit     float64 // a logit: softmax and its gradient
-	Parameter float64 // a parameter of a step: packed, summed, updated
+	Product   float64 `msgpack:"product"`   // a multiply or an add of a product with a weight
+	Attention float64 `msgpack:"attention"` // a multiply or an add of attention's products
+	Score     float64 `msgpack:"score"`     // a score of attention: softmax, forward and backward
+	Element   float64 `msgpack:"element"`   // an element of an activation: norms, gates, rotations, residual sums
+	Call      float64 `msgpack:"call"`      // a function call on one row, whatever its width
+	Logit     float64 `msgpack:"logit"`     // a logit: softmax and its gradient
+	Parameter float64 `msgpack:"parameter"` // a parameter of a step: packed, summed, updated
 }
 
 // kinds is the number of Rates' fields.
@@ -59,8 +59,12 @@ func (a Arch) work(s Step) [kinds]float64 {
 	if !s.BF16 {
 		packed = 2 * head / float64(LogitRows(a.Vocab))
 	}
+	muon := 0.0
+	if s.Muon {
+		muon = a.orthogonalizing() / float64(threads)
+	}
 	return [kinds]float64{
-		tokens * (6*(matrix+head) + 2*matrix*again/L),
+		tokens*(6*(matrix+head)+2*matrix*again/L) + muon,
 		perHead * 2 * ((3*d+4*wide)*L + (d+wide)*again), // backward: scores again and four more
 		perHead * (L + again/3),
 		tokens * ((8*C+3*float64(a.FFN))*(L+again/3) + packed),
@@ -72,6 +76,24 @@ func (a Arch) work(s Step) [kinds]float64 {
 
 func (r *Rates) fields() [kinds]*float64 {
 	return [kinds]*float64{&r.Product, &r.Attention, &r.Score, &r.Element, &r.Call, &r.Logit, &r.Parameter}
+}
+
+// NewtonSteps is the number of Newton-Schulz iterations by which Muon
+// orthogonalises a matrix.
+const NewtonSteps = 5
+
+// orthogonalizing is the arithmetic of that for all matrices: three products of an
+// iteration.
+func (a Arch) orthogonalizing() float64 {
+	sum := 0.0
+	layout, _ := a.Layout()
+	for i := range layout {
+		if p := &layout[i]; p.Role == Matrix || p.Role == Residual {
+			k, n := float64(min(p.Shape[0], p.Shape[1])), float64(max(p.Shape[0], p.Shape[1]))
+			sum += NewtonSteps * 2 * k * k * (2*n + k)
+		}
+	}
+	return sum
 }
 
 // StepSeconds is how long a step takes on a machine of those rates.
@@ -174,4 +196,12 @@ func FitRates(probes []Probe, seconds []float64) Rates {
 		*f = w[k]
 	}
 	return r
+}
+
+// OneRate are the rates of an engine whose costs are not those of Rates: its
+// products take all the time that a step of the probe took.
+func OneRate(p Probe, seconds float64) Rates {
+	r := Rates{Product: 1, Attention: 1}
+	scale := seconds / p.StepSeconds(p.Step, r)
+	return Rates{Product: scale, Attention: scale}
 }

@@ -47,10 +47,25 @@ func TestStepSeconds(t *testing.T) {
 		"two threads":       {change(func(s *Step) { s.Threads = 2 }), 0.5, 0.6},
 		"more threads":      {change(func(s *Step) { s.Threads = 16 }), 0.1, 0.2},
 		"three threads":     {change(func(s *Step) { s.Threads = 3 }), 0.37, 0.45}, // 3, 3 and 2 sequences
+		"Muon":              {change(func(s *Step) { s.Muon = true }), 1.01, 2},
 		"recomputation":     {change(func(s *Step) { s.Recompute = true }), 1.1, 1.34},
 	} {
 		if c.got < c.from || c.got > c.to {
 			t.Errorf("%s takes %g times as long, want %g to %g", what, c.got, c.from, c.to)
 		}
+	}
+}
+
+// TestOneRate: the probe takes what it took, and others what their products say.
+func TestOneRate(t *testing.T) {
+	p := Probes(2, false)[0]
+	r := OneRate(p, 0.25)
+	if got := p.StepSeconds(p.Step, r); math.Abs(got-0.25) > 1e-9 {
+		t.Errorf("%g s, want 0.25", got)
+	}
+	twice := p.Step
+	twice.Batch = 2 * twice.Sequences
+	if got := p.StepSeconds(twice, r); math.Abs(got-0.5) > 1e-9 {
+		t.Errorf("two micro-batches take %g s, want 0.5", got)
 	}
 }

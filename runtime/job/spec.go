@@ -31,12 +31,18 @@ type Spec struct {
 	ZeroStage          int               `json:"zero_stage"`          // 1 divides AdamW's moments over the ranks (ZeRO-1); 0 is none
 	DynamicBatching    bool              `json:"dynamic_batching"`    // ranks get as many of a step's sequences as their speed is worth
 	Isolation          string            `json:"isolation"`           // whether ranks compute in processes of their own, one of Isolations
-	Placement          Placement         `json:"placement"`           // of a job whose hardware_constraint is auto
+	Pinning            string            `json:"pinning"`             // of engine native's threads to processors, one of Pinnings
+	Placement          Placement         `json:"placement"`           // of work that may run on either kind of device
 	Constraints        Constraints       `json:"constraints"`         //
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
 	Licence            string            `json:"licence,omitempty"`   // of the model, for its card (SPDX)
 	Name               string            `json:"name,omitempty"`      // of the model, for its card
+
+	// PlaintextCollectives lets nccl, mpi and gloo, which neither encrypt nor authenticate,
+	// join ranks that have certificates. Without it auto picks none of them there, and a
+	// backend that names one is refused.
+	PlaintextCollectives bool `json:"plaintext_collectives"`
 }
 
 // Budget says when to stop: exactly one of its fields.
@@ -66,7 +72,8 @@ type Constraints struct {
 
 // Placement says when a job that may compute on either kind of device goes to
 // the GPUs: to those whose load is under gpu_load; work that went to the CPU comes
-// back once it is lower by the hysteresis. See device.LoadPolicy.
+// back once it is lower by the hysteresis. See device.LoadPolicy. The finished
+// model of a job on GPUs is scored by the same rule.
 type Placement struct {
 	GPULoad    float64 `json:"gpu_load"`   // 0 to 1
 	Hysteresis float64 `json:"hysteresis"` //
@@ -153,12 +160,19 @@ func Compressions() []string { return ddp.Modes() }
 // the node's. auto is process for GPUs and for engine torch, none for native.
 func Isolations() []string { return []string{"auto", "process", "none"} }
 
+// Pinnings lists what pinning may say: always keeps each thread of engine native on
+// one of the job's processors, never leaves them to the kernel; auto pins where the
+// process has its processors for itself, by its cgroup (see device.Exclusive). A
+// thread that is pinned beside others' work waits for it while other processors
+// are idle.
+func Pinnings() []string { return []string{"auto", "never", "always"} }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Retries: 1,
+		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
 }
@@ -205,6 +219,9 @@ func (s *Spec) Validate() error {
 	// Jobs of older journals have none.
 	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
 		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))
+	}
+	if s.Pinning != "" && !contains(Pinnings(), s.Pinning) {
+		return fieldError("pinning", "%q is not one of %s%s", s.Pinning, strings.Join(Pinnings(), ", "), didYouMean(s.Pinning, Pinnings()))
 	}
 	if s.Isolation == "process" && s.Backend == "inproc" {
 		return fieldError("backend", "inproc joins ranks of one process, and isolation is process; choose auto, shm, unix or tcp")

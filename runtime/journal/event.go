@@ -27,7 +27,7 @@ const (
 	SearchClosed Kind = "search_closed" // no more decisions
 	FinalStarted Kind = "final_started" // Trial names the winner
 	FinalEnded   Kind = "final_ended"   // Trial report of the final training
-	Evaluated    Kind = "evaluated"     // Score
+	Evaluated    Kind = "evaluated"     // Score, Placed
 	Finished     Kind = "finished"
 	Failed       Kind = "failed" // Err
 )
@@ -45,6 +45,12 @@ type TrialReport struct {
 	Err       string      `json:"err,omitempty"`
 }
 
+// Placed says where work was done that may run on either kind of device.
+type Placed struct {
+	Device string `json:"device"` // ID of a GPU, or cpu
+	Reason string `json:"reason"` // why there, in words
+}
+
 // Event is one record of a job's journal.
 type Event struct {
 	Kind     Kind             `json:"kind"`
@@ -57,6 +63,7 @@ type Event struct {
 	Decision *search.Decision `json:"decision,omitempty"`
 	Trial    *TrialReport     `json:"trial,omitempty"`
 	Score    *train.Score     `json:"score,omitempty"`
+	Placed   *Placed          `json:"placed,omitempty"`
 	Err      string           `json:"err,omitempty"`
 }
 

@@ -22,10 +22,22 @@ type Needs struct {
 	MaxTokens int64   // or this many training tokens
 	Spent     float64 // seconds already gone
 	Slots     int     // trials that run side by side
-	Rate      float64 // measured, FLOP/s of one device in whole training steps
 	Corpus    int64   // training text, bytes
 	HeldOut   int64   // held-out text, bytes
+	// Pace of a model of so many parameters, by glm.Arch.MatrixParams, that so many
+	// devices train together. Asked for a WallClock alone: other budgets give the
+	// same plan on every machine.
+	Pace func(params int64, devices int) Pace
 }
+
+// Pace is how fast a model trains.
+type Pace struct {
+	Tokens float64 `json:"tokens_per_second"` // of all of its devices
+	FLOPs  float64 `json:"flops_per_token"`   // by glm.Arch.FLOPsPerToken
+}
+
+// Rate is the arithmetic of a second.
+func (p Pace) Rate() float64 { return p.Tokens * p.FLOPs }
 
 // Plan says how a budget is spent. It is made once and kept in the journal.
 type Plan struct {
@@ -35,14 +47,14 @@ type Plan struct {
 	Cool          float64   `json:"cool"`           // share of a rung in which the rate falls to zero before the score
 	SearchSeconds float64   `json:"search_seconds"` // wall clock, 0 when the unit is another
 	FinalSeconds  float64   `json:"final_seconds"`
-	Reserve       float64   `json:"reserve_seconds"` // for evaluation and bundle
-	FinalResource float64   `json:"final_resource"`  // in units other than seconds
-	FinalDecay    float64   `json:"final_decay"`     // share of the final training in which the rate falls
-	MinParams     int64     `json:"min_params"`      // models that the search may try
-	MaxParams     int64     `json:"max_params"`      //
-	Params        int64     `json:"params"`          // where the search starts: glm.Arch.MatrixParams
-	Epochs        float64   `json:"epochs"`          // passes of the final training over the data, for that size
-	Rate          float64   `json:"flops_per_second"`
+	Reserve       float64   `json:"reserve_seconds"`  // for evaluation and bundle
+	FinalResource float64   `json:"final_resource"`   // in units other than seconds
+	FinalDecay    float64   `json:"final_decay"`      // share of the final training in which the rate falls
+	MinParams     int64     `json:"min_params"`       // models that the search may try
+	MaxParams     int64     `json:"max_params"`       //
+	Params        int64     `json:"params"`           // where the search starts: glm.Arch.MatrixParams
+	Epochs        float64   `json:"epochs"`           // passes of the final training over the data, for that size
+	Rate          float64   `json:"flops_per_second"` // of one device at that size
 	SearchTrials  int       `json:"trials"`
 }
 
@@ -59,7 +71,7 @@ const minRung = 0.4
 // MakePlan turns a budget into brackets and a final training. It returns an
 // error when the budget leaves nothing to train with.
 func MakePlan(n Needs) (Plan, error) {
-	p := Plan{Slots: max(n.Slots, 1), Cool: 0.25, FinalDecay: 0.6, Rate: n.Rate}
+	p := Plan{Slots: max(n.Slots, 1), Cool: 0.25, FinalDecay: 0.6}
 	switch {
 	case n.Trials > 0:
 		p.Unit = GFLOP
@@ -67,7 +79,7 @@ func MakePlan(n Needs) (Plan, error) {
 		first := min(max(float64(n.Corpus)*1e-4, 20), 200)
 		p.Brackets = []Bracket{ladder(n.Trials, first, rungs(n.Trials))}
 		p.FinalResource = 40 * first
-		p.size(p.FinalResource * 1e9)
+		p.about(size(p.FinalResource * 1e9))
 	case n.MaxTokens > 0:
 		p.Unit = Tokens
 		count := 12
@@ -76,15 +88,13 @@ func MakePlan(n Needs) (Plan, error) {
 		p.Brackets = []Bracket{ladder(count, math.Floor(r), rungs(count))}
 		p.FinalResource = 0.6 * float64(n.MaxTokens)
 		// A model of N parameters takes 6·N operations a token; 20 tokens feed one parameter.
-		p.size(6 * p.FinalResource * p.FinalResource / 4)
+		p.about(size(6 * p.FinalResource * p.FinalResource / 4))
 	default:
 		p.Unit = Seconds
 		left := n.WallClock - n.Spent
-		// Scoring the held-out part slides a window with a stride of half of it: about
-		// 3 operations a parameter and byte.
-		speed := max(n.Rate, 1e9) * float64(p.Slots)
-		params := 2.5 * math.Sqrt(speed*left/120)
-		p.Reserve = 1 + 0.01*n.WallClock + 3*params*float64(n.HeldOut)/speed
+		// Scoring the held-out part slides a window with a stride of half of it: each of
+		// its tokens, about two bytes, passes forward twice, at a third of a training's work.
+		p.Reserve = 1 + 0.01*n.WallClock + float64(n.HeldOut)/3/n.Pace(n.sized(left), p.Slots).Tokens
 		left -= p.Reserve
 		if left < 3 {
 			return p, fmt.Errorf("a budget of %.0f s leaves %.1f s for training after reading the data and writing the model; give at least %.0f s",
@@ -93,18 +103,19 @@ func MakePlan(n Needs) (Plan, error) {
 		p.SearchSeconds = searchShare * left
 		p.bracketsFor(p.SearchSeconds)
 		p.FinalSeconds = left - p.SearchSeconds
-		p.size(n.Rate * float64(p.Slots) * p.FinalSeconds)
+		p.about(n.sized(p.FinalSeconds))
+		p.Rate = n.Pace(p.Params, 1).Rate()
 	}
 	if p.Params > 0 && n.Corpus > 0 {
-		flops := p.FinalResource * 1e9
+		tokens := p.FinalResource
 		switch p.Unit {
 		case Seconds:
-			flops = n.Rate * float64(p.Slots) * p.FinalSeconds
-		case Tokens:
-			flops = 6 * float64(p.Params) * p.FinalResource
+			tokens = n.Pace(p.Params, p.Slots).Tokens * p.FinalSeconds
+		case GFLOP:
+			tokens = p.FinalResource * 1e9 / (6 * float64(p.Params))
 		}
 		// About two bytes a token.
-		p.Epochs = flops / (6 * float64(p.Params)) * 2 / float64(n.Corpus)
+		p.Epochs = tokens * 2 / float64(n.Corpus)
 	}
 	for _, b := range p.Brackets {
 		p.SearchTrials += b.Trials
@@ -112,16 +123,32 @@ func MakePlan(n Needs) (Plan, error) {
 	return p, nil
 }
 
-// size sets where the search starts and how far it strays. Hoffmann et al. (2022)
-// put the best model at N ≈ √(C/120) for C operations; small texts are passed
-// over several times, where two to three times that size did best. Rungs are too
-// short to tell a model that is quick to learn from one that ends better, so the
-// search keeps within a factor of 1.8. All sizes are those of the matrices.
-func (p *Plan) size(flops float64) {
-	best := math.Sqrt(flops / 120)
-	p.Params = int64(min(max(2.5*best, 120e3), 2e9))
-	p.MinParams = p.Params * 3 / 5
-	p.MaxParams = p.Params * 9 / 5
+// size is the best model for so many operations. Hoffmann et al. (2022) put it at
+// N ≈ √(C/120) for C operations; small texts are passed over several times, where
+// two to three times that size did best. All sizes are those of the matrices.
+func size(flops float64) int64 {
+	return int64(min(max(2.5*math.Sqrt(flops/120), 120e3), 2e9))
+}
+
+// sized is the best model for a final training of so many seconds: larger ones
+// compute faster, so that the size and what it reaches are found together.
+func (n Needs) sized(seconds float64) int64 {
+	params := size(0)
+	for range 20 { // the rate grows more slowly than the size: each round halves the error, or better
+		next := size(n.Pace(params, max(n.Slots, 1)).Rate() * max(seconds, 0))
+		if next == params {
+			break
+		}
+		params = next
+	}
+	return params
+}
+
+// about sets where the search starts and how far it strays. Rungs are too short to
+// tell a model that is quick to learn from one that ends better, so the search
+// keeps within a factor of 1.8.
+func (p *Plan) about(params int64) {
+	p.Params, p.MinParams, p.MaxParams = params, params*3/5, params*9/5
 }
 
 // bracketsFor fills a search of so many seconds on all slots.

@@ -88,7 +88,12 @@ func (b build) make(t testing.TB) (string, *journal.State) {
 		apply(journal.Event{Kind: journal.StageStarted, Stage: s})
 		apply(journal.Event{Kind: journal.StageDone, Stage: s})
 	}
-	plan, err := search.MakePlan(search.Needs{WallClock: 180, Slots: 2, Rate: 2e10, Corpus: 1e6, HeldOut: 6e4})
+	plan, err := search.MakePlan(search.Needs{
+		WallClock: 180, Slots: 2, Corpus: 1e6, HeldOut: 6e4,
+		Pace: func(params int64, devices int) search.Pace {
+			return search.Pace{Tokens: 2e10 * float64(devices) / (6 * float64(params)), FLOPs: 6 * float64(params)}
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

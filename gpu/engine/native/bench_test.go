@@ -97,7 +97,8 @@ func timed(b *testing.B, a glm.Arch, s glm.Step, atLeast time.Duration) float64 
 }
 
 // BenchmarkEstimate measures the machine's rates by the probes and prints, for
-// other shapes, the estimated time of a step over the measured one.
+// other shapes, the estimated time of a step over the measured one; the last metric
+// is the worst error of going by the first probe's FLOP/s alone.
 func BenchmarkEstimate(b *testing.B) {
 	shapes := append([]workload{
 		{"narrow", arch(64, 6, 4, 4, 256, 1024, true), 8, 256},
@@ -129,14 +130,18 @@ func BenchmarkEstimate(b *testing.B) {
 					}
 					probe()
 					rates := glm.FitRates(probes, seconds)
-					worst, table := 0.0, fmt.Sprintf("%+v\nms, and the estimate over it:", rates)
+					worst, single, table := 0.0, 0.0, fmt.Sprintf("%+v\nms, and the estimate over it:", rates)
 					for i, w := range shapes {
 						ratio := w.a.StepSeconds(step(w), rates) / actual[i]
 						table += fmt.Sprintf(" %s %.1f %.2f;", w.name, actual[i]*1e3, ratio)
 						worst = max(worst, math.Abs(ratio-1))
+						flops := func(a glm.Arch, s glm.Step) float64 { return a.StepFLOPs(s.Sequences*s.Tokens, s.Tokens) }
+						one := flops(w.a, step(w)) * seconds[0] / flops(probes[0].Arch, probes[0].Step)
+						single = max(single, math.Abs(one/actual[i]-1))
 					}
 					b.Log(table)
 					b.ReportMetric(worst, "worst-error")
+					b.ReportMetric(single, "worst-error-of-one-rate")
 				}
 			})
 		}
@@ -148,7 +153,7 @@ func BenchmarkEstimate(b *testing.B) {
 func BenchmarkTeam(b *testing.B) {
 	for _, n := range []int{1, 2, 4} {
 		b.Run(fmt.Sprintf("threads=%d", n), func(b *testing.B) {
-			tm := newTeam(n, func(task, int) {})
+			tm := newTeam(n, nil, func(task, int) {})
 			defer tm.close()
 			for b.Loop() {
 				if err := tm.run(0); err != nil {

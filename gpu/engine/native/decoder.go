@@ -127,7 +127,7 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 			scores: f(R * a.Context), want: f(R * C), logits: f(R * V), outs: make([]int, 0, R),
 		})
 	}
-	d.team = newTeam(o.Threads, func(_ task, i int) { d.work(d.worker[i]) })
+	d.team = newTeam(o.Threads, nil, func(_ task, i int) { d.work(d.worker[i]) })
 	return d, nil
 }
 

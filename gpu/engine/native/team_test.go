@@ -1,0 +1,99 @@
+package native
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// allowed are the processors that each thread of this process may run on, as the
+// kernel prints them, by thread.
+func allowed(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	files, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		_, rest, _ := strings.Cut(string(b), "Cpus_allowed_list:")
+		line, _, _ := strings.Cut(rest, "\n")
+		out[filepath.Base(filepath.Dir(f))] = strings.TrimSpace(line)
+	}
+	return out
+}
+
+// TestTeamPins: while they work all members are on the processors that they were
+// given, the caller among them; after close no thread is left there.
+func TestTeamPins(t *testing.T) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		t.Fatal(err)
+	}
+	var cpus []int
+	for n := range len(set) * 64 {
+		if set.IsSet(n) {
+			cpus = append(cpus, n)
+		}
+	}
+	if len(cpus) < 2 {
+		t.Skip("pinning to one of several processors needs two")
+	}
+	before := allowed(t)[fmt.Sprint(os.Getpid())]
+	given := []int{cpus[1], cpus[0], cpus[1]}
+	var mu sync.Mutex
+	where := map[int]string{} // thread of each member
+	tm := newTeam(len(given), given, func(_ task, i int) {
+		mu.Lock()
+		defer mu.Unlock()
+		where[i] = fmt.Sprint(unix.Gettid())
+		if at := allowed(t)[where[i]]; at != fmt.Sprint(given[i]) {
+			t.Errorf("member %d may run on %s, not on %d alone", i, at, given[i])
+		}
+	})
+	for range 3 {
+		if err := tm.run(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	quiet := newTeam(2, cpus[:2], func(task, int) {})
+	if n := testing.AllocsPerRun(10, func() { _ = quiet.run(0) }); n > 0 {
+		t.Errorf("a task allocates %g times", n)
+	}
+	threads := allowed(t)
+	for i, at := range given {
+		if i == 0 {
+			if now := threads[where[0]]; now != before {
+				t.Errorf("between two tasks the caller may run on %s, before it was %s", now, before)
+			}
+		} else if threads[where[i]] != fmt.Sprint(at) {
+			t.Errorf("member %d waits on %s, not on %d", i, threads[where[i]], at)
+		}
+	}
+	tm.close()
+	quiet.close()
+	for thread, at := range allowed(t) {
+		if at == fmt.Sprint(cpus[0]) || at == fmt.Sprint(cpus[1]) {
+			t.Errorf("after close thread %s is left on %s", thread, at)
+		}
+	}
+	// A processor that the process may not use leaves its thread where it may run.
+	free := newTeam(2, []int{len(set)*64 - 1, len(set)*64 - 1}, func(_ task, i int) {
+		if at := allowed(t)[fmt.Sprint(unix.Gettid())]; at != before {
+			t.Errorf("refused, member %d may run on %s, want %s", i, at, before)
+		}
+	})
+	defer free.close()
+	if err := free.run(0); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -283,9 +283,10 @@ func TestSameJoinForAll(t *testing.T) {
 	}
 	join := a.addr + ",127.0.0.1:1"
 	a = tn.node("again", "--listen", a.addr, "--join", join)
-	tn.node("b", "--join", join)
-	t.Setenv("AUTOGLM_ATTACH", a.addr)
-	tn.settle(2, 1)
+	b := tn.node("b", "--join", join)
+	tn.node("c", "--join", join)
+	t.Setenv("AUTOGLM_ATTACH", b.addr)
+	tn.settle(3, 3)
 	out, errs, code := autoglm(t, tn.dir, "build", "log.txt", "--job", "job.yaml", "--out", "run", "--attach", a.addr, "--json")
 	if code != 0 || !strings.Contains(out, `"submitted"`) || !strings.Contains(out, `"done"`) {
 		t.Fatalf("exit %d: %s%s", code, out, errs)
@@ -312,6 +313,12 @@ space: {dim: 64, layers: 1, context: 32, vocab: 320, batch_tokens: 256, warmup_s
 	if _, errs, code := autoglm(t, tn.dir, "attach", id); code != exitFailed || !strings.Contains(errs, "was cancelled") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
+	// Without its folder the first of --join does not begin another cluster.
+	_ = a.cmd.Process.Kill()
+	_ = a.cmd.Wait()
+	tn.settle(2, 1)
+	tn.node("anew", "--listen", a.addr, "--join", a.addr+","+b.addr)
+	tn.settle(3, 3)
 }
 
 func TestNobodyListens(t *testing.T) {

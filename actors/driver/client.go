@@ -29,26 +29,38 @@ import (
 
 // Client attaches to a cluster through any of its nodes. It may be shared.
 type Client struct {
-	addr string
+	addr string // as it was given
+	host string // of the requests
 	http *http.Client
 }
 
-// NewClient speaks to the node at host:port, under an identity where the cluster
-// has certificates; nil is plaintext.
+// NewClient speaks to the node at host:port, or to the first of a comma's list that
+// answers, under an identity where the cluster has certificates; nil is plaintext.
 func NewClient(addr string, id *cert.Identity) *Client {
+	addrs := strings.Split(addr, ",")
+	dial := func(ctx context.Context, to string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTime)
+		defer cancel()
+		if id == nil {
+			return new(net.Dialer).DialContext(ctx, "tcp", to)
+		}
+		return port.Dial(ctx, id, port.Call{Addr: to, Protocol: "http/1.1"})
+	}
 	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, to string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			return port.Dial(ctx, id, port.Call{Addr: to, Protocol: "http/1.1"})
+		DialContext: func(ctx context.Context, _, _ string) (c net.Conn, err error) {
+			for _, to := range addrs {
+				if c, err = dial(ctx, to); err == nil {
+					break
+				}
+			}
+			return c, err
 		},
 		IdleConnTimeout: time.Minute,
 	}
-	if id == nil {
-		t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
-	}
-	return &Client{addr: addr, http: &http.Client{Transport: t}}
+	return &Client{addr: addr, host: addrs[0], http: &http.Client{Transport: t}}
 }
+
+const dialTime = 10 * time.Second
 
 // Close lets its connections go.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -56,7 +68,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // do sends a request; the caller closes the body. A bad answer is a
 // *daemon.StatusError.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.addr+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.host+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +93,7 @@ var (
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, c.addr)
+		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, c.host)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "malformed HTTP response"):
 		return fmt.Errorf("the node at %s hung up: %w", c.addr, ErrNeedsTLS)
 	}
@@ -276,7 +288,7 @@ func (c *Client) Fetch(ctx context.Context, id, dir string, told func(path strin
 		if same(to, ref) {
 			continue
 		}
-		if err := store.Fetch(ctx, c.sized(ref), ref, []string{"http://" + c.addr + "/v1/files"}); err != nil {
+		if err := store.Fetch(ctx, c.sized(ref), ref, []string{"http://" + c.host + "/v1/files"}); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		if err := lay(store, ref, to); err != nil {

@@ -20,7 +20,7 @@ import (
 type target struct{ attach, tls string }
 
 func (t *target) add(c *cobra.Command) {
-	c.Flags().StringVar(&t.attach, "attach", "", "`HOST:PORT` of any node of the cluster (default $AUTOGLM_ATTACH, then the last one used)")
+	c.Flags().StringVar(&t.attach, "attach", "", "`HOST:PORT` of any node of the cluster, or of several, so that one may be lost (default $AUTOGLM_ATTACH, then the last one used)")
 	c.Flags().StringVar(&t.tls, "tls", "", "`DIR` of your certificate, or none (default $AUTOGLM_TLS, then "+home("tls")+" where it is there)")
 }
 
@@ -91,10 +91,11 @@ func attachCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "attach [ADDR] [JOB]", Short: "Watch a job of a cluster", Args: cobra.MaximumNArgs(2),
-		Long: `Attach shows a job as build does, from its beginning, through the loss of nodes.
+		Long: `Attach shows a job as build does, from its beginning, through the loss of nodes: of
+several addresses it goes on with the next one.
 Without JOB it is the newest one that runs. Several may watch. Ctrl-C leaves the job
 running; attach again to come back.`,
-		Example: `  autoglm attach 10.0.0.1:7400
+		Example: `  autoglm attach 10.0.0.1:7400,10.0.0.2:7400
   autoglm attach j3`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && strings.Contains(args[0], ":") {

@@ -317,6 +317,7 @@ space: {dim: 64, layers: 1, context: 32, vocab: 320, batch_tokens: 256, warmup_s
 	_ = a.cmd.Process.Kill()
 	_ = a.cmd.Wait()
 	tn.settle(2, 1)
+	tn.run("jobs", "--attach", a.addr+","+b.addr)
 	tn.node("anew", "--listen", a.addr, "--join", a.addr+","+b.addr)
 	tn.settle(3, 3)
 }

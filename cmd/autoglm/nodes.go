@@ -88,7 +88,11 @@ func drainCommand() *cobra.Command {
 and end. It waits until the node is gone.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.with(c.Context(), func(ctx context.Context, c *driver.Client) error {
-				if err := drain(ctx, c, args[0], deadline); err != nil {
+				asked, err := t.addr()
+				if err != nil {
+					return err
+				}
+				if err := drain(ctx, c, asked, args[0], deadline); err != nil {
 					return err
 				}
 				if asJSON {
@@ -107,8 +111,9 @@ and end. It waits until the node is gone.`,
 
 const drainLook = 200 * time.Millisecond
 
-// drain asks, and waits until the node is no longer among the others.
-func drain(ctx context.Context, c *driver.Client, node string, deadline time.Duration) error {
+// drain asks the node at an address, and waits until the one to drain, which may be
+// the same, is no longer there.
+func drain(ctx context.Context, c *driver.Client, asked, node string, deadline time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, deadline, fmt.Errorf("%s is still there after %v; it goes on draining", node, deadline))
 	defer cancel()
 	before, err := c.Nodes(ctx)
@@ -124,8 +129,8 @@ func drain(ctx context.Context, c *driver.Client, node string, deadline time.Dur
 	}
 	for {
 		now, err := c.Nodes(ctx)
-		if errors.Is(err, driver.ErrNobody) {
-			return nil // it was the node that was asked
+		if errors.Is(err, driver.ErrNobody) && slices.Contains(strings.Split(asked, ","), before.Nodes[i].Addr) {
+			return nil
 		}
 		if err == nil && !slices.ContainsFunc(now.Nodes, func(n daemon.NodeInfo) bool { return n.ID == before.Nodes[i].ID }) {
 			return nil

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,9 @@ type Client struct {
 	addr string // as it was given
 	host string // of the requests
 	http *http.Client
+
+	plain bool        // without a certificate
+	spoke atomic.Bool // a node has answered: it is not the certificates
 }
 
 // NewClient speaks to the node at host:port, or to the first of a comma's list that
@@ -57,7 +61,7 @@ func NewClient(addr string, id *cert.Identity) *Client {
 		},
 		IdleConnTimeout: time.Minute,
 	}
-	return &Client{addr: addr, host: addrs[0], http: &http.Client{Transport: t}}
+	return &Client{addr: addr, host: addrs[0], http: &http.Client{Transport: t}, plain: id == nil}
 }
 
 const dialTime = 10 * time.Second
@@ -76,6 +80,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 	if err != nil {
 		return nil, c.explain(err)
 	}
+	c.spoke.Store(true)
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()
 		return nil, daemon.ReadError(res)
@@ -86,6 +91,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 // Why a node can't be spoken to.
 var (
 	ErrNobody   = errors.New("no node listens")
+	ErrGone     = errors.New("try another of the cluster's nodes")
 	ErrNeedsTLS = errors.New("it has certificates and this command has none; give --tls DIR (autoglm ca issue --role submit NAME)")
 )
 
@@ -95,7 +101,10 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, c.host)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "malformed HTTP response"):
-		return fmt.Errorf("the node at %s hung up: %w", c.addr, ErrNeedsTLS)
+		if c.plain && !c.spoke.Load() {
+			return fmt.Errorf("the node at %s hung up: %w", c.addr, ErrNeedsTLS)
+		}
+		return fmt.Errorf("the node at %s hung up: it stops, or was lost: %w", c.addr, ErrGone)
 	}
 	return cert.Explain(err)
 }

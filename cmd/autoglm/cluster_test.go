@@ -318,8 +318,9 @@ space: {dim: 64, layers: 1, context: 32, vocab: 320, batch_tokens: 256, warmup_s
 	_ = a.cmd.Wait()
 	tn.settle(2, 1)
 	tn.run("jobs", "--attach", a.addr+","+b.addr)
-	tn.node("anew", "--listen", a.addr, "--join", a.addr+","+b.addr)
+	anew := tn.node("anew", "--listen", a.addr, "--join", a.addr+","+b.addr)
 	tn.settle(3, 3)
+	tn.run("drain", "anew", "--attach", anew.addr) // which then answers no more
 }
 
 func TestNobodyListens(t *testing.T) {

@@ -124,12 +124,13 @@ func drain(ctx context.Context, c *driver.Client, asked, node string, deadline t
 	if i < 0 {
 		return usageError{fmt.Errorf("no node %s; autoglm nodes lists them", node)}
 	}
-	if err := c.Drain(ctx, before.Nodes[i].ID); err != nil {
-		return err
+	own := slices.Contains(strings.Split(asked, ","), before.Nodes[i].Addr)
+	if err := c.Drain(ctx, before.Nodes[i].ID); err != nil && !(own && errors.Is(err, driver.ErrGone)) {
+		return err // a node that ends may not come to answer
 	}
 	for {
 		now, err := c.Nodes(ctx)
-		if errors.Is(err, driver.ErrNobody) && slices.Contains(strings.Split(asked, ","), before.Nodes[i].Addr) {
+		if errors.Is(err, driver.ErrNobody) && own {
 			return nil
 		}
 		if err == nil && !slices.ContainsFunc(now.Nodes, func(n daemon.NodeInfo) bool { return n.ID == before.Nodes[i].ID }) {

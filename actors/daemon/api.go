@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -145,7 +146,27 @@ func (d *Daemon) routes() http.Handler {
 		return nil
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	return mux
+	return d.notBrowsers(mux)
+}
+
+// notBrowsers turns away what a web page could make its reader's browser send: to a
+// node on loopback without certificates that would be as good as the reader's own
+// request. Pages of other origins are refused, and names that are not the node's,
+// which a page's owner could point at it.
+func (d *Daemon) notBrowsers(next http.Handler) http.Handler {
+	next = http.NewCrossOriginProtection().Handler(next)
+	own, _, _ := net.SplitHostPort(d.members.Self().Addr)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if !d.port.Secure() && host != own && host != "localhost" && net.ParseIP(strings.Trim(host, "[]")) == nil {
+			refuse(w, &StatusError{http.StatusForbidden, fmt.Sprintf("this node is not called %q; use its address, or --advertise that name", host)})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // who is at the other end; without certificates everybody may do everything.
@@ -293,7 +314,10 @@ func (d *Daemon) postJob(w http.ResponseWriter, r *http.Request) error {
 	if len(s.Spec.Data.Files)+len(s.Spec.Data.Valid) > 0 {
 		return &job.FieldError{Path: "data.files", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\""}
 	}
-	if len(s.Files)+len(s.Spec.Data.URLs)+len(s.Spec.Data.Plugin) == 0 {
+	if len(s.Spec.Data.Plugin) > 0 {
+		return &job.FieldError{Path: "data.plugin", Msg: "would run a program of the submitter's choice on a node; prepare the data where you are and submit the result"}
+	}
+	if len(s.Files)+len(s.Spec.Data.URLs) == 0 {
 		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
 	}
 	for _, u := range s.Files {

@@ -99,6 +99,7 @@ func (d *Daemon) routes() http.Handler {
 	at("POST /internal/jobs/{id}/folder", cert.Node, true, d.postFolder)
 	at("POST /internal/jobs/{id}/progress", cert.Node, true, d.postProgress)
 	at("POST /internal/jobs/{id}/end", cert.Node, true, d.postEnd)
+	at("GET /internal/uses", cert.Node, true, d.getUses)
 	at("POST /internal/run", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
 		var a assignment
 		if err := body(r, &a, maxJobFile); err != nil {

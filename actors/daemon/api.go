@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/cluster/cert"
@@ -233,6 +234,9 @@ func refuse(w http.ResponseWriter, err error) {
 	case errors.As(err, &large):
 		code = http.StatusRequestEntityTooLarge
 		err = fmt.Errorf("the request is larger than %d MB; a job file is small: its data goes in by PUT /v1/files", large.Limit>>20)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, files.ErrQuota):
+		code = http.StatusInsufficientStorage
+		err = fmt.Errorf("the node's disk is full: %w; free some space there, or send it to another node", err)
 	case errors.Is(err, errNoJob):
 		code = http.StatusNotFound
 	case errors.Is(err, errTaken):
@@ -304,7 +308,7 @@ func (d *Daemon) postJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var s Submission
+	s := Submission{Spec: job.Default()}
 	if err := body(r, &s, maxJobFile); err != nil {
 		return err
 	}

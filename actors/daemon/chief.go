@@ -386,8 +386,8 @@ func (c *chief) jobs() []Job {
 	defer c.mu.Unlock()
 	out := c.reg.list()
 	for i := range out {
-		if out[i].State == Queued && out[i].Why == "" {
-			out[i].Why = c.refusals[out[i].ID]
+		if why := c.refusals[out[i].ID]; out[i].State == Queued && why != "" {
+			out[i].Why = why
 		}
 	}
 	return out

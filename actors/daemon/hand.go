@@ -196,7 +196,9 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		return err
 	}
 	if err := n.Run(ctx); err != nil {
-		return errors.Join(err, m.keep(context.WithoutCancel(ctx)))
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		return errors.Join(err, m.keep(last))
 	}
 	return m.keep(ctx)
 }

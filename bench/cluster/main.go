@@ -1,8 +1,9 @@
 // Command cluster measures nodes of a cluster as processes of this machine: how soon
 // they are ready, how soon a join and a death are known, what an idle one takes, and
-// how long nobody leads when the leader is killed.
+// how long nobody leads when the leader is killed, and what a journal of 10,000
+// trials takes.
 //
-//	go run ./bench/cluster -n 50 -what ready,join,kill,memory,traffic,leader
+//	go run ./bench/cluster -n 50 -what ready,join,kill,memory,traffic,leader,journal
 //
 // As root it runs in a network namespace of its own, so that the loopback's counters
 // are its nodes' alone; traffic needs that. It prints one JSON object a line with
@@ -34,6 +35,7 @@ import (
 const (
 	nodeEnv = "AUTOGLM_BENCH_NODE" // the configuration of a node's process
 	netEnv  = "AUTOGLM_BENCH_NET"  // set in the network namespace
+	logEnv  = "AUTOGLM_BENCH_LOG"  // the folder of a process that keeps a journal
 )
 
 func main() {
@@ -44,8 +46,15 @@ func main() {
 		}
 		return
 	}
+	if dir := os.Getenv(logEnv); dir != "" {
+		if err := journals(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "journal:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	n := flag.Int("n", 50, "nodes")
-	what := flag.String("what", "ready,join,kill,memory,traffic,leader", "what to measure")
+	what := flag.String("what", "ready,join,kill,memory,traffic,leader,journal", "what to measure")
 	rounds := flag.Int("rounds", 10, "joins, kills and losses of a leader to measure")
 	idle := flag.Duration("idle", 15*time.Second, "how long traffic is counted")
 	asJSON := flag.Bool("json", false, "print one JSON object a line")
@@ -323,6 +332,8 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 			err = t.memory(show)
 		case "traffic":
 			err = t.traffic(idle, show)
+		case "journal":
+			err = t.journal(show)
 		case "leader":
 			err = t.leaders(min(rounds, 5), show)
 		default:
@@ -398,22 +409,29 @@ func (t *town) kills(rounds int, show func(result)) error {
 func (t *town) memory(show func(result)) error {
 	var v []float64
 	for _, p := range t.nodes {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+		mb, err := resident(p.cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(b)) {
-			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-				kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-				if err != nil {
-					return err
-				}
-				v = append(v, kb/1024)
-			}
-		}
+		v = append(v, mb)
 	}
 	show(of("resident memory of an idle node", len(t.nodes), "MB", "40", v))
 	return nil
+}
+
+// resident is a process' memory in MB.
+func resident(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kb / 1024, err
+		}
+	}
+	return 0, errors.New("no VmRSS")
 }
 
 // traffic counts what crosses the loopback: each byte is sent once.

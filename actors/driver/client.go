@@ -61,7 +61,11 @@ func NewClient(addr string, id *cert.Identity) *Client {
 		},
 		IdleConnTimeout: time.Minute,
 	}
-	return &Client{addr: addr, host: addrs[0], http: &http.Client{Transport: t}, plain: id == nil}
+	host := addrs[0]
+	if len(addrs) > 1 {
+		host = "localhost" // which any of them answers to
+	}
+	return &Client{addr: addr, host: host, http: &http.Client{Transport: t}, plain: id == nil}
 }
 
 const dialTime = 10 * time.Second
@@ -99,7 +103,8 @@ var (
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, c.host)
+		first, _, _ := strings.Cut(c.addr, ",")
+		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, first)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "malformed HTTP response"):
 		if c.plain && !c.spoke.Load() {
 			return fmt.Errorf("the node at %s hung up: %w", c.addr, ErrNeedsTLS)

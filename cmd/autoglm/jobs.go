@@ -31,8 +31,8 @@ func submitCommand() *cobra.Command {
 		Use: "submit [FILE…]", Short: "Give a job to a cluster",
 		Long: `Submit looks at the data as build does, uploads it to a node and enters the job,
 which then needs this machine no longer. It prints the job's id. Data that comes by
-URL or plugin is fetched by the node that carries the job out. Without a FILE it is
-the embedded sample.`,
+URL is fetched by the node that carries the job out; plugins run here alone, so
+prepare what they give and submit that. Without a FILE it is the embedded sample.`,
 		Example: `  autoglm submit corpus.jsonl --budget 30m --attach 10.0.0.1:7400
   job=$(autoglm submit corpus.jsonl --job job.yaml) && autoglm attach $job`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -85,7 +85,10 @@ func submit(ctx context.Context, c *driver.Client, name string, spec job.Spec) (
 			spec.Name = "moby-dick"
 		}
 	}
-	if len(spec.Data.URLs)+len(spec.Data.Plugin) == 0 {
+	if len(spec.Data.Plugin) > 0 {
+		return "", &job.FieldError{Path: "data.plugin", Msg: "is a program of yours, which no node runs; prepare the data here and submit the result"}
+	}
+	if len(spec.Data.URLs) == 0 {
 		if _, err := data.Probe(ctx, node.DataConfig(spec)); err != nil {
 			return "", err // before anything is uploaded
 		}

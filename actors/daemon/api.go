@@ -91,7 +91,10 @@ func (d *Daemon) routes() http.Handler {
 	})
 	at("GET /v1/backup", cert.Admin, true, func(w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
-		return d.store.Backup(w)
+		if err := d.store.Backup(w); err != nil {
+			panic(http.ErrAbortHandler) // what was sent is not all
+		}
+		return nil
 	})
 
 	at("GET /internal/jobs/{id}/log", cert.Node, true, d.getLog)

@@ -7,9 +7,8 @@ import "math"
 // bf16 share the 32 bits of an element, the even one in the low half, so that
 // packed blocks of pairs have the layout of packed floats with half as many rows.
 
-// FastBF16 tells whether GemmBF16 runs on the CPU's own bf16 products, which take
-// half as long as float32's, or a tenth in AMX tiles. Elsewhere it is a slow reference.
-func FastBF16() bool { return level >= avx512 && hasBF16 }
+// hasPairs tells that products of pairs are the CPU's own.
+func hasPairs() bool { return level >= avx512 && hasBF16 }
 
 // RoundBF16 is the nearest bfloat16, ties to even. Numbers below float32's normal
 // range become zero, as they do in the CPU's conversion.
@@ -89,7 +88,7 @@ func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []f
 			continue
 		}
 		p := 0
-		if whole := k / 2; w == width && whole > 0 && FastBF16() {
+		if whole := k / 2; w == width && whole > 0 && hasPairs() {
 			_ = b[(2*whole-1)*ldb+j0+w-1]
 			packPairsN(&panel[0], &b[j0], 4*ldb, whole)
 			p = whole
@@ -182,7 +181,7 @@ func roundColumns(dst []float32, long, m, k int, a []float32, lda int) {
 // roundRow writes a row as pairs, the last one with a zero if the row is odd.
 func roundRow(dst, row []float32) {
 	i := 0
-	if n := len(row) &^ 31; n > 0 && FastBF16() {
+	if n := len(row) &^ 31; n > 0 && hasPairs() {
 		roundPairs(&dst[0], &row[0], n)
 		i = n
 	}
@@ -206,7 +205,7 @@ func interleaveRows(dst, b []float32, i, rows, ldb, j0 int) {
 	}
 	y := b[(i+1)*ldb+j0 : (i+1)*ldb+j0+len(dst)]
 	j := 0
-	if n := len(dst) &^ 15; n > 0 && FastBF16() {
+	if n := len(dst) &^ 15; n > 0 && hasPairs() {
 		interleavePairs(&dst[0], &x[0], &y[0], n)
 		j = n
 	}

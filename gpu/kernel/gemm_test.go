@@ -267,7 +267,7 @@ func BenchmarkGEMMOfSteps(b *testing.B) {
 		x, y, c := random(r, rowsA*d.lda), random(r, rowsB*d.ldb), make([]float32, d.m*d.ldc)
 		work := make([]float32, WorkLen)
 		for _, kind := range []string{"f32", "bf16"} {
-			if kind == "bf16" && !FastBF16() {
+			if kind == "bf16" && !hasPairs() {
 				continue
 			}
 			b.Run(d.name+"/"+kind, func(b *testing.B) {

@@ -180,11 +180,21 @@ func roundColumns(dst []float32, long, m, k int, a []float32, lda int) {
 
 // roundRow writes a row as pairs, the last one with a zero if the row is odd.
 func roundRow(dst, row []float32) {
-	i := 0
-	if n := len(row) &^ 31; n > 0 && hasPairs() {
-		roundPairs(&dst[0], &row[0], n)
-		i = n
+	if hasPairs() {
+		i := len(row) &^ 31
+		if i > 0 {
+			roundPairs(&dst[0], &row[0], i)
+		}
+		if i < len(row) { // the rest, filled up with zeros
+			var in [32]float32
+			var out [16]float32
+			copy(in[:], row[i:])
+			roundPairs(&out[0], &in[0], 32)
+			copy(dst[i/2:(len(row)+1)/2], out[:])
+		}
+		return
 	}
+	i := 0
 	for ; i+1 < len(row); i += 2 {
 		dst[i/2] = pair(row[i], row[i+1])
 	}

@@ -16,8 +16,6 @@ panel1:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
-	MOVQ DX, AX
-	ADDQ bstep+48(FP), AX
 rows1:
 	CMPQ acc+80(FP), $0
 	JNE load1
@@ -113,8 +111,6 @@ panel2:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
-	MOVQ DX, AX
-	ADDQ bstep+48(FP), AX
 rows2:
 	CMPQ acc+80(FP), $0
 	JNE load2
@@ -215,8 +211,6 @@ panel3:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
-	MOVQ DX, AX
-	ADDQ bstep+48(FP), AX
 rows3:
 	CMPQ acc+80(FP), $0
 	JNE load3
@@ -317,8 +311,6 @@ panel4:
 	MOVQ a+16(FP), SI
 	MOVQ c+8(FP), DI
 	MOVQ m+64(FP), R15
-	MOVQ DX, AX
-	ADDQ bstep+48(FP), AX
 rows4:
 	CMPQ acc+80(FP), $0
 	JNE load4

@@ -239,7 +239,7 @@ func doctorCommand() *cobra.Command {
 			fmt.Printf("memory    %d MB usable\n", m.MemoryBytes>>20)
 			fmt.Printf("kernels   %s\n", kernel.Level())
 			if kernel.FastBF16() {
-				fmt.Println("          bf16 products in hardware: precision auto uses them to train")
+				fmt.Println("          bf16 products in hardware, faster than f32: precision auto uses them to train")
 			}
 			if kernel.Level() == "generic" {
 				fmt.Println("          no AVX2: training runs on portable code, many times slower")

@@ -113,16 +113,18 @@ type Probe struct {
 
 // Probes are shapes, the first of the size that a short search tries, the others
 // small and each heavy in one kind of work, that together tell a machine's Rates.
-// A step of all of them is about a tenth of a second's work.
+// Weights and logits are as large as in practice, so that they come from the caches
+// that they come from there. A step of all of them is up to a fifth of a second's
+// work.
 func Probes(threads int, bf16 bool) []Probe {
 	var ps []Probe
 	for _, p := range [][7]int{ // C, L, H, F, V, T, sequences a thread
 		{128, 4, 4, 384, 512, 128, 8},
-		{320, 1, 5, 832, 64, 64, 8},
+		{512, 1, 8, 1344, 64, 64, 8},
 		{256, 2, 4, 704, 512, 8, 1},
 		{32, 2, 2, 32, 64, 512, 2},
 		{128, 1, 1, 32, 64, 1024, 1},
-		{32, 1, 1, 32, 4096, 32, 8},
+		{32, 1, 1, 32, 8192, 64, 8},
 		{32, 4, 1, 256, 64, 16, 16},
 		{32, 4, 2, 32, 64, 16, 16},
 	} {

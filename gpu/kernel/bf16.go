@@ -7,9 +7,8 @@ import "math"
 // bf16 share the 32 bits of an element, the even one in the low half, so that
 // packed blocks of pairs have the layout of packed floats with half as many rows.
 
-// FastBF16 tells whether GemmBF16 runs on the CPU's own bf16 products, which take
-// half as long as float32's, or a tenth in AMX tiles. Elsewhere it is a slow reference.
-func FastBF16() bool { return level >= avx512 && hasBF16 }
+// hasPairs tells that products of pairs are the CPU's own.
+func hasPairs() bool { return level >= avx512 && hasBF16 }
 
 // RoundBF16 is the nearest bfloat16, ties to even. Numbers below float32's normal
 // range become zero, as they do in the CPU's conversion.
@@ -89,7 +88,7 @@ func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []f
 			continue
 		}
 		p := 0
-		if whole := k / 2; w == width && whole > 0 && FastBF16() {
+		if whole := k / 2; w == width && whole > 0 && hasPairs() {
 			_ = b[(2*whole-1)*ldb+j0+w-1]
 			packPairsN(&panel[0], &b[j0], 4*ldb, whole)
 			p = whole
@@ -128,19 +127,30 @@ func packPairsT(panel []float32, k int, b []float32, ldb int) {
 // there, 64 bytes each.
 func tiled(pairs int) int { return (pairs + 15) &^ 15 }
 
+// tileSpan is how much of a row roundRows writes before the next row: the blocks of
+// 16 pairs that it touches then stay in the first-level cache until they are full.
+const tileSpan = 256
+
 // roundRows rounds A [m, k] to tiles.
 func roundRows(dst []float32, m, k int, a []float32, lda int) {
 	long := tiled((k + 1) / 2)
 	k32 := k &^ 31
-	for i := range m {
-		at := i/32*32*long + i%32*16
-		row := a[i*lda : i*lda+k]
-		if k32 > 0 {
-			_ = dst[at+(k32/32-1)*512+15]
-			roundTiles(&dst[at], &row[0], k32)
+	for i0 := 0; i0 < m; i0 += 32 {
+		mn := min(32, m-i0)
+		for k0 := 0; k0 < k32; k0 += tileSpan {
+			kn := min(tileSpan, k32-k0)
+			for i := range mn {
+				at := i0*long + i*16 + k0*16
+				row := a[(i0+i)*lda+k0 : (i0+i)*lda+k0+kn]
+				_ = dst[at+(kn/32-1)*512+15]
+				roundTiles(&dst[at], &row[0], kn)
+			}
 		}
 		if k32 < k {
-			roundRow(dst[at+k32*16:at+k32*16+(k-k32+1)/2], row[k32:])
+			for i := range mn {
+				at := i0*long + i*16 + k32*16
+				roundRow(dst[at:at+(k-k32+1)/2], a[(i0+i)*lda+k32:(i0+i)*lda+k])
+			}
 		}
 	}
 }
@@ -170,11 +180,21 @@ func roundColumns(dst []float32, long, m, k int, a []float32, lda int) {
 
 // roundRow writes a row as pairs, the last one with a zero if the row is odd.
 func roundRow(dst, row []float32) {
-	i := 0
-	if n := len(row) &^ 31; n > 0 && FastBF16() {
-		roundPairs(&dst[0], &row[0], n)
-		i = n
+	if hasPairs() {
+		i := len(row) &^ 31
+		if i > 0 {
+			roundPairs(&dst[0], &row[0], i)
+		}
+		if i < len(row) { // the rest, filled up with zeros
+			var in [32]float32
+			var out [16]float32
+			copy(in[:], row[i:])
+			roundPairs(&out[0], &in[0], 32)
+			copy(dst[i/2:(len(row)+1)/2], out[:])
+		}
+		return
 	}
+	i := 0
 	for ; i+1 < len(row); i += 2 {
 		dst[i/2] = pair(row[i], row[i+1])
 	}
@@ -195,7 +215,7 @@ func interleaveRows(dst, b []float32, i, rows, ldb, j0 int) {
 	}
 	y := b[(i+1)*ldb+j0 : (i+1)*ldb+j0+len(dst)]
 	j := 0
-	if n := len(dst) &^ 15; n > 0 && FastBF16() {
+	if n := len(dst) &^ 15; n > 0 && hasPairs() {
 		interleavePairs(&dst[0], &x[0], &y[0], n)
 		j = n
 	}
@@ -250,19 +270,38 @@ func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
 	}
 }
 
-// RoundBoth is RoundLeft of A [m, k] to rows and of its transpose, whose rows are A's
-// columns, to columns. AMX, whose products wait for little else, has A read once.
-func RoundBoth(rows, columns []float32, m, k int, a []float32, lda int) {
-	if level != amx {
-		RoundLeft(rows, false, m, k, a, lda)
-		RoundLeft(columns, true, k, m, a, lda)
+// LeftStep is a number of rows of A that can be rounded by themselves.
+const LeftStep = 32
+
+// RoundRows is the part of RoundLeft of A [m, k] that rounds its rows i … i+n, which
+// are given; i is a multiple of LeftStep. Whoever makes A's rows has them rounded
+// while they are in the cache.
+func RoundRows(dst []float32, i, n, k int, rows []float32, lda int) {
+	pairs := (k + 1) / 2
+	if level == amx {
+		roundRows(dst[i*tiled(pairs):], n, k, rows, lda)
 		return
 	}
-	long, other := tiled((k+1)/2), tiled((m+1)/2)
-	for i := 0; i < m; i += 32 {
-		mn, from := min(32, m-i), a[i*lda:]
-		roundRows(rows[i*long:], mn, k, from, lda)
-		roundColumns(columns[i*16:], other, k, mn, from, lda)
+	RoundLeft(dst[i*oddLines(pairs):], false, n, k, rows, lda)
+}
+
+// RoundBothRows is RoundRows to left and the part of RoundLeft of A's transpose, whose
+// rows are A's columns, that those rows of A's m make, to across.
+func RoundBothRows(left, across []float32, m, i, n, k int, rows []float32, lda int) {
+	RoundRows(left, i, n, k, rows, lda)
+	pairs := (m + 1) / 2
+	if level == amx {
+		roundColumns(across[i*16:], tiled(pairs), k, n, rows, lda)
+		return
+	}
+	block := evenly(k, pairM, 14)
+	ld := oddLines(block)
+	for k0 := 0; k0 < k; k0 += block {
+		kn := min(block, k-k0)
+		for p := range (n + 1) / 2 {
+			interleaveRows(across[(i/2+p)*ld:(i/2+p)*ld+kn], rows, 2*p, n, lda, k0)
+		}
+		across = across[pairs*ld:]
 	}
 }
 

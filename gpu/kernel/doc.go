@@ -10,16 +10,16 @@
 // whichever the CPU has; elsewhere, and with build tag purego, by portable Go.
 // AUTOGLM_SIMD=generic|avx2|avx512|amx forces a lower level; a level above what the
 // CPU has is ignored. Level says which one runs. Products of bfloat16 are in
-// hardware where AVX-512 has them (FastBF16) and a slow reference elsewhere; level
-// amx is AVX-512 with those products in the CPU's tile registers, where Linux lets
-// the process have them.
+// hardware where AVX-512 has them and a slow reference elsewhere; level amx is AVX-512
+// with those products in the CPU's tile registers, where Linux lets the process have
+// them. FastBF16 says whether they are faster than float32's.
 // Results differ between levels in the last bits (sums associate differently) and
 // are bit-identical run to run on one level.
 //
 // The caller's duties: slices are long enough (a short one panics before any
 // assembly runs), operands do not overlap unless the function says so, and one
-// call's workspace is not shared with a concurrent call. Nothing here allocates,
-// starts goroutines or keeps state, so that any number of goroutines may call.
+// call's workspace is not shared with a concurrent call. Nothing here allocates
+// or starts goroutines, or keeps state but for what it knows of the CPU, so that any number of goroutines may call.
 //
 // Invariant: no single assembly call runs longer than about a millisecond, since
 // Go cannot preempt it; long slices are walked in blocks.

@@ -216,7 +216,7 @@ func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32,
 			r := (m*(t+1))/count - (m*t)/count
 			out, from := c[i*ldc+j0:], a[i*rsa:]
 			switch {
-			case pairs && FastBF16():
+			case pairs && hasPairs():
 				tilePairs(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
 			case pairs:
 				tilePairsGeneric(r, out, from, panel, rsa, csa, ldc, k, w, acc)

@@ -15,7 +15,7 @@ import (
 func TestInterrupted(t *testing.T) {
 	const m, n, k = 100, 250, 270
 	levels(t, func(t *testing.T) {
-		if !FastBF16() {
+		if !hasPairs() {
 			t.Skip("no assembly that holds its registers for long")
 		}
 		r := rand.New(rand.NewPCG(5, 6))

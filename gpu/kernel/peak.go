@@ -22,7 +22,7 @@ func Peak(bf16 bool) (flops float64) {
 	}
 	rows, width := shape()
 	flops = 2 * float64(rows*width*peakRounds)
-	if bf16 && FastBF16() {
+	if bf16 && hasPairs() {
 		peakPairs(peakRounds)
 		return 2 * flops
 	}

@@ -59,38 +59,62 @@ func (w *worker) transposed(m, n, k int, a []float32, lda int, b []float32, ldb 
 	kernel.Gemm(kernel.TN, m, n, k, a, lda, b, ldb, c, ldc, acc, w.work)
 }
 
-// linear computes y[N, ldy] (+)= x[N, in] · Wᵀ.
-func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matrix, acc bool) {
-	if w.half {
-		kernel.RoundLeft(w.round.left, false, n, in, x, in)
+// fill makes rows from … to of an operand; nil is of an operand that is there.
+type fill func(from, to int)
+
+func (f fill) rows(from, to int) {
+	if f != nil {
+		f(from, to)
+	}
+}
+
+// linear computes y[N, ldy] (+)= x[N, in] · Wᵀ, whose x is made first, row by row
+// just before it is rounded.
+func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matrix, acc bool, made fill) {
+	if !w.half {
+		made.rows(0, n)
+		for i := range ms {
+			m := &ms[i]
+			kernel.Gemm(kernel.NT, n, m.rows, in, x, in, m.w, in, y[m.col:], ldy, acc, w.work)
+		}
+		return
+	}
+	for i := 0; i < n; i += kernel.LeftStep {
+		j := min(i+kernel.LeftStep, n)
+		made.rows(i, j)
+		kernel.RoundRows(w.round.left, i, j-i, in, x[i*in:], in)
 	}
 	for i := range ms {
 		m := &ms[i]
-		if w.half {
-			kernel.GemmPairs(false, n, m.rows, in, w.round.left, m.forms.forward, in, y[m.col:], ldy, acc)
-			continue
-		}
-		kernel.Gemm(kernel.NT, n, m.rows, in, x, in, m.w, in, y[m.col:], ldy, acc, w.work)
+		kernel.GemmPairs(false, n, m.rows, in, w.round.left, m.forms.forward, in, y[m.col:], ldy, acc)
 	}
 }
 
 // linearGrad computes dx[N, in] = dy[N, ldy] · W and writes dyᵀ·x to the gradient or,
-// with acc, adds it.
-func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix, acc bool) {
-	s := &w.round
-	if w.half {
-		kernel.PackPairs(s.right, kernel.NN, in, n, x, in, nil)
-	}
-	for i := range ms {
-		m, g, d := &ms[i], gs[i].w, dy[ms[i].col:]
-		if w.half {
-			kernel.RoundBoth(s.left, s.across, n, m.rows, d, ldy)
-			kernel.GemmPairs(true, m.rows, in, n, s.across, s.right, n, g, in, acc)
-			kernel.GemmPairs(false, n, in, m.rows, s.left, m.forms.back, m.rows, dx, in, i > 0)
-			continue
+// with acc, adds it, and makes dy as linear does x.
+func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix, acc bool, made fill) {
+	if !w.half {
+		made.rows(0, n)
+		for i := range ms {
+			m, g, d := &ms[i], gs[i].w, dy[ms[i].col:]
+			kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, acc, w.work)
+			kernel.Gemm(kernel.NN, n, in, m.rows, d, ldy, m.w, in, dx, in, i > 0, w.work)
 		}
-		kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, acc, w.work)
-		kernel.Gemm(kernel.NN, n, in, m.rows, d, ldy, m.w, in, dx, in, i > 0, w.work)
+		return
+	}
+	s := &w.round
+	kernel.PackPairs(s.right, kernel.NN, in, n, x, in, nil)
+	for i := range ms {
+		m, g := &ms[i], gs[i].w
+		for r := 0; r < n; r += kernel.LeftStep {
+			t := min(r+kernel.LeftStep, n)
+			if i == 0 {
+				made.rows(r, t)
+			}
+			kernel.RoundBothRows(s.left, s.across, n, r, t-r, m.rows, dy[r*ldy+m.col:], ldy)
+		}
+		kernel.GemmPairs(true, m.rows, in, n, s.across, s.right, n, g, in, acc)
+		kernel.GemmPairs(false, n, in, m.rows, s.left, m.forms.back, m.rows, dx, in, i > 0)
 	}
 }
 

@@ -221,14 +221,23 @@ func (w *worker) forward(b *engine.Batch, s0, s1 int) {
 			out = w.acts[l+1].x
 		}
 		w.layer(l, s0, s1, T, drop)
-		w.branch(out, c.x2, c.act, a.FFN, N, w.w.layers[l].down, siteBranch(l, 1), s0*T, drop)
+		w.branch(out, c.x2, c.act, a.FFN, N, w.w.layers[l].down, siteBranch(l, 1), s0*T, drop, func(i, j int) { w.gate(c, i, j) })
 	}
 	for i := range N {
 		w.rstd[i] = kernel.RMSNorm(w.norm[i*C:(i+1)*C], w.x[i*C:(i+1)*C], w.w.finalNorm, a.NormEps)
 	}
 }
 
-// layer computes what the backward pass reads of layer l from its input.
+// gate computes rows of act.
+func (w *worker) gate(c *layerActs, from, to int) {
+	F := w.model.arch.FFN
+	for i := from; i < to; i++ {
+		row := c.glu[i*2*F : (i+1)*2*F]
+		kernel.SwiGLU(c.act[i*F:(i+1)*F], row[:F], row[F:])
+	}
+}
+
+// layer computes what the backward pass reads of layer l from its input, but for act.
 func (w *worker) layer(l, s0, s1, T int, drop float64) {
 	a := &w.model.arch
 	C, F, H, K, D := a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
@@ -238,7 +247,7 @@ func (w *worker) layer(l, s0, s1, T int, drop float64) {
 	for i := range N {
 		c.rstd1[i] = kernel.RMSNorm(c.n1[i*C:(i+1)*C], c.x[i*C:(i+1)*C], p.norm1, a.NormEps)
 	}
-	w.linear(c.qkv, Q, c.n1, C, N, p.qkv, false)
+	w.linear(c.qkv, Q, c.n1, C, N, p.qkv, false, nil)
 	for i := range N {
 		cos, sin := w.model.rope.at(i % T)
 		kernel.Rope(c.qkv[i*Q:], cos, sin, H+K, 1)
@@ -246,15 +255,11 @@ func (w *worker) layer(l, s0, s1, T int, drop float64) {
 	for s := range s1 - s0 {
 		w.attend(c, s*T, T)
 	}
-	w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop)
+	w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop, nil)
 	for i := range N {
 		c.rstd2[i] = kernel.RMSNorm(c.n2[i*C:(i+1)*C], c.x2[i*C:(i+1)*C], p.norm2, a.NormEps)
 	}
-	w.linear(c.glu, 2*F, c.n2, C, N, p.glu, false)
-	for i := range N {
-		row := c.glu[i*2*F : (i+1)*2*F]
-		kernel.SwiGLU(c.act[i*F:(i+1)*F], row[:F], row[F:])
-	}
+	w.linear(c.glu, 2*F, c.n2, C, N, p.glu, false, nil)
 }
 
 // backward adds the gradients of sequences s0 … s1 to w.g, from w.dn, the
@@ -276,27 +281,30 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 		p, g, c := &w.w.layers[l], &w.g.layers[l], &w.acts[l]
 		if w.model.opt.Recompute && l+1 < a.Layers { // the last layer's are still there
 			w.layer(l, s0, s1, T, drop)
+			w.gate(c, 0, N)
 		}
 
 		dy := w.branchGrad(dx, N, siteBranch(l, 1), s0*T, drop)
-		w.linearGrad(w.dact, dy, C, c.act, F, N, p.down, g.down, !w.fresh)
-		for i := range N {
-			row := c.glu[i*2*F : (i+1)*2*F]
-			kernel.SwiGLUGrad(row[:F], row[F:], w.dact[i*F:(i+1)*F], row[:F], row[F:])
-		}
-		w.linearGrad(w.dn, c.glu, 2*F, c.n2, C, N, p.glu, g.glu, !w.fresh)
+		w.linearGrad(w.dact, dy, C, c.act, F, N, p.down, g.down, !w.fresh, nil)
+		w.linearGrad(w.dn, c.glu, 2*F, c.n2, C, N, p.glu, g.glu, !w.fresh, func(from, to int) {
+			for i := from; i < to; i++ {
+				row := c.glu[i*2*F : (i+1)*2*F]
+				kernel.SwiGLUGrad(row[:F], row[F:], w.dact[i*F:(i+1)*F], row[:F], row[F:])
+			}
+		})
 		w.normGrad(dx, g.norm2, w.dn, c.x2, p.norm2, c.rstd2, N)
 
 		dy = w.branchGrad(dx, N, siteBranch(l, 0), s0*T, drop)
-		w.linearGrad(w.dn, dy, C, c.att, C, N, p.o, g.o, !w.fresh)
+		w.linearGrad(w.dn, dy, C, c.att, C, N, p.o, g.o, !w.fresh, nil)
 		for s := range s1 - s0 {
 			w.attendGrad(c, s*T, T)
 		}
-		for i := range N {
-			cos, sin := w.model.rope.at(i % T)
-			kernel.Rope(w.dqkv[i*Q:], cos, sin, H+K, -1)
-		}
-		w.linearGrad(w.dn, w.dqkv, Q, c.n1, C, N, p.qkv, g.qkv, !w.fresh)
+		w.linearGrad(w.dn, w.dqkv, Q, c.n1, C, N, p.qkv, g.qkv, !w.fresh, func(from, to int) {
+			for i := from; i < to; i++ {
+				cos, sin := w.model.rope.at(i % T)
+				kernel.Rope(w.dqkv[i*Q:], cos, sin, H+K, -1)
+			}
+		})
 		w.normGrad(dx, g.norm1, w.dn, c.x, p.norm1, c.rstd1, N)
 		if last {
 			w.model.over.done(l)
@@ -308,15 +316,15 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	}
 }
 
-// branch computes out[N, C] = x + dropout(y·Wᵀ).
-func (w *worker) branch(out, x, y []float32, in, n int, ms []matrix, site uint64, row0 int, drop float64) {
+// branch computes out[N, C] = x + dropout(y·Wᵀ), whose y is made as linear's x.
+func (w *worker) branch(out, x, y []float32, in, n int, ms []matrix, site uint64, row0 int, drop float64, made fill) {
 	C := w.model.arch.Dim
 	if drop == 0 {
 		copy(out[:n*C], x[:n*C])
-		w.linear(out, C, y, in, n, ms, true)
+		w.linear(out, C, y, in, n, ms, true, made)
 		return
 	}
-	w.linear(w.dy, C, y, in, n, ms, false)
+	w.linear(w.dy, C, y, in, n, ms, false, made)
 	w.dropout(w.dy[:n*C], site, row0, drop)
 	kernel.AddTo(out[:n*C], x, w.dy)
 }
@@ -383,7 +391,7 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 		r0, r1 := N*i/blocks, N*(i+1)/blocks
 		x := w.norm[r0*C : r1*C]
 		if mode == logits {
-			w.linear(w.model.job.logits[(s0*T+r0)*V:], V, x, C, r1-r0, w.w.head, false)
+			w.linear(w.model.job.logits[(s0*T+r0)*V:], V, x, C, r1-r0, w.w.head, false, nil)
 			continue
 		}
 		targets := b.Targets[s0*T+r0 : s0*T+r1]
@@ -393,14 +401,18 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 			}
 			continue
 		}
-		w.linear(w.logit, V, x, C, r1-r0, w.w.head, false)
-		for r, target := range targets {
-			w.crossEntropy(w.logit[r*V:(r+1)*V], target, b.Norm)
+		w.linear(w.logit, V, x, C, r1-r0, w.w.head, false, nil)
+		losses := func(from, to int) {
+			for r := from; r < to; r++ {
+				w.crossEntropy(w.logit[r*V:(r+1)*V], targets[r], b.Norm)
+			}
 		}
-		if mode == training {
-			w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head, !w.freshHead)
-			w.freshHead = false
+		if mode != training {
+			losses(0, r1-r0)
+			continue
 		}
+		w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head, !w.freshHead, losses)
+		w.freshHead = false
 	}
 	if w.freshHead { // nothing was scored
 		clear(w.g.head[0].w)

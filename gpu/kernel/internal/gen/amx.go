@@ -217,8 +217,6 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.f("MOVQ %s, SI", e.arg("a"))
 	e.f("MOVQ %s, DI", e.arg("c"))
 	e.f("MOVQ %s, R15", e.arg("m"))
-	e.f("MOVQ DX, AX") // the next panel comes into the second-level cache meanwhile
-	e.f("ADDQ %s, AX", e.arg("bstep"))
 
 	e.label(l("rows"))
 	second := func() { // R11: sixteen rows of C on
@@ -244,27 +242,26 @@ func amxTiles(e *emitter, s signature, mt, nt int) {
 	e.label(l("begin"))
 	e.f("MOVQ SI, BX")
 	e.f("MOVQ DX, R12")
-	e.f("MOVQ R10, R13") // so do the next 32 rows of C, to be written
+	e.f("MOVQ R10, R13") // R13: the next 32 rows of C, which come to be written meanwhile
 	e.f("SHLQ $5, R13")
 	e.f("ADDQ DI, R13")
 	e.f("MOVQ %s, CX", e.arg("k"))
 	e.label(l("step"))
-	for i := range mt {
-		e.tileLoad(4+i, "BX", "R9", 1024*i)
-	}
+	e.tileLoad(4, "BX", "R9", 0) // a tile's load runs beside the products before it
 	for j := range nt {
 		e.tileLoad(6+j, "R12", "R8", 64*j)
+		e.tileDot(sum(0, j), 4, 6+j)
 	}
-	for i := range mt {
+	if mt == 2 {
+		e.tileLoad(5, "BX", "R9", 1024)
 		for j := range nt {
-			e.tileDot(sum(i, j), 4+i, 6+j)
+			e.tileDot(sum(1, j), 5, 6+j)
 		}
 	}
-	for i := range 4 {
-		e.f("PREFETCHT1 %d(AX)", 64*i)
+	for i := range 32 { // the next step's rows of A, from the second-level cache
+		e.f("PREFETCHT0 %d(BX)", 2048+64*i)
 	}
-	e.f("ADDQ $256, AX")
-	for range 4 {
+	for range 3 {
 		e.bytes(0x41, 0x0f, 0x0d, 0x4d, 0)  // PREFETCHW (R13)
 		e.bytes(0x41, 0x0f, 0x0d, 0x4d, 64) // PREFETCHW 64(R13)
 		e.f("ADDQ R10, R13")

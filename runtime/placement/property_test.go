@@ -188,6 +188,19 @@ func (w *world) decide() {
 		}
 		w.on[a.Item] = a.On
 	}
+	// What is free beside those that are stopped is for whom they are stopped.
+	for _, a := range got {
+		if a.Do != Preempt {
+			continue
+		}
+		for _, sh := range w.on[a.Item] {
+			for _, d := range w.nodes[sh.Node].Machine.Devices {
+				if by := startedBy[sh.Node+"/"+d.ID]; by != nil && by.Priority < w.items[a.For].Priority {
+					t.Fatalf("%v, and %s starts beside it", a, by.ID)
+				}
+			}
+		}
+	}
 	for id, i := range w.items {
 		if w.on[id] != nil || i.NotBefore.After(w.now) {
 			continue

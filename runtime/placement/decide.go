@@ -16,10 +16,14 @@ type decision struct {
 	kept map[pool]bool // a gang of this kind and model keeps devices
 	out  []Action
 
-	// Of the item that is dealt with: but for pre-emptions of late it could have had
-	// devices that are kept for others, or something could have been stopped for its
-	// owner. So what holds for it does not hold for the rest of its group, or shape.
-	spared, shielded bool
+	// What was found not to fit at the level that is dealt with: whoever asks, or for
+	// one owner. What asks for more is not tried.
+	failed    []*shape
+	failedFor map[*owner][]*shape
+
+	// Something could have been stopped for the item that is dealt with, had it not
+	// been stopped for the same owner of late. Another owner may do better.
+	shielded bool
 }
 
 type pool struct {
@@ -42,6 +46,7 @@ func (s *Scheduler) Decide(now time.Time) []Action {
 	}
 	d := &decision{Scheduler: s, now: now, kept: map[pool]bool{}}
 	for _, l := range slices.Clone(s.levels) { // a level whose last item starts goes
+		d.begin(l)
 		for {
 			g := d.first(l)
 			if g == nil {
@@ -53,20 +58,41 @@ func (s *Scheduler) Decide(now time.Time) []Action {
 	return d.out
 }
 
+// begin opens all groups of a level.
+func (d *decision) begin(l *level) {
+	d.failed, d.failedFor = d.failed[:0], map[*owner][]*shape{}
+	for _, q := range l.queues {
+		q.open = append(q.open[:0], q.groups...)
+		for _, g := range q.groups {
+			g.round, g.next, g.reason = d.round, 0, nil
+		}
+	}
+}
+
 // first is the group whose first item's turn it is: that of the owner who has had
-// least.
+// least. Groups that can't be helped any more it closes.
 func (d *decision) first(l *level) *group {
 	var best *group
 	for _, q := range l.queues {
-		if best != nil && best.queue.owner.weight() <= q.owner.weight() {
+		if len(q.open) == 0 || best != nil && best.queue.owner.weight() <= q.owner.weight() {
 			continue // the names are in order
 		}
 		var mine *group
-		for _, g := range q.groups {
-			if d.open(g) && (mine == nil || before(&g.entries[g.next].Item, &mine.entries[mine.next].Item) < 0) {
+		left := q.open[:0]
+		for _, g := range q.open {
+			if g.next == len(g.entries) {
+				continue
+			}
+			if d.hopeless(g) {
+				g.reason = d.keep(g.entries[g.next])
+				continue
+			}
+			left = append(left, g)
+			if mine == nil || before(&g.entries[g.next].Item, &mine.entries[mine.next].Item) < 0 {
 				mine = g
 			}
 		}
+		q.open = left
 		if mine != nil {
 			best = mine
 		}
@@ -74,25 +100,25 @@ func (d *decision) first(l *level) *group {
 	return best
 }
 
-// open tells whether a group has items that were not dealt with in this round.
-func (d *decision) open(g *group) bool {
-	if g.round != d.round {
-		g.round, g.next, g.blocked, g.reason = d.round, 0, false, nil
+// hopeless tells whether what asks for no more was found not to fit.
+func (d *decision) hopeless(g *group) bool {
+	for _, sh := range d.failed {
+		if sh.easier(g.shape) {
+			return true
+		}
 	}
-	if g.blocked || g.next == len(g.entries) {
-		return false
+	for _, sh := range d.failedFor[g.queue.owner] {
+		if sh.easier(g.shape) {
+			return true
+		}
 	}
-	if sh := g.shape; sh.round == d.round && sh.level == g.level.priority {
-		g.blocked, g.reason = true, sh.reason
-		return false
-	}
-	return true
+	return false
 }
 
 // try deals with the first item of a group that was not dealt with.
 func (d *decision) try(g *group) {
 	e := g.entries[g.next]
-	e.reason, d.spared, d.shielded = nil, false, false
+	e.reason, d.shielded = nil, false
 	if on := d.choose(e); on != nil {
 		d.start(e, on)
 		return
@@ -102,15 +128,11 @@ func (d *decision) try(g *group) {
 		g.next++
 		return
 	}
-	r := d.keep(e)
-	if d.spared {
-		e.reason = r
-		g.next++
-		return
-	}
-	g.blocked, g.reason = true, r
-	if !d.shielded {
-		g.shape.round, g.shape.level, g.shape.reason = d.round, g.level.priority, r
+	g.reason = d.keep(e)
+	if d.shielded {
+		d.failedFor[g.queue.owner] = append(d.failedFor[g.queue.owner], g.shape)
+	} else {
+		d.failed = append(d.failed, g.shape)
 	}
 }
 
@@ -130,8 +152,7 @@ func (d *decision) may(e *entry, h *host, i int) bool {
 	if m.by == nil {
 		return true
 	}
-	gives, late := d.givesWay(e, m.by)
-	d.spared = d.spared || late
+	gives, _ := d.givesWay(e, m.by)
 	return gives
 }
 
@@ -304,6 +325,9 @@ func (d *decision) takeComing(e *entry) *reason {
 	}
 	want := e.shape.want()
 	for _, h := range d.nodes {
+		if h.coming == 0 {
+			continue
+		}
 		free, coming := d.room(e, h)
 		if len(coming) > 0 && len(free)+len(coming) >= want {
 			d.claim(e, h, free, coming, want)
@@ -321,14 +345,13 @@ func (d *decision) claim(e *entry, h *host, free, coming []int, want int) {
 }
 
 // keep reserves for a gang that does not fit the free devices of the node that lacks
-// fewest, and says why an item waits. What needs a host's memory is kept a place for
+// fewest, and says so. What needs a host's memory is kept a place for
 // as a gang is.
 func (d *decision) keep(e *entry) *reason {
-	r := &reason{e: e, round: d.round}
 	want := e.shape.want()
 	p := pool{e.Need.Kind, e.Need.Model}
 	if d.kept[p] || want == 1 && (e.Memory == 0 || e.Need.Kind == device.GPU) {
-		return r
+		return nil
 	}
 	var on []*host
 	var best offer // left: devices that it lacks; busy: strangers hold some that it needs
@@ -362,15 +385,14 @@ func (d *decision) keep(e *entry) *reason {
 	case best.h != nil:
 		on = []*host{best.h}
 	default:
-		return r // it would fit nowhere
+		return nil // it would fit nowhere
 	}
 	d.kept[p] = true
-	r.on = on
 	for _, h := range on {
 		free, _ := d.room(e, h)
 		for _, i := range free {
 			d.set(e, h, i, false)
 		}
 	}
-	return r
+	return &reason{e: e, round: d.round, on: on}
 }

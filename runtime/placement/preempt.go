@@ -28,8 +28,12 @@ type sacrifice struct {
 // preempt stops what gives way to an item that fits nowhere; nil when nothing does.
 func (d *decision) preempt(e *entry) *reason {
 	var best *sacrifice
+	below := 0
+	want := e.shape.want()
 	for _, h := range d.nodes {
-		if h.lowest >= e.Priority {
+		n := h.below(e.Priority)
+		below += n
+		if n == 0 || n+h.coming+e.shape.at(h, d.now).free < want {
 			continue
 		}
 		if s := d.sacrifice(e, []*host{h}); s != nil && (best == nil || s.compare(best) < 0) {
@@ -37,7 +41,7 @@ func (d *decision) preempt(e *entry) *reason {
 		}
 	}
 	hosts := d.nodes
-	if best == nil && e.Spread {
+	if best == nil && e.Spread && below > 0 {
 		best = d.sacrifice(e, d.nodes)
 	}
 	if best == nil {
@@ -58,7 +62,6 @@ func (d *decision) preempt(e *entry) *reason {
 		why := fmt.Sprintf("%s needs its devices, with priority %d over %d", e.ID, e.Priority, v.e.Priority)
 		d.out = append(d.out, Action{Do: Preempt, Item: v.e.ID, For: e.ID, Why: why})
 	}
-	want := e.shape.want()
 	for _, h := range hosts {
 		free, coming := d.room(e, h)
 		d.claim(e, h, free, coming, want)

@@ -190,23 +190,31 @@ func (w *world) decide() {
 	}
 	// What is free beside those that are stopped is for whom they are stopped.
 	for _, a := range got {
-		if a.Do != Preempt {
+		if a.Do != Preempt || len(w.on[a.Item]) > 1 {
 			continue
 		}
 		for _, sh := range w.on[a.Item] {
 			for _, d := range w.nodes[sh.Node].Machine.Devices {
+				if m := w.mark(sh.Node, d.ID); m.by != nil && m.by.ID != a.For {
+					continue // it was kept for another
+				}
 				if by := startedBy[sh.Node+"/"+d.ID]; by != nil && by.Priority < w.items[a.For].Priority {
-					t.Fatalf("%v, and %s starts beside it", a, by.ID)
+					t.Fatalf("%v (%+v), and %+v starts beside it on %v", a, *w.items[a.For], *by, w.on[a.Item])
 				}
 			}
 		}
+	}
+	late := false
+	for _, i := range w.items {
+		late = late || len(i.Preempted) > 0
 	}
 	for id, i := range w.items {
 		if w.on[id] != nil || i.NotBefore.After(w.now) {
 			continue
 		}
 		// Devices that it could have had: those that are free, and those that went to
-		// lower priorities; not those kept for others, unless it could be stopped there.
+		// lower priorities; not those kept for others, unless it, and whatever else there is, could be
+		// stopped there.
 		could := func(n *Node, d *device.Device) bool {
 			key := n.ID + "/" + d.ID
 			if by := startedBy[key]; held[key] != "" || by != nil && by.Priority >= i.Priority {
@@ -216,8 +224,6 @@ func (w *world) decide() {
 			if m.by == nil || m.by.ID == id || m.by.Priority < i.Priority {
 				return true
 			}
-			last, late := i.Preempted[m.by.Owner]
-			late = late && w.now.Sub(last) < w.s.cfg.Protect
 			return !m.hard && i.Preemptible && i.Priority < m.by.Priority && !late
 		}
 		if w.fits(i, could) {

@@ -24,15 +24,15 @@ func (s *Scheduler) why(e *entry) string {
 	if s.later[e.ID] != nil {
 		return "is tried again at " + e.NotBefore.UTC().Format("15:04:05")
 	}
+	if e.group.round != s.round {
+		return "was not looked at yet"
+	}
 	r := e.reason
 	if r == nil || r.round != s.round {
 		r = e.group.reason
 	}
-	if r == nil {
-		return "was not looked at yet"
-	}
 	var head string
-	if r.e == e && len(r.on) > 0 {
+	if r != nil && r.e == e {
 		var names []string
 		for _, h := range r.on[:min(len(r.on), maxNamed)] {
 			names = append(names, h.name())

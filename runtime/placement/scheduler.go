@@ -42,9 +42,25 @@ type host struct {
 	devices []cell
 	kept    int // devices with a mark
 	runs    map[string]*entry
-	memory  int64 // bytes of the host that are free; -1 is not known
-	soon    int64 // memory once those who stop have ended
-	lowest  int   // priority among the runs that may be stopped
+	memory  int64   // bytes of the host that are free; -1 is not known
+	soon    int64   // memory once those who stop have ended
+	coming  int     // devices of those who stop
+	gives   []gives // the lowest priority first
+}
+
+// gives is how many devices would be free if those of a priority were stopped that
+// allow it.
+type gives struct{ priority, devices int }
+
+// below is how many devices work of lower priority has that can be stopped.
+func (h *host) below(priority int) int {
+	n := 0
+	for _, g := range h.gives {
+		if g.priority < priority {
+			n += g.devices
+		}
+	}
+	return n
 }
 
 // cell is one device.
@@ -83,6 +99,7 @@ type level struct {
 type queue struct {
 	owner  *owner
 	groups []*group // by shape
+	open   []*group // in this round: those that may still start something
 }
 
 // group is items that differ in age and data alone: what keeps one waiting keeps all.
@@ -93,10 +110,9 @@ type group struct {
 	entries []*entry // the oldest first
 
 	// In the round:
-	round   uint64
-	next    int  // those before it were dealt with
-	blocked bool // the rest can't be helped
-	reason  *reason
+	round  uint64
+	next   int     // those before it were dealt with
+	reason *reason // of the first that waits, if there is more to it than devices
 }
 
 type owner struct {
@@ -232,15 +248,25 @@ func (h *host) put(e *entry, sh Share) {
 // changed counts anew what depends on who runs there.
 func (h *host) changed(s *Scheduler) {
 	h.ver = s.tick()
-	h.memory, h.lowest = -1, math.MaxInt
+	h.memory, h.coming, h.gives = -1, 0, h.gives[:0]
 	if h.Machine.MemoryBytes > 0 {
 		h.memory = h.Machine.MemoryBytes
 	}
 	var stopping int64
-	for _, e := range h.runs {
-		if !e.stopping && e.Preemptible {
-			h.lowest = min(h.lowest, e.Priority)
+	for i := range h.devices {
+		switch e := h.devices[i].by; {
+		case e == nil:
+		case e.stopping:
+			h.coming++
+		case e.Preemptible:
+			j, ok := slices.BinarySearchFunc(h.gives, e.Priority, func(g gives, p int) int { return g.priority - p })
+			if !ok {
+				h.gives = slices.Insert(h.gives, j, gives{priority: e.Priority})
+			}
+			h.gives[j].devices++
 		}
+	}
+	for _, e := range h.runs {
 		if e.Need.Kind == device.GPU {
 			continue
 		}

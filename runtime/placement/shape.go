@@ -17,11 +17,6 @@ type shape struct {
 	item  Item // one of them
 	items int
 	hosts []fit // by slot
-
-	// In a round, at a level, it was found not to fit, whoever asks.
-	round  uint64
-	level  int
-	reason *reason
 }
 
 type shapeKey struct {
@@ -74,6 +69,17 @@ func (s *Scheduler) release(sh *shape) {
 
 // want is the least number of devices.
 func (sh *shape) want() int { return max(1, sh.item.Need.Count) }
+
+// easier tells whether wherever o fits sh fits too.
+func (sh *shape) easier(o *shape) bool {
+	if sh == o {
+		return true
+	}
+	a, b := &sh.key, &o.key
+	return a.need.Kind == b.need.Kind && (a.need.Model == "" || a.need.Model == b.need.Model) && a.need.Count <= b.need.Count &&
+		a.memory <= b.memory && a.either == b.either && a.labels == "" && a.refused == "" &&
+		(a.spread || !b.spread || sh.want() == 1) && (a.preemptible || !b.preemptible)
+}
 
 // refusal is what a node said of such an item lately, "" when it did not.
 func (sh *shape) refusal(node string, now time.Time) string {

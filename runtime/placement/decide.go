@@ -84,7 +84,9 @@ func (d *decision) first(l *level) *group {
 				continue
 			}
 			if d.hopeless(g) {
-				g.reason = d.keep(g.entries[g.next])
+				if g.reason == nil {
+					g.reason = d.keep(g.entries[g.next])
+				}
 				continue
 			}
 			left = append(left, g)

@@ -13,7 +13,7 @@ import (
 type decision struct {
 	*Scheduler
 	now  time.Time
-	kept map[pool]bool // a gang of this kind and model keeps devices
+	kept []pool // a gang of this kind and model keeps devices
 	out  []Action
 
 	// What was found not to fit at the level that is dealt with: whoever asks, or for
@@ -44,7 +44,7 @@ func (s *Scheduler) Decide(now time.Time) []Action {
 			}
 		}
 	}
-	d := &decision{Scheduler: s, now: now, kept: map[pool]bool{}}
+	d := &decision{Scheduler: s, now: now}
 	for _, l := range slices.Clone(s.levels) { // a level whose last item starts goes
 		d.begin(l)
 		for {
@@ -62,55 +62,63 @@ func (s *Scheduler) Decide(now time.Time) []Action {
 func (d *decision) begin(l *level) {
 	d.failed, d.failedFor = d.failed[:0], map[*owner][]*shape{}
 	for _, q := range l.queues {
-		q.open = append(q.open[:0], q.groups...)
+		q.open, q.first = append(q.open[:0], q.groups...), nil
 		for _, g := range q.groups {
-			g.round, g.next, g.reason = d.round, 0, nil
+			g.round, g.next, g.seen, g.seenFor, g.reason = d.round, 0, 0, 0, nil
 		}
 	}
 }
 
 // first is the group whose first item's turn it is: that of the owner who has had
-// least. Groups that can't be helped any more it closes.
+// least.
 func (d *decision) first(l *level) *group {
 	var best *group
 	for _, q := range l.queues {
 		if len(q.open) == 0 || best != nil && best.queue.owner.weight() <= q.owner.weight() {
 			continue // the names are in order
 		}
-		var mine *group
-		left := q.open[:0]
-		for _, g := range q.open {
-			if g.next == len(g.entries) {
-				continue
-			}
-			if d.hopeless(g) {
-				if g.reason == nil {
-					g.reason = d.keep(g.entries[g.next])
-				}
-				continue
-			}
-			left = append(left, g)
-			if mine == nil || before(&g.entries[g.next].Item, &mine.entries[mine.next].Item) < 0 {
-				mine = g
-			}
+		if g := q.first; g == nil || d.hopeless(g) {
+			d.look(q)
 		}
-		q.open = left
-		if mine != nil {
-			best = mine
+		if q.first != nil {
+			best = q.first
 		}
 	}
 	return best
 }
 
+// look finds the oldest item of a queue, and closes groups that can't be helped.
+func (d *decision) look(q *queue) {
+	q.first = nil
+	left := q.open[:0]
+	for _, g := range q.open {
+		if g.next == len(g.entries) {
+			continue
+		}
+		if d.hopeless(g) {
+			if g.reason == nil {
+				g.reason = d.keep(g.entries[g.next])
+			}
+			continue
+		}
+		left = append(left, g)
+		if q.first == nil || before(&g.entries[g.next].Item, &q.first.entries[q.first.next].Item) < 0 {
+			q.first = g
+		}
+	}
+	q.open = left
+}
+
 // hopeless tells whether what asks for no more was found not to fit.
 func (d *decision) hopeless(g *group) bool {
-	for _, sh := range d.failed {
-		if sh.easier(g.shape) {
+	for ; g.seen < len(d.failed); g.seen++ {
+		if d.failed[g.seen].easier(g.shape) {
 			return true
 		}
 	}
-	for _, sh := range d.failedFor[g.queue.owner] {
-		if sh.easier(g.shape) {
+	mine := d.failedFor[g.queue.owner]
+	for ; g.seenFor < len(mine); g.seenFor++ {
+		if mine[g.seenFor].easier(g.shape) {
 			return true
 		}
 	}
@@ -120,7 +128,7 @@ func (d *decision) hopeless(g *group) bool {
 // try deals with the first item of a group that was not dealt with.
 func (d *decision) try(g *group) {
 	e := g.entries[g.next]
-	e.reason, d.shielded = nil, false
+	e.reason, d.shielded, g.queue.first = nil, false, nil
 	if on := d.choose(e); on != nil {
 		d.start(e, on)
 		return
@@ -238,6 +246,9 @@ func (d *decision) choose(e *entry) []Share {
 	var some []offer
 	total := 0
 	for _, h := range d.nodes {
+		if h.kept == 0 && e.shape.at(h, d.now).free == 0 {
+			continue
+		}
 		if o, ok := d.offer(e, h, want); ok && (best.h == nil || o.compare(best) < 0) {
 			best = o
 		}
@@ -352,7 +363,7 @@ func (d *decision) claim(e *entry, h *host, free, coming []int, want int) {
 func (d *decision) keep(e *entry) *reason {
 	want := e.shape.want()
 	p := pool{e.Need.Kind, e.Need.Model}
-	if d.kept[p] || want == 1 && (e.Memory == 0 || e.Need.Kind == device.GPU) {
+	if want == 1 && (e.Memory == 0 || e.Need.Kind == device.GPU) || slices.Contains(d.kept, p) {
 		return nil
 	}
 	var on []*host
@@ -389,7 +400,7 @@ func (d *decision) keep(e *entry) *reason {
 	default:
 		return nil // it would fit nowhere
 	}
-	d.kept[p] = true
+	d.kept = append(d.kept, p)
 	for _, h := range on {
 		free, _ := d.room(e, h)
 		for _, i := range free {

@@ -99,7 +99,10 @@ type level struct {
 type queue struct {
 	owner  *owner
 	groups []*group // by shape
-	open   []*group // in this round: those that may still start something
+
+	// In the round:
+	open  []*group // those that may still start something
+	first *group   // of open, the one with the oldest item; nil is not known
 }
 
 // group is items that differ in age and data alone: what keeps one waiting keeps all.
@@ -110,9 +113,11 @@ type group struct {
 	entries []*entry // the oldest first
 
 	// In the round:
-	round  uint64
-	next   int     // those before it were dealt with
-	reason *reason // of the first that waits, if there is more to it than devices
+	round   uint64
+	seen    int     // shapes that failed which were compared
+	seenFor int     // those of the owner's
+	next    int     // those before it were dealt with
+	reason  *reason // of the first that waits, if there is more to it than devices
 }
 
 type owner struct {

@@ -16,10 +16,9 @@ type decision struct {
 	kept []pool // a gang of this kind and model keeps devices
 	out  []Action
 
-	// What was found not to fit at the level that is dealt with: whoever asks, or for
-	// one owner. What asks for more is not tried.
-	failed    []*shape
-	failedFor map[*owner][]*shape
+	// What was found not to fit at the level that is dealt with, for one owner. What
+	// asks for more is not tried.
+	failed map[*owner][]*shape
 
 	// Something could have been stopped for the item that is dealt with, had it not
 	// been stopped for the same owner of late. Another owner may do better.
@@ -60,12 +59,9 @@ func (s *Scheduler) Decide(now time.Time) []Action {
 
 // begin opens all groups of a level.
 func (d *decision) begin(l *level) {
-	d.failed, d.failedFor = d.failed[:0], map[*owner][]*shape{}
+	d.failed = map[*owner][]*shape{}
 	for _, q := range l.queues {
 		q.open, q.first = append(q.open[:0], q.groups...), nil
-		for _, g := range q.groups {
-			g.round, g.next, g.seen, g.seenFor, g.reason = d.round, 0, 0, 0, nil
-		}
 	}
 }
 
@@ -92,11 +88,14 @@ func (d *decision) look(q *queue) {
 	q.first = nil
 	left := q.open[:0]
 	for _, g := range q.open {
+		if g.round != d.round {
+			g.round, g.next, g.seen, g.reason = d.round, 0, 0, nil
+		}
 		if g.next == len(g.entries) {
 			continue
 		}
 		if d.hopeless(g) {
-			if g.reason == nil {
+			if g.reason == nil && g.shape.gang {
 				g.reason = d.keep(g.entries[g.next])
 			}
 			continue
@@ -111,18 +110,29 @@ func (d *decision) look(q *queue) {
 
 // hopeless tells whether what asks for no more was found not to fit.
 func (d *decision) hopeless(g *group) bool {
-	for ; g.seen < len(d.failed); g.seen++ {
-		if d.failed[g.seen].easier(g.shape) {
-			return true
-		}
+	if g.shape.round == d.round && g.shape.level == g.level.priority {
+		return true
 	}
-	mine := d.failedFor[g.queue.owner]
-	for ; g.seenFor < len(mine); g.seenFor++ {
-		if mine[g.seenFor].easier(g.shape) {
+	mine := d.failed[g.queue.owner]
+	for ; g.seen < len(mine); g.seen++ {
+		if mine[g.seen].easier(g.shape) {
 			return true
 		}
 	}
 	return false
+}
+
+// fail closes what asks for no less: for one owner, or for all.
+func (d *decision) fail(g *group) {
+	if d.shielded {
+		d.failed[g.queue.owner] = append(d.failed[g.queue.owner], g.shape)
+		return
+	}
+	for _, sh := range d.shapes {
+		if g.shape.easier(sh) {
+			sh.round, sh.level = d.round, g.level.priority
+		}
+	}
 }
 
 // try deals with the first item of a group that was not dealt with.
@@ -139,11 +149,7 @@ func (d *decision) try(g *group) {
 		return
 	}
 	g.reason = d.keep(e)
-	if d.shielded {
-		d.failedFor[g.queue.owner] = append(d.failedFor[g.queue.owner], g.shape)
-	} else {
-		d.failed = append(d.failed, g.shape)
-	}
+	d.fail(g)
 }
 
 func (d *decision) start(e *entry, on []Share) {
@@ -363,7 +369,7 @@ func (d *decision) claim(e *entry, h *host, free, coming []int, want int) {
 func (d *decision) keep(e *entry) *reason {
 	want := e.shape.want()
 	p := pool{e.Need.Kind, e.Need.Model}
-	if want == 1 && (e.Memory == 0 || e.Need.Kind == device.GPU) || slices.Contains(d.kept, p) {
+	if !e.shape.gang || slices.Contains(d.kept, p) {
 		return nil
 	}
 	var on []*host

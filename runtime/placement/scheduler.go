@@ -113,11 +113,10 @@ type group struct {
 	entries []*entry // the oldest first
 
 	// In the round:
-	round   uint64
-	seen    int     // shapes that failed which were compared
-	seenFor int     // those of the owner's
-	next    int     // those before it were dealt with
-	reason  *reason // of the first that waits, if there is more to it than devices
+	round  uint64
+	seen   int     // of what failed for its owner: compared with it
+	next   int     // those before it were dealt with
+	reason *reason // of the first that waits, if there is more to it than devices
 }
 
 type owner struct {

@@ -16,7 +16,12 @@ type shape struct {
 	key   shapeKey
 	item  Item // one of them
 	items int
+	gang  bool  // it may have to be kept devices for: see decision.keep
 	hosts []fit // by slot
+
+	// In this round, at this level, nobody's fits.
+	round uint64
+	level int
 }
 
 type shapeKey struct {
@@ -54,7 +59,7 @@ func (s *Scheduler) shapeOf(i *Item) *shape {
 	}
 	sh := s.shapes[k]
 	if sh == nil {
-		sh = &shape{key: k, item: *i}
+		sh = &shape{key: k, item: *i, gang: i.Need.Count > 1 || i.Memory > 0 && i.Need.Kind != device.GPU}
 		s.shapes[k] = sh
 	}
 	sh.items++

@@ -39,10 +39,9 @@ type day struct {
 
 // event of the future.
 type event struct {
-	at  time.Time
-	n   int
-	do  func()
-	pos int
+	at time.Time
+	n  int
+	do func()
 }
 
 type events []*event

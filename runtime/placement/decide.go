@@ -143,7 +143,11 @@ func (d *decision) try(g *group) {
 		d.start(e, on)
 		return
 	}
-	if r := cmp.Or(d.takeComing(e), d.preempt(e)); r != nil {
+	r := d.takeComing(e)
+	if r == nil {
+		r = d.preempt(e)
+	}
+	if r != nil {
 		e.reason = r
 		g.next++
 		return
@@ -409,6 +413,14 @@ func (d *decision) keep(e *entry) *reason {
 	d.kept = append(d.kept, p)
 	for _, h := range on {
 		free, _ := d.room(e, h)
+		for _, i := range e.shape.at(h, d.now).on {
+			// Where something runs that gives way to it, nobody else may have that stopped.
+			if c := &h.devices[i]; c.by != nil && c.mark.by == nil {
+				if gives, _ := d.givesWay(c.by, e); gives {
+					free = append(free, i)
+				}
+			}
+		}
 		for _, i := range free {
 			d.set(e, h, i, false)
 		}

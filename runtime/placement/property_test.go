@@ -204,6 +204,16 @@ func (w *world) decide() {
 			}
 		}
 	}
+	// Once more, with nothing new, nobody is stopped for whom others are stopped already.
+	served := map[string]bool{}
+	for _, a := range got {
+		served[a.For] = a.Do == Preempt
+	}
+	for _, a := range Decide(w.s.View(w.now), w.now, w.s.cfg) {
+		if a.Do == Preempt && served[a.For] {
+			t.Fatalf("decided again at once: %v", a)
+		}
+	}
 	late := false
 	for _, i := range w.items {
 		late = late || len(i.Preempted) > 0

@@ -46,7 +46,8 @@
 // the fewest that make room on one node, of these the lowest, of these the youngest.
 // Their devices and the free ones beside them are the item's from then on. An item that
 // was stopped is not stopped again within Config.Protect for work of the same owner, so
-// each owner costs it a start at most so often.
+// each owner costs it a start at most so often. For a host's memory alone nothing is
+// stopped.
 //
 // # The caller's duties
 //

@@ -27,7 +27,7 @@ type Scheduler struct {
 	owners   map[string]*owner
 	stopping int    // of those that run
 	round    uint64 // counts decisions
-	version  uint64
+	version  uint64 // of hosts, see tick
 	slots    int   // of the tables of shapes
 	free     []int // slots of hosts that went
 }

@@ -19,9 +19,9 @@ func ExampleDecide() {
 		},
 	}
 	for _, a := range placement.Decide(v, now, placement.DefaultConfig()) {
-		fmt.Println(a.Do, a.Item, a.On, a.Why)
+		fmt.Printf("%s %s %v%s\n", a.Do, a.Item, a.On, a.Why)
 	}
 	// Output:
 	// start gang [{a [gpu:0 gpu:1]}]
-	// wait small [] gpu-1 does not fit: a: 0 free of 2 (gang has 2)
+	// wait small []gpu-1 does not fit: a: 0 free of 2 (gang has 2)
 }

@@ -28,8 +28,8 @@ type Scheduler struct {
 	stopping int    // of those that run
 	round    uint64 // counts decisions
 	version  uint64 // of hosts, see tick
-	slots    int   // of the tables of shapes
-	free     []int // slots of hosts that went
+	slots    int    // of the tables of shapes
+	free     []int  // slots of hosts that went
 }
 
 // host is a node and who is on it.

@@ -45,7 +45,13 @@ func (s *Scheduler) why(e *entry) string {
 		}
 		head = "what is free on " + strings.Join(names, ", ") + " is kept for it; "
 	}
-	return head + s.lacks(e)
+	if head != "" {
+		return head + s.lacks(e)
+	}
+	if g := e.group; g.textRound != s.round {
+		g.text, g.textRound = s.lacks(e), s.round
+	}
+	return e.group.text
 }
 
 // lacks says what keeps an item off the nodes.

@@ -117,6 +117,9 @@ type group struct {
 	seen   int     // of what failed for its owner: compared with it
 	next   int     // those before it were dealt with
 	reason *reason // of the first that waits, if there is more to it than devices
+
+	text      string // why all of them wait, in words, as of this round
+	textRound uint64
 }
 
 type owner struct {

@@ -349,10 +349,37 @@ func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.queue.GetBroadcasts(overhead, limit)
 }
 
-func (d *delegate) LocalState(bool) []byte {
+// LocalState is this node's news, and to one who joins that of all.
+//
+//	repeated: u16 length, LE | news
+func (d *delegate) LocalState(join bool) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.own
+	var out []byte
+	add := func(b []byte) {
+		out = binary.LittleEndian.AppendUint16(out, uint16(len(b)))
+		out = append(out, b...)
+	}
+	if d.own != nil {
+		add(d.own)
+	}
+	if join {
+		for id, u := range d.updates {
+			if id != d.m.self.ID {
+				add(encodeNews(id, u))
+			}
+		}
+	}
+	return out
 }
 
-func (d *delegate) MergeRemoteState(b []byte, _ bool) { d.note(b) }
+func (d *delegate) MergeRemoteState(b []byte, _ bool) {
+	for len(b) >= 2 {
+		n := int(binary.LittleEndian.Uint16(b))
+		if len(b) < 2+n {
+			return
+		}
+		d.note(b[2 : 2+n])
+		b = b[2+n:]
+	}
+}

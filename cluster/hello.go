@@ -223,6 +223,11 @@ func (m *Members) greet(ctx context.Context, addr, host string) (hello, error) {
 	if err := m.belong(a); err != nil {
 		return a, err
 	}
+	if name, _, err := net.SplitHostPort(a.Addr); err == nil && net.ParseIP(name) == nil {
+		m.mu.Lock()
+		m.hosts[a.ID] = name
+		m.mu.Unlock()
+	}
 	round := time.Since(sent)
 	if off := time.UnixMilli(a.Now).Sub(sent.Add(round / 2)); off.Abs() > clockSkew+round {
 		m.warn("clock", a.Addr, fmt.Errorf("the clock of %s is %v off this one's; certificates and dates go by it: let both follow one time server", a.Name, off.Round(time.Second)))

@@ -75,6 +75,7 @@ type Members struct {
 	ring   *memberlist.Keyring
 	alive  map[string]Member // by id, this node included once it is ready
 	heard  map[string]hint   // by id: whom gossip says is there
+	hosts  map[string]string // by id: the host of a node's address as it greeted, where that is a name
 	busy   map[string]bool   // greetings under way, by id
 	own    map[string]bool   // addresses at which this node met itself
 	warned map[string]time.Time
@@ -101,7 +102,7 @@ func Start(ctx context.Context, cfg Config) (*Members, error) {
 	}
 	m := &Members{
 		cfg: cfg, kept: k, ready: make(chan struct{}), events: make(chan func(), 1024),
-		alive: map[string]Member{}, heard: map[string]hint{}, busy: map[string]bool{}, warned: map[string]time.Time{},
+		alive: map[string]Member{}, heard: map[string]hint{}, hosts: map[string]string{}, busy: map[string]bool{}, warned: map[string]time.Time{},
 	}
 	if m.keys, err = loadKeys(cfg.Dir); err != nil {
 		return nil, err
@@ -336,9 +337,7 @@ func (m *Members) seek() bool {
 		}
 		if _, err := list.Join([]string{gossipName(a.ID, a.Boot) + "/" + ip}); err != nil {
 			m.warn("join", c.addr, err)
-			continue
 		}
-		m.admit(a.member())
 	}
 	return found
 }
@@ -513,11 +512,12 @@ func (m *Members) meet(h hint) {
 	}()
 }
 
-// admit makes whom was greeted a member.
+// admit makes whom was greeted a member, unless gossip has taken it back meanwhile.
 func (m *Members) admit(n Member) {
 	m.mu.Lock()
 	o, known := m.alive[n.ID]
-	if n.ID == m.self.ID || known && o.Boot >= n.Boot {
+	h, heard := m.heard[n.ID]
+	if n.ID == m.self.ID || known && o.Boot >= n.Boot || !heard || h.boot != n.Boot {
 		m.mu.Unlock()
 		return
 	}
@@ -598,12 +598,25 @@ func (m *Members) Suspect(id string) {
 		defer m.wg.Done()
 		ctx, cancel := context.WithTimeout(m.ctx, time.Second)
 		defer cancel()
-		a, err := m.exchange(ctx, o.Addr, h.host, true)
-		switch {
-		case errors.Is(err, syscall.ECONNREFUSED):
-			m.bury(id, o.Boot, "its process is gone", false)
-		case err == nil && (a.ID != id || a.Boot > o.Boot):
-			m.bury(id, o.Boot, "started anew", false)
+		for {
+			a, err := m.exchange(ctx, o.Addr, h.host, true)
+			switch {
+			case errors.Is(err, syscall.ECONNREFUSED):
+				m.bury(id, o.Boot, "its process is gone", false)
+				return
+			case err == nil && (a.ID != id || a.Boot > o.Boot):
+				m.bury(id, o.Boot, "started anew", false)
+				return
+			case err == nil:
+				return
+			}
+			// A dying process closes its connections before its listener, whose queue
+			// still takes one and hangs up.
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 }
@@ -667,7 +680,8 @@ func (m *Members) Card(ctx context.Context, id string) ([]byte, error) {
 	return a.Card, err
 }
 
-// hostOf is the host that a node's certificate names, where gossip said so.
+// hostOf is the host that a node's certificate names, where gossip or its greeting,
+// which comes first, said so.
 func (m *Members) hostOf(gossipName string) string {
 	id, _, err := parseGossipName(gossipName)
 	if err != nil {
@@ -675,7 +689,7 @@ func (m *Members) hostOf(gossipName string) string {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.heard[id].host
+	return cmp.Or(m.heard[id].host, m.hosts[id])
 }
 
 var errCut = errors.New("cut off")

@@ -100,6 +100,7 @@ type setup struct {
 	seeds             []string
 	id                *cert.Identity
 	card, software    string
+	advertise         string // a host without a port
 	before            func(*Members)
 }
 
@@ -127,8 +128,11 @@ func tryBoot(t *testing.T, s setup) (*box, error) {
 		return nil, err
 	}
 	b.p = p
+	if s.advertise != "" {
+		s.advertise = fmt.Sprintf("%s:%d", s.advertise, p.Addr().Port)
+	}
 	b.Members, err = Start(context.Background(), Config{
-		Dir: s.dir, Port: p, Name: s.name, Seeds: s.seeds, Software: s.software, Card: func() []byte { return []byte(s.card) },
+		Dir: s.dir, Port: p, Advertise: s.advertise, Name: s.name, Seeds: s.seeds, Software: s.software, Card: func() []byte { return []byte(s.card) },
 		Events: Events{
 			Joined: func(m Member) { b.note("joined %s", m.Name) },
 			Gone:   func(m Member, why string) { b.note("gone %s: %s", m.Name, why) },
@@ -199,6 +203,12 @@ func TestLife(t *testing.T) {
 				t.Fatal(err)
 			}
 			waitFor(t, func() bool { return string(c.News()[b.self.ID]) == "load 0.5" })
+			late := boot(t, setup{name: "d", id: id, seeds: seeds}) // hears what was said before it came
+			waitFor(t, func() bool { return string(late.News()[b.self.ID]) == "load 0.5" })
+			if err := late.Leave(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			a.sees(t, "a", "b", "c")
 
 			// A connection to a killed node breaks: whoever had it need not wait for gossip.
 			addr := c.self.Addr
@@ -484,4 +494,30 @@ func FuzzFrames(f *testing.F) {
 		}
 		_, _, _ = parseGossipName(string(b))
 	})
+}
+
+// Nodes whose certificates name hosts alone find each other, though gossip knows
+// addresses only.
+func TestCertificatesThatNameHosts(t *testing.T) {
+	dir := t.TempDir()
+	if err := cert.InitCA(filepath.Join(dir, "ca")); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := cert.LoadCA(filepath.Join(dir, "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ca.Issue(cert.Request{Hosts: []string{"localhost"}}, filepath.Join(dir, "tls")); err != nil {
+		t.Fatal(err)
+	}
+	id, err := cert.Load(filepath.Join(dir, "tls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := boot(t, setup{name: "a", id: id, advertise: "localhost"})
+	b := boot(t, setup{name: "b", id: id, advertise: "localhost", seeds: []string{a.Self().Addr}})
+	c := boot(t, setup{name: "c", id: id, advertise: "localhost", seeds: []string{a.Self().Addr}})
+	for _, n := range []*box{a, b, c} {
+		n.sees(t, "a", "b", "c")
+	}
 }

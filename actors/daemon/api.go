@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/cluster/cert"
@@ -90,7 +92,10 @@ func (d *Daemon) routes() http.Handler {
 	})
 	at("GET /v1/backup", cert.Admin, true, func(w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
-		return d.store.Backup(w)
+		if err := d.store.Backup(w); err != nil {
+			panic(http.ErrAbortHandler) // what was sent is not all
+		}
+		return nil
 	})
 
 	at("GET /internal/jobs/{id}/log", cert.Node, true, d.getLog)
@@ -99,6 +104,7 @@ func (d *Daemon) routes() http.Handler {
 	at("POST /internal/jobs/{id}/folder", cert.Node, true, d.postFolder)
 	at("POST /internal/jobs/{id}/progress", cert.Node, true, d.postProgress)
 	at("POST /internal/jobs/{id}/end", cert.Node, true, d.postEnd)
+	at("GET /internal/uses", cert.Node, true, d.getUses)
 	at("POST /internal/run", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
 		var a assignment
 		if err := body(r, &a, maxJobFile); err != nil {
@@ -150,7 +156,27 @@ func (d *Daemon) routes() http.Handler {
 		return nil
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	return mux
+	return d.notBrowsers(mux)
+}
+
+// notBrowsers turns away what a web page could make its reader's browser send: to a
+// node on loopback without certificates that would be as good as the reader's own
+// request. Pages of other origins are refused, and names that are not the node's,
+// which a page's owner could point at it.
+func (d *Daemon) notBrowsers(next http.Handler) http.Handler {
+	next = http.NewCrossOriginProtection().Handler(next)
+	own, _, _ := net.SplitHostPort(d.members.Self().Addr)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if !d.port.Secure() && host != own && host != "localhost" && net.ParseIP(strings.Trim(host, "[]")) == nil {
+			refuse(w, &StatusError{http.StatusForbidden, fmt.Sprintf("this node is not called %q; use its address, or --advertise that name", host)})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // who is at the other end; without certificates everybody may do everything.
@@ -216,6 +242,9 @@ func refuse(w http.ResponseWriter, err error) {
 	case errors.As(err, &large):
 		code = http.StatusRequestEntityTooLarge
 		err = fmt.Errorf("the request is larger than %d MB; a job file is small: its data goes in by PUT /v1/files", large.Limit>>20)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, files.ErrQuota):
+		code = http.StatusInsufficientStorage
+		err = fmt.Errorf("the node's disk is full: %w; free some space there, or send it to another node", err)
 	case errors.Is(err, errNoJob):
 		code = http.StatusNotFound
 	case errors.Is(err, errTaken):
@@ -287,7 +316,7 @@ func (d *Daemon) postJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var s Submission
+	s := Submission{Spec: job.Default()}
 	if err := body(r, &s, maxJobFile); err != nil {
 		return err
 	}
@@ -298,7 +327,10 @@ func (d *Daemon) postJob(w http.ResponseWriter, r *http.Request) error {
 	if len(s.Spec.Data.Files)+len(s.Spec.Data.Valid) > 0 {
 		return &job.FieldError{Path: "data.files", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\""}
 	}
-	if len(s.Files)+len(s.Spec.Data.URLs)+len(s.Spec.Data.Plugin) == 0 {
+	if len(s.Spec.Data.Plugin) > 0 {
+		return &job.FieldError{Path: "data.plugin", Msg: "would run a program of the submitter's choice on a node; prepare the data where you are and submit the result"}
+	}
+	if len(s.Files)+len(s.Spec.Data.URLs) == 0 {
 		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
 	}
 	for _, u := range s.Files {

@@ -395,9 +395,6 @@ func (c *chief) jobs() []Job {
 	out := c.reg.list()
 	for i := range out {
 		if why := c.refusals[out[i].ID]; out[i].State == Queued && why != "" {
-			if out[i].Why != "" {
-				why = out[i].Why + "; " + why
-			}
 			out[i].Why = why
 		}
 	}

@@ -25,7 +25,11 @@
 //	a paused node    that wakes up commits nothing more: its epoch is not the job's any longer
 //	a majority       jobs wait, nothing that was committed is lost
 //
+// # On disk
+//
 //	DIR/node.json gossip-keys.json journal/ files/ jobs/ID/ uploads/ID/
+//
+// Files and folders that no job needs any more are removed within the hour.
 package daemon
 
 import (
@@ -236,6 +240,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.spawn(d.port.Serve)
 	d.spawn(d.publish)
 	d.spawn(d.watch)
+	d.spawn(d.tidy)
 	return nil
 }
 

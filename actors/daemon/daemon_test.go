@@ -565,12 +565,54 @@ func TestRolesAndHostileRequests(t *testing.T) {
 	bad := spec
 	bad.SearchStrategy = "magic"
 	var s *daemon.StatusError
+	program := spec
+	program.Data.Plugin = []string{"/bin/true"}
+	if _, err := submitter.Submit(t.Context(), "", program, nil); !errors.As(err, &s) || s.Code != http.StatusBadRequest || !strings.Contains(err.Error(), "data.plugin") {
+		t.Errorf("a job that brings a program: %v", err)
+	}
 	if _, err := submitter.Submit(t.Context(), "", bad, nil); !errors.As(err, &s) || s.Code != http.StatusBadRequest || !strings.Contains(err.Error(), "search_strategy") {
 		t.Errorf("a bad job: %v", err)
 	}
 	if f, err := submitter.Follow(t.Context(), id, nil, nil); err != nil || f.Job.State != daemon.Done {
 		t.Errorf("%+v, %v", f.Job, err)
 	}
+}
+
+// What a web page can make a browser send is refused.
+func TestBrowsers(t *testing.T) {
+	tn := newTown(t)
+	a := tn.start("a")
+	tn.settle(tn.client(a), 1, 1)
+	for _, c := range []struct {
+		method, host, origin string
+		code                 int
+	}{
+		{http.MethodGet, "", "", http.StatusOK},
+		{http.MethodPost, "", "", http.StatusBadRequest},                       // no job in it
+		{http.MethodPost, "", "https://example.org", http.StatusForbidden},     // a page of another origin
+		{http.MethodGet, "rebound.example.org:7400", "", http.StatusForbidden}, // a name pointed here
+		{http.MethodGet, "localhost", "", http.StatusOK},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+a.addr+"/v1/jobs", strings.NewReader("{"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.host != "" {
+			req.Host = c.host
+		}
+		if c.origin != "" {
+			req.Header.Set("Origin", c.origin)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.code {
+			t.Errorf("%+v: %s", c, res.Status)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 // A driver that sends gigabytes, and thousands that say nothing, are turned away,

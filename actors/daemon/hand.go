@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -206,7 +207,9 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	d.change()
 	defer d.change()
 	if err := n.Run(ctx); err != nil {
-		return errors.Join(err, m.keep(context.WithoutCancel(ctx)))
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		return errors.Join(err, m.keep(last))
 	}
 	return m.keep(ctx)
 }
@@ -303,21 +306,20 @@ func (d *Daemon) fits(a assignment) fit {
 	return fit{OK: len(ds) > 0}
 }
 
-// uploads puts a job's files where its data stage reads them, under names that end
-// as their user's do.
+// uploads puts a job's files where its data stage reads them, each in a folder of its
+// own under the name that its user gave it, which the model's card repeats.
 func (m *mirror) uploads(ctx context.Context, ups []Upload, spec job.Spec) (data, valid []string, err error) {
 	if len(ups) == 0 {
 		return spec.Data.Files, spec.Data.Valid, nil // URLs and plugins
-	}
-	dir := filepath.Join(m.d.cfg.Dir, "uploads", m.id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, err
 	}
 	for i, u := range ups {
 		if err := m.d.fetch(ctx, u.Ref); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", u.Name, err)
 		}
-		path := filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(u.Name)))
+		path := filepath.Join(m.d.cfg.Dir, "uploads", m.id, strconv.Itoa(i), filepath.Base(u.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, nil, err
+		}
 		if err := m.d.files.Lay(u.Ref, path); err != nil {
 			return nil, nil, err
 		}

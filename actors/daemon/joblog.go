@@ -162,7 +162,7 @@ func (d *Daemon) readLeader(ctx context.Context, path string, read func(io.Reade
 				return read(res.Body)
 			}()
 			var s *StatusError
-			if err == nil || errors.As(err, &s) && s.Code != codeNotLeader && s.Code != http.StatusServiceUnavailable {
+			if err == nil || errors.As(err, &s) && s.final() {
 				return err
 			}
 			last = fmt.Errorf("%s: %w", addr, err)

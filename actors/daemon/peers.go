@@ -35,6 +35,10 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return e.Text }
 
+// final tells whether asking again gives the same answer: not where another node
+// leads by now, or the leader has trouble of its own.
+func (e *StatusError) final() bool { return e.Code != codeNotLeader && e.Code < 500 }
+
 // call sends a request and decodes the answer into out, which may be nil. The body
 // is JSON of in, or in itself when it is bytes.
 func call(ctx context.Context, c *http.Client, method, url string, in, out any) error {
@@ -113,7 +117,7 @@ func (d *Daemon) toLeader(ctx context.Context, method, path string, in, out any)
 			err := call(held, d.client, method, "http://"+addr+path, in, out)
 			cancel()
 			var s *StatusError
-			if err == nil || errors.As(err, &s) && s.Code != codeNotLeader && s.Code != http.StatusServiceUnavailable {
+			if err == nil || errors.As(err, &s) && s.final() {
 				return err
 			}
 			last = fmt.Errorf("%s: %w", addr, err)

@@ -18,7 +18,7 @@ import (
 
 const (
 	watchProtocol = "autoglm-watch/1"
-	watchAgain    = 200 * time.Millisecond
+	watchAgain    = 50 * time.Millisecond
 )
 
 // watched holds a node's connection until it breaks.

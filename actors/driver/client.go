@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,26 +30,45 @@ import (
 
 // Client attaches to a cluster through any of its nodes. It may be shared.
 type Client struct {
-	addr string
+	addr string // as it was given
+	host string // of the requests
 	http *http.Client
+
+	plain bool        // without a certificate
+	spoke atomic.Bool // a node has answered: it is not the certificates
 }
 
-// NewClient speaks to the node at host:port, under an identity where the cluster
-// has certificates; nil is plaintext.
+// NewClient speaks to the node at host:port, or to the first of a comma's list that
+// answers, under an identity where the cluster has certificates; nil is plaintext.
 func NewClient(addr string, id *cert.Identity) *Client {
+	addrs := strings.Split(addr, ",")
+	dial := func(ctx context.Context, to string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTime)
+		defer cancel()
+		if id == nil {
+			return new(net.Dialer).DialContext(ctx, "tcp", to)
+		}
+		return port.Dial(ctx, id, port.Call{Addr: to, Protocol: "http/1.1"})
+	}
 	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, to string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			return port.Dial(ctx, id, port.Call{Addr: to, Protocol: "http/1.1"})
+		DialContext: func(ctx context.Context, _, _ string) (c net.Conn, err error) {
+			for _, to := range addrs {
+				if c, err = dial(ctx, to); err == nil {
+					break
+				}
+			}
+			return c, err
 		},
 		IdleConnTimeout: time.Minute,
 	}
-	if id == nil {
-		t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	host := addrs[0]
+	if len(addrs) > 1 {
+		host = "localhost" // which any of them answers to
 	}
-	return &Client{addr: addr, http: &http.Client{Transport: t}}
+	return &Client{addr: addr, host: host, http: &http.Client{Transport: t}, plain: id == nil}
 }
+
+const dialTime = 10 * time.Second
 
 // Close lets its connections go.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -56,7 +76,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // do sends a request; the caller closes the body. A bad answer is a
 // *daemon.StatusError.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.addr+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+c.host+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +84,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 	if err != nil {
 		return nil, c.explain(err)
 	}
+	c.spoke.Store(true)
 	if res.StatusCode/100 != 2 {
 		defer res.Body.Close()
 		return nil, daemon.ReadError(res)
@@ -71,13 +92,24 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 	return res, nil
 }
 
+// Why a node can't be spoken to.
+var (
+	ErrNobody   = errors.New("no node listens")
+	ErrGone     = errors.New("try another of the cluster's nodes")
+	ErrNeedsTLS = errors.New("it has certificates and this command has none; give --tls DIR (autoglm ca issue --role submit NAME)")
+)
+
 // explain says what may be wrong with a node that can't be reached.
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no node listens at %s; start one with: autoglm node --listen %s", c.addr, c.addr)
+		first, _, _ := strings.Cut(c.addr, ",")
+		return fmt.Errorf("%w at %s; start one with: autoglm node --listen %s", ErrNobody, c.addr, first)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), strings.Contains(err.Error(), "malformed HTTP response"):
-		return fmt.Errorf("the node at %s hung up: it has certificates and this command has none; give --tls DIR (autoglm ca issue --role submit NAME)", c.addr)
+		if c.plain && !c.spoke.Load() {
+			return fmt.Errorf("the node at %s hung up: %w", c.addr, ErrNeedsTLS)
+		}
+		return fmt.Errorf("the node at %s hung up: it stops, or was lost: %w", c.addr, ErrGone)
 	}
 	return cert.Explain(err)
 }
@@ -270,7 +302,7 @@ func (c *Client) Fetch(ctx context.Context, id, dir string, told func(path strin
 		if same(to, ref) {
 			continue
 		}
-		if err := store.Fetch(ctx, c.sized(ref), ref, []string{"http://" + c.addr + "/v1/files"}); err != nil {
+		if err := store.Fetch(ctx, c.sized(ref), ref, []string{"http://" + c.host + "/v1/files"}); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 		if err := lay(store, ref, to); err != nil {
@@ -331,7 +363,7 @@ func (c *Client) Follow(ctx context.Context, id string, v View, jobs func(daemon
 	n := 0
 	lost := time.Time{}
 	for {
-		err := c.follow(ctx, id, n, func(l daemon.Line) error {
+		err := c.Events(ctx, id, n, true, func(l daemon.Line) error {
 			lost = time.Time{}
 			switch {
 			case l.Event != nil:
@@ -387,8 +419,15 @@ func (c *Client) Follow(ctx context.Context, id string, v View, jobs func(daemon
 // followPatience is how long a node may be away while a job is followed.
 const followPatience = 30 * time.Second
 
-func (c *Client) follow(ctx context.Context, id string, from int, line func(daemon.Line) error) error {
-	res, err := c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/jobs/%s/events?from=%d&follow=1", id, from), nil)
+// Events calls line with a job's events from a number on, what its trials measure and
+// how it stands: those up to now, or, following, until the job is over or a
+// connection breaks.
+func (c *Client) Events(ctx context.Context, id string, from int, follow bool, line func(daemon.Line) error) error {
+	path := fmt.Sprintf("/v1/jobs/%s/events?from=%d", id, from)
+	if follow {
+		path += "&follow=1"
+	}
+	res, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}

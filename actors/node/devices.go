@@ -116,13 +116,10 @@ func readRan(dir string) ran {
 	return r
 }
 
-// watch looks at the health of leased GPUs while the job runs: one that turns sick
-// loses its process, and sick hears why. The function that it returns ends the
-// watch.
+// watch looks at the health of the crew's devices while the job runs: one that turns
+// sick loses its process, if it has one, and sick hears why. The function that it
+// returns ends the watch.
 func (n *Node) watch(sick func(i int, why string)) func() {
-	if !n.crew.on.CUDA {
-		return func() {}
-	}
 	mine := map[string]int{}
 	for i, d := range n.crew.devices {
 		mine[d.UUID] = i
@@ -131,9 +128,13 @@ func (n *Node) watch(sick func(i int, why string)) func() {
 	if every <= 0 {
 		every = 5 * time.Second
 	}
-	sources := Sources
-	if n.opts.Sources != nil {
-		sources = n.opts.Sources
+	sources := n.opts.Sources
+	switch {
+	case sources != nil:
+	case n.crew.on.CUDA:
+		sources = Sources
+	default: // nobody need ask for GPUs
+		sources = func() []device.Source { return []device.Source{device.NewProcFS(os.DirFS("/"))} }
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -147,7 +148,9 @@ func (n *Node) watch(sick func(i int, why string)) func() {
 		}()
 		_ = device.Watch(ctx, every, device.Events{Sick: func(d device.Device) {
 			if i, ok := mine[d.UUID]; ok {
-				n.crew.hosts[i].Kill(fmt.Errorf("%s is sick: %s", d.ID, d.Sick))
+				if n.crew.hosts != nil {
+					n.crew.hosts[i].Kill(fmt.Errorf("%s is sick: %s", d.ID, d.Sick))
+				}
 				n.notice(fmt.Sprintf("%s is taken out: %s; going on without it", d.ID, d.Sick))
 				sick(i, d.Sick)
 			}

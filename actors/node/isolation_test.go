@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
@@ -121,6 +123,13 @@ func TestIsolatedBuildGivesTheSameBytes(t *testing.T) {
 			}
 			if outcome(t, dir) != want {
 				t.Error("the outcome differs from that of ranks in one process")
+			}
+			choice := map[string]string{"auto": "shm: all ranks are on one host"}[backend]
+			if choice == "" {
+				choice = backend + ": as asked for"
+			}
+			if log, err := os.ReadFile(filepath.Join(dir, "trials", "final", "metrics.jsonl")); err != nil || !strings.Contains(string(log), `"ring":"`+choice+`"`) {
+				t.Errorf("the metrics don't say %q (%v)", choice, err)
 			}
 			if left := children(t); len(left) > 0 {
 				t.Errorf("processes %v are left", left)
@@ -309,6 +318,70 @@ func TestGPUVanishesInTheMiddle(t *testing.T) {
 			defer mu.Unlock()
 			if sick != "vanished" || !strings.Contains(told, "gpu:0 is taken out: vanished; going on without it") {
 				t.Errorf("the worker heard %q, the user %q", sick, told)
+			}
+		})
+	}
+}
+
+// A processor that goes offline in the middle is taken out, whether its rank has a
+// process or not; the build goes on on the others.
+func TestProcessorGoesOffline(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two processors")
+	}
+	for _, isolation := range []string{"none", "process"} {
+		t.Run(isolation, func(t *testing.T) {
+			if testing.Short() && isolation == "process" {
+				t.Skip("-short starts no processes")
+			}
+			root := t.TempDir()
+			online := filepath.Join(root, "sys/devices/system/cpu/online")
+			set := func(cpus string) {
+				// At once: a look in between sees the one or the other.
+				if err := durable.WriteFile(online, []byte(cpus+"\n")); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := os.MkdirAll(filepath.Dir(online), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			set("0-1")
+			var once sync.Once
+			var mu sync.Mutex
+			told := ""
+			o := Options{
+				Dir: filepath.Join(t.TempDir(), "run"), Spec: tinySpec(corpusFile(t)), Lease: leaseIn(t), Worker: processOf("cpu"), Look: 5 * time.Millisecond,
+				Sources: func() []device.Source { return []device.Source{device.NewProcFS(os.DirFS(root))} },
+			}
+			o.Spec.Isolation = isolation
+			o.Spec.Budget = job.Budget{Tokens: 80_000}
+			o.Notice = func(text string) {
+				mu.Lock()
+				defer mu.Unlock()
+				told += text + "\n"
+			}
+			gone := make(chan struct{})
+			o.Hooks.Receive = func(who string, message any) {
+				switch message.(type) {
+				case *actors.Progress:
+					once.Do(func() { set("0") })
+				case *actors.Sick:
+					close(gone)
+				}
+			}
+			if err := build(t, o); err != nil {
+				t.Fatal(err)
+			}
+			outcome(t, o.Dir)
+			select {
+			case <-gone:
+			default:
+				t.Error("no worker heard of it")
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if !strings.Contains(told, "cpu:1 is taken out: it went offline") {
+				t.Errorf("the user heard %q", told)
 			}
 		})
 	}

@@ -38,7 +38,7 @@ type Options struct {
 	Lease         Lease                                  // nil computes beside whoever else does
 	Sources       func() []device.Source                 // of the machine; nil is Sources
 	Worker        func() *exec.Cmd                       // makes a device's process; nil is this program's own
-	Look          time.Duration                          // between two looks at the health of leased GPUs; 0 is 5 s
+	Look          time.Duration                          // between two looks at the health of the devices; 0 is 5 s
 
 	// Journal is the job's, kept elsewhere; nil is a file in the folder, which then
 	// also locks it. With one the job begins or goes on as it says, and the data's

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 		// protoactor's dead-letter throttle and scheduler live as long as the process.
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle.func1"),
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle"),
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"),
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.startTimer"),
 	)
 }
@@ -108,6 +109,18 @@ func outcome(t testing.TB, dir string) string {
 		out = append(out, c...)
 	}
 	return string(out)
+}
+
+// What a job says of its rings goes to all its tasks.
+func TestSettings(t *testing.T) {
+	s := job.Default()
+	if settings(s).Plaintext {
+		t.Error("plaintext collectives are allowed by default")
+	}
+	s.Backend, s.PlaintextCollectives, s.ZeroStage = "nccl", true, 1
+	if got := settings(s); got.Backend != "nccl" || !got.Plaintext || got.Zero != 1 || got.Compression != "none" {
+		t.Errorf("%+v", got)
+	}
 }
 
 // Each of the four actors panics once in mid-job; the job ends as if none had.

@@ -51,11 +51,19 @@ func configOf(spec job.Spec, c space.Config) train.Config {
 	return cfg
 }
 
+// settings are what a job says of how all its tasks train.
+func settings(s job.Spec) train.Task {
+	return train.Task{
+		Backend: s.Backend, Plaintext: s.PlaintextCollectives,
+		Compression: s.Compression, Zero: s.ZeroStage, Balance: s.DynamicBatching,
+	}
+}
+
 // Task implements actors.Work.
 func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	p := *st.Plan
-	t := train.Task{Threads: s.crew.threads, Backend: s.spec.Backend, CheckpointEvery: 10 * time.Second, MaxBytes: s.crew.memory}
-	t.Compression, t.Zero, t.Balance = s.spec.Compression, s.spec.ZeroStage, s.spec.DynamicBatching
+	t := settings(s.spec)
+	t.Threads, t.CheckpointEvery, t.MaxBytes = s.crew.threads, 10*time.Second, s.crew.memory
 	if d != nil {
 		t.Trial, t.Config = d.Trial, configOf(s.spec, d.Config)
 		t.Dir = s.path("trials", d.Trial)

@@ -334,6 +334,19 @@ type seat struct {
 	epoch       uint64
 }
 
+// ring is the place that the seat is in the ring of a training.
+func (at seat) ring(m *trainMsg) ring.Config {
+	cfg := ring.Config{
+		Rank: at.rank, World: at.world, Epoch: at.epoch, Backend: m.Task.Backend, PlaintextCollectives: m.Task.Plaintext,
+		Fingerprint: fmt.Sprintf("%s %s", m.Task.Trial, m.Task.Config.Arch),
+	}
+	// Where all ranks have a GPU, backend auto is NCCL, if all have that too.
+	if m.On.CUDA && (cfg.Backend == ring.NCCL || !slice()) {
+		cfg.GPU = &ring.GPU{Ordinal: 0} // CUDA_VISIBLE_DEVICES leaves the child this one
+	}
+	return cfg
+}
+
 // next asks the host for the ring that follows a lost one.
 func (c *child) next(ctx context.Context, run *running, lost uint64, cause error) (seat, error) {
 	if err := c.send(&rejoinMsg{Epoch: lost, Failure: failureOf(cause)}); err != nil {
@@ -358,14 +371,8 @@ func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (t
 	if err := run.enter(at.epoch, cancel); err != nil {
 		return p, err
 	}
-	cfg := ring.Config{
-		Rank: at.rank, World: at.world, Epoch: at.epoch, Backend: m.Task.Backend, Rendezvous: &asking{c, run},
-		Fingerprint: fmt.Sprintf("%s %s", m.Task.Trial, m.Task.Config.Arch),
-	}
-	// Where all ranks have a GPU, backend auto is NCCL, if all have that too.
-	if m.On.CUDA && (cfg.Backend == ring.NCCL || !slice()) {
-		cfg.GPU = &ring.GPU{Ordinal: 0} // CUDA_VISIBLE_DEVICES leaves the child this one
-	}
+	cfg := at.ring(m)
+	cfg.Rendezvous = &asking{c, run}
 	comm, err := ring.Form(ctx, cfg)
 	if err != nil {
 		return p, err

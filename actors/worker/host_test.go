@@ -256,6 +256,16 @@ func TestRingOfGPUs(t *testing.T) {
 	}
 }
 
+// What a job says of its ring is what the ring is told.
+func TestSeatInARing(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		cfg := seat{1, 2, 5}.ring(&trainMsg{Task: train.Task{Backend: ring.NCCL, Plaintext: plain}, On: On{CUDA: true}})
+		if cfg.Rank != 1 || cfg.World != 2 || cfg.Epoch != 5 || cfg.Backend != ring.NCCL || cfg.PlaintextCollectives != plain || cfg.GPU == nil {
+			t.Errorf("%+v", cfg)
+		}
+	}
+}
+
 // What is the task's fault stays an error of the task, and the child stays.
 func TestErrorOfTheTask(t *testing.T) {
 	if testing.Short() {

@@ -34,6 +34,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
@@ -168,7 +169,7 @@ func run() error {
 			}
 		}
 	}
-	rep := rows(c, systems, times, median(adds), median(copies))
+	rep := rows(c, systems, times, stat.Median(adds), stat.Median(copies))
 	if c.json {
 		e := json.NewEncoder(os.Stdout)
 		for _, r := range rep {
@@ -187,7 +188,7 @@ func rows(c config, systems []system, times map[string]map[int][]float64, add, c
 	bus := func(size int, seconds float64) float64 { return 2 * (n - 1) / n * float64(size) / seconds / 1e9 }
 	for _, s := range systems {
 		for _, size := range c.sizes {
-			t := median(times[s.name][size])
+			t := stat.Median(times[s.name][size])
 			r := row{System: s.name, Transport: s.transport, Ranks: c.ranks, Bytes: size, Micros: t * 1e6, BusGBps: bus(size, t), Cores: runtime.NumCPU(), AddGBps: add, CopyGBps: cp}
 			least := 2 * n * float64(size) / (add * 1e9)
 			if strings.HasSuffix(s.kind, "socket") {
@@ -198,7 +199,7 @@ func rows(c config, systems []system, times map[string]map[int][]float64, add, c
 			if s.transport != "" {
 				best := 0.0
 				for _, p := range systems {
-					if pt := median(times[p.name][size]); p.kind == "peer "+s.kind && (best == 0 || pt < best) {
+					if pt := stat.Median(times[p.name][size]); p.kind == "peer "+s.kind && (best == 0 || pt < best) {
 						best, r.Peer, r.Ratio = pt, p.name, pt/t
 					}
 				}
@@ -264,14 +265,6 @@ func sizeName(n int) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-func median(x []float64) float64 {
-	s := slices.Sorted(slices.Values(x))
-	if len(s)%2 == 1 {
-		return s[len(s)/2]
-	}
-	return (s[len(s)/2-1] + s[len(s)/2]) / 2
-}
-
 // limits are the memory traffic of an in-place add and the payload of a copy, all
 // cores together, GB/s, far beyond the caches.
 func limits() (add, cp float64) {
@@ -292,7 +285,7 @@ func limits() (add, cp float64) {
 			wg.Wait()
 			times = append(times, time.Since(begin).Seconds())
 		}
-		return median(times)
+		return stat.Median(times)
 	}
 	return 12 * n / both(func(d, s []float32) { kernel.Add(d, s) }) / 1e9, 4 * n / both(func(d, s []float32) { copy(d, s) }) / 1e9
 }

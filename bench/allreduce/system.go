@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
@@ -208,7 +209,7 @@ func timed(comm *ring.Comm, seconds float64, sizes []int, alloc func(n int) ([]f
 			}
 		}
 		if comm.Rank() == 0 {
-			tell(size, median(times))
+			tell(size, stat.Median(times))
 		}
 	}
 	return nil

@@ -27,6 +27,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/gpu/ddp"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/train"
@@ -191,14 +192,14 @@ func (c *config) scaling(ctx context.Context) error {
 	for _, s := range systems {
 		r := last[s.name]
 		line := scaled{
-			System: s.name, Ranks: c.ranks, One: median(one[s.name]), All: median(all[s.name]), Gain: median(gain[s.name]),
-			LoopGain: median(loops), OfLoop: median(ofLoop[s.name]), Exposed: r.Exposed, Efficiency: r.Efficiency, Alone: r.Alone,
+			System: s.name, Ranks: c.ranks, One: stat.Median(one[s.name]), All: stat.Median(all[s.name]), Gain: stat.Median(gain[s.name]),
+			LoopGain: stat.Median(loops), OfLoop: stat.Median(ofLoop[s.name]), Exposed: r.Exposed, Efficiency: r.Efficiency, Alone: r.Alone,
 		}
 		if r.Alone > 0 {
 			line.Overlap = max(0, 1-r.Exposed*r.StepSeconds*1e3/r.Alone)
 		}
 		if p := all["torch"]; len(p) > 0 && s.name != "torch" {
-			line.Ratio = line.All / median(p)
+			line.Ratio = line.All / stat.Median(p)
 		}
 		if err := out.Encode(line); err != nil {
 			return err
@@ -375,12 +376,4 @@ func loop() float64 {
 		n = 0
 	}
 	return n
-}
-
-func median(x []float64) float64 {
-	s := slices.Sorted(slices.Values(x))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
 }

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
@@ -228,15 +229,15 @@ func (c *config) measure() (r report, err error) {
 			}
 		}
 	}
-	r.TokensPerS, r.PerCPU = median(own), median(cpu)
-	r.PeakF32, r.PeakBF16, r.CopyGBs = median(f32), median(bf16), median(copies)
+	r.TokensPerS, r.PerCPU = stat.Median(own), stat.Median(cpu)
+	r.PeakF32, r.PeakBF16, r.CopyGBs = stat.Median(f32), stat.Median(bf16), stat.Median(copies)
 	r.GFLOPs = r.TokensPerS * c.arch.FLOPsPerToken(c.arch.Context) / 1e9
 	r.PeakShare = r.GFLOPs / r.PeakF32
 	if c.resolved() == engine.BF16 && r.PeakBF16 > 0 {
 		r.PeakShare = r.GFLOPs / r.PeakBF16
 	}
 	if c.ranks > 1 {
-		r.OneRank, r.RankGain, r.LoopGain = median(one), median(gains), median(loops)
+		r.OneRank, r.RankGain, r.LoopGain = stat.Median(one), stat.Median(gains), stat.Median(loops)
 		r.GainOfLoop = r.RankGain / r.LoopGain
 	}
 	for _, p := range peers {
@@ -268,13 +269,4 @@ func (r report) table(out io.Writer) error {
 	fmt.Fprintf(w, "model GFLOP/s\t%.1f\t%.2f of the peak\n", r.GFLOPs, r.PeakShare)
 	fmt.Fprintf(w, "peak GFLOP/s\t%.1f f32, %.1f bf16\tcopy %.1f GB/s\n", r.PeakF32, r.PeakBF16, r.CopyGBs)
 	return w.Flush()
-}
-
-func median(x []float64) float64 {
-	s := slices.Clone(x)
-	slices.Sort(s)
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/open-autoglm/autoglm/bench/stat"
 )
 
 // modes of PyTorch that can be compared with.
@@ -104,8 +106,8 @@ func (p *peer) time(seconds float64, ours timing) error {
 
 func (p *peer) report() peerReport {
 	return peerReport{
-		Mode: p.mode, TokensPerS: median(p.rates), PerCPU: median(p.perCPU),
-		Ratio: median(p.ratios), CPURatio: median(p.cpu), Rounds: p.ratios, Loss: p.loss,
+		Mode: p.mode, TokensPerS: stat.Median(p.rates), PerCPU: stat.Median(p.perCPU),
+		Ratio: stat.Median(p.ratios), CPURatio: stat.Median(p.cpu), Rounds: p.ratios, Loss: p.loss,
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/durable"
@@ -340,7 +341,12 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	// Root's may be readable by a group, which is how services get their secrets.
+	allowed := fs.FileMode(0o600)
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid == 0 {
+		allowed = 0o640
+	}
+	if info.Mode().Perm()&^allowed&0o077 != 0 {
 		return nil, fmt.Errorf("%s is readable by others than its owner; chmod 600 it", path)
 	}
 	block, _ := pem.Decode(b)

@@ -217,6 +217,12 @@ func TestFolders(t *testing.T) {
 	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Fatalf("a key that all can read: %v", err)
 	}
+	if err := os.Chmod(filepath.Join(dir, keyFile), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dir); (err == nil) != (os.Getuid() == 0) {
+		t.Fatalf("a key that its owner's group can read, of user %d: %v", os.Getuid(), err)
+	}
 	for _, r := range []Request{{}, {Role: Admin}, {Hosts: []string{"10.0.0.1:7400"}}} {
 		if err := ca.Issue(r, t.TempDir()); err == nil {
 			t.Errorf("%+v was issued", r)

@@ -10,8 +10,8 @@
 // A file's name is the SHA-256 of its content: a fetched one is checked before it
 // is there, and the same content is kept and sent once.
 //
-// The store stays within a quota: files that are not pinned go when room is needed,
-// those unused longest first. Pins are the caller's to set anew after a start.
+// The store stays within a quota: files that are not in use go when room is needed,
+// those unused longest first. Which are in use the caller says now and then (Sweep).
 //
 //	DIR/ab/abcdef…     a file
 //	DIR/abcdef….part   one that is coming
@@ -77,13 +77,13 @@ type Store struct {
 	mu    sync.Mutex
 	files map[string]*entry
 	used  int64
+	live  map[string]bool          // of the last Sweep
 	busy  map[string]chan struct{} // fetches under way
 }
 
 type entry struct {
 	size int64
 	used time.Time
-	pins int
 }
 
 // New opens a folder, made when missing.
@@ -191,8 +191,8 @@ func (s *Store) room(n int64) error {
 		return nil
 	}
 	var idle []string
-	for hash, e := range s.files {
-		if e.pins == 0 {
+	for hash := range s.files {
+		if !s.live[hash] {
 			idle = append(idle, hash)
 		}
 	}
@@ -203,11 +203,9 @@ func (s *Store) room(n int64) error {
 		if s.used+n <= s.quota {
 			break
 		}
-		if err := os.Remove(s.path(hash)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.evict(hash); err != nil {
 			return err
 		}
-		s.used -= s.files[hash].size
-		delete(s.files, hash)
 	}
 	if s.used+n > s.quota {
 		return ErrQuota
@@ -230,25 +228,30 @@ func (s *Store) Used() int64 {
 	return s.used
 }
 
-// Pin keeps a file from eviction until as many Unpins, and tells whether it is
-// here.
-func (s *Store) Pin(ref Ref) bool {
+// Sweep says which files are in use, by hash: quotas don't evict them. Those that
+// are not, and were not used for grace, are removed.
+func (s *Store) Sweep(live map[string]bool, grace time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.files[ref.Hash]
-	if ok {
-		e.pins++
+	s.live = live
+	var errs []error
+	for hash, e := range s.files {
+		if live[hash] || time.Since(e.used) < grace {
+			continue
+		}
+		errs = append(errs, s.evict(hash))
 	}
-	return ok
+	return errors.Join(errs...)
 }
 
-// Unpin takes one Pin back.
-func (s *Store) Unpin(ref Ref) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e, ok := s.files[ref.Hash]; ok && e.pins > 0 {
-		e.pins--
+// evict removes a file; the lock is held.
+func (s *Store) evict(hash string) error {
+	if err := os.Remove(s.path(hash)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
+	s.used -= s.files[hash].size
+	delete(s.files, hash)
+	return nil
 }
 
 // Open reads a file that is here.

@@ -6,6 +6,8 @@
 //	log := s.Log("job-7", term)
 //	err = log.Append(record, true)      // on the disks of a majority when it returns
 //	err = log.Replay(func(rec []byte) error { … })
+//	err = s.Backup(w)          // and, when all copies are lost:
+//	err = replica.Restore(dir, backup)
 //
 // Underneath is hashicorp/raft. The leader chooses who votes among the candidates:
 // one of fewer than three, three of fewer than five, else five; who is no longer a

@@ -377,3 +377,15 @@ func readSnapshot(r *bufio.Reader, visit func(name string, body io.Reader, size 
 		}
 	}
 }
+
+// ReadBackup calls visit with each record of a Store's Backup, stream by stream in
+// the order of their names. Visit must not keep the record.
+func ReadBackup(r io.Reader, visit func(stream string, record []byte) error) error {
+	return readSnapshot(bufio.NewReaderSize(r, 64<<10), func(name string, body io.Reader, _ int64) error {
+		err := readRecords(body, func(rec []byte) error { return visit(name, rec) })
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+		return nil
+	})
+}

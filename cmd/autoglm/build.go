@@ -28,6 +28,7 @@ type jobFlags struct {
 	budget   string
 	trials   int
 	seed     uint64
+	plain    bool
 	fallback bool
 	json     bool
 }
@@ -39,8 +40,13 @@ func (f *jobFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.budget, "budget", "", "wall clock of the whole build, such as 3m or 2h (default 3m)")
 	fl.IntVar(&f.trials, "trials", 0, "a budget in trials in place of a wall clock: the same result each time")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of everything random")
-	fl.BoolVar(&f.fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
+	fl.BoolVar(&f.plain, "plaintext-collectives", false, "let NCCL, MPI and Gloo, which neither encrypt nor authenticate, join ranks that have certificates")
 	fl.BoolVar(&f.json, "json", false, "print one JSON event a line on standard output, and nothing else there")
+}
+
+// addFallback is for verbs that compute here.
+func (f *jobFlags) addFallback(c *cobra.Command) {
+	c.Flags().BoolVar(&f.fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
 }
 
 // spec puts the job file, the flags and the files named on the command line
@@ -65,6 +71,9 @@ func (f *jobFlags) spec(c *cobra.Command, files []string) (job.Spec, error) {
 	}
 	if c.Flags().Changed("seed") {
 		spec.Seed = f.seed
+	}
+	if c.Flags().Changed("plaintext-collectives") {
+		spec.PlaintextCollectives = f.plain
 	}
 	if f.budget != "" && c.Flags().Changed("trials") {
 		return spec, usageError{errors.New("--budget and --trials are two budgets; give one")}
@@ -103,6 +112,7 @@ func named(s job.Spec) bool {
 func buildCommand() *cobra.Command {
 	var f jobFlags
 	var l leaseFlags
+	var t target
 	c := &cobra.Command{
 		Use:   "build [FILE…]",
 		Short: "Build a model from text",
@@ -115,7 +125,9 @@ folder is run1, or the next one that is free. Ctrl-C keeps the state; go on with
 
 A build leases the processors that it computes on; autoglm devices shows who
 holds them. Another build takes those that are free. When there are too few it
-waits and says for whom: --wait bounds that, --share computes beside the others.`,
+waits and says for whom: --wait bounds that, --share computes beside the others.
+
+With --attach a cluster builds: submit, attach and fetch in one.`,
 		Example: `  autoglm build
   autoglm build corpus.jsonl --budget 10m --out run1
   autoglm build questions.csv --job job.yaml --valid held-out.csv`,
@@ -127,6 +139,14 @@ waits and says for whom: --wait bounds that, --share computes beside the others.
 			out := f.out
 			if out == "" {
 				out = freeFolder()
+			}
+			if t.attach != "" {
+				for _, here := range []string{"allow-fallback", "wait", "share"} {
+					if c.Flags().Changed(here) {
+						return usageError{fmt.Errorf("--%s is about this machine, and --attach builds on others; a job file's hardware_constraint says what a job takes there", here)}
+					}
+				}
+				return buildOnCluster(c.Context(), &t, spec, out, f.json)
 			}
 			sample := !named(spec)
 			if sample {
@@ -145,7 +165,10 @@ waits and says for whom: --wait bounds that, --share computes beside the others.
 		},
 	}
 	f.add(c)
+	f.addFallback(c)
 	l.add(c)
+	t.add(c)
+	c.Flags().Lookup("attach").Usage = "build on the cluster of the node at `HOST:PORT`, rather than here"
 	c.Flags().StringVar(&f.out, "out", "", "`DIR` to build in (default run1, run2, …)")
 	return c
 }

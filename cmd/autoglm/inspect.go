@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"sort"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -122,6 +121,7 @@ clock where it is one in trials or tokens.`,
 		},
 	}
 	f.add(c)
+	f.addFallback(c)
 	return c
 }
 
@@ -225,7 +225,8 @@ func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 }
 
 func doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	var listen, dir string
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this machine has and lacks",
 		Args:  cobra.NoArgs,
@@ -265,34 +266,29 @@ func doctorCommand() *cobra.Command {
 				return err
 			}
 			fmt.Printf("speed     %.0f GFLOP/s a core in whole training steps, %d core(s) at once\n", rate/1e9, n)
-			f, err := os.CreateTemp(".", ".autoglm-doctor-*")
-			if err != nil {
-				fmt.Printf("disk      this folder is not writable: %v\n", err)
-				return nil
-			}
-			defer os.Remove(f.Name())
-			begin := time.Now()
-			_, werr := f.Write(make([]byte, 4096))
-			serr := f.Sync()
-			f.Close()
-			if werr != nil || serr != nil {
-				fmt.Printf("disk      this folder cannot be written: %v%v\n", werr, serr)
-				return nil
-			}
-			fmt.Printf("disk      writable, fsync takes %.1f ms\n", time.Since(begin).Seconds()*1e3)
+			doctorNode(listen, dir)
 			return nil
 		},
 	}
+	c.Flags().StringVar(&listen, "listen", "0.0.0.0:7400", "`HOST:PORT` at which a node would listen")
+	c.Flags().StringVar(&dir, "data", ".", "`DIR` that a build or a node would write to")
+	return c
 }
 
 func configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Work with job files"}
+	c := &cobra.Command{Use: "config", Short: "Work with job files and files of nodes"}
 	c.AddCommand(&cobra.Command{
 		Use:   "check FILE…",
-		Short: "Check job files and print them with all defaults",
+		Short: "Check files of jobs and nodes and print them with all defaults",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			for _, a := range args {
+				if isNodeConfig(a) {
+					if err := checkNodeConfig(a); err != nil {
+						return err
+					}
+					continue
+				}
 				s, err := job.Load(a)
 				if err != nil {
 					if os.IsNotExist(err) {
@@ -319,19 +315,24 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			version := "devel"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				if info.Main.Version != "" && info.Main.Version != "(devel)" {
-					version = info.Main.Version
-				}
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						version += " " + s.Value[:min(12, len(s.Value))]
-					}
-				}
-			}
-			fmt.Printf("autoglm %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Printf("autoglm %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return nil
 		},
 	}
+}
+
+// version is this program's, as its build knows it.
+func version() string {
+	version := "devel"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Version != "" && info.Main.Version != "(devel)" {
+			version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				version += " " + s.Value[:min(12, len(s.Value))]
+			}
+		}
+	}
+	return version
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/open-autoglm/autoglm/actors/daemon"
+	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
@@ -43,7 +46,10 @@ func run(args []string) int {
 	signal.Ignore(syscall.SIGXFSZ)
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := unknownSub(root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err != nil && strings.HasPrefix(err.Error(), "unknown command") {
 		err = usageError{err}
 	}
@@ -56,6 +62,16 @@ func run(args []string) int {
 		}
 	}
 	return code
+}
+
+// unknownSub refuses a word after a group of commands that is none of them, for which
+// cobra would print a help and call it done.
+func unknownSub(root *cobra.Command, args []string) error {
+	c, rest, err := root.Find(args)
+	if err == nil && c != root && !c.Runnable() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+		return usageError{fmt.Errorf("unknown command %q for %q; see %s --help", rest[0], c.CommandPath(), c.CommandPath())}
+	}
+	return nil
 }
 
 // interruptible is a context that the first Ctrl-C or SIGTERM ends; the second
@@ -84,13 +100,16 @@ func exitCode(err error) int {
 	var u usageError
 	var field *job.FieldError
 	var input *data.InputError
+	var refused *daemon.StatusError
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.Is(err, node.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &u), errors.As(err, &field), errors.As(err, &input), errors.Is(err, device.ErrUnmet), errors.Is(err, device.ErrBusy),
-		errors.Is(err, node.ErrHasJob), errors.Is(err, node.ErrNoJob), errors.Is(err, node.ErrInUse):
+		errors.Is(err, node.ErrHasJob), errors.Is(err, node.ErrNoJob), errors.Is(err, node.ErrInUse), errors.Is(err, driver.ErrNeedsTLS):
+		return exitUsage
+	case errors.As(err, &refused) && refused.Code/100 == 4 && refused.Code != http.StatusMisdirectedRequest:
 		return exitUsage
 	}
 	return exitFailed
@@ -109,6 +128,9 @@ Start here:
   autoglm build                           a model from the embedded sample, 3 minutes
   autoglm build corpus.jsonl --budget 10m --out run1
   autoglm generate run1/bundle --prompt "Call me"
+On several machines:
+  autoglm node --help                     nodes; then submit, attach, fetch
+  autoglm deploy --help                   units and manifests that start them
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 interrupted (the
 state is kept; resume goes on).`,
@@ -117,7 +139,9 @@ state is kept; resume goes on).`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(buildCommand(), resumeCommand(), planCommand(), probeCommand(), generateCommand(), evalCommand(),
-		trialsCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand())
+		trialsCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
+		nodeCommand(), caCommand(), nodesCommand(), drainCommand(), submitCommand(), jobsCommand(), statusCommand(), attachCommand(), logsCommand(),
+		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand())
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
@@ -359,5 +361,31 @@ func TestBinaryIsStaticAndSmall(t *testing.T) {
 	}
 	if info, err := os.Stat(binary); err != nil || info.Size() > 60<<20 {
 		t.Errorf("%d bytes, %v", info.Size(), err)
+	}
+}
+
+// The flag says what the field of the job says, and the other way round over a job
+// that says so.
+func TestPlaintextCollectives(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "job.yaml")
+	write(t, file, "plaintext_collectives: true\n")
+	for _, tc := range []struct {
+		args []string
+		want bool
+	}{
+		{nil, false},
+		{[]string{"--plaintext-collectives"}, true},
+		{[]string{"--job", file}, true},
+		{[]string{"--job", file, "--plaintext-collectives=false"}, false},
+	} {
+		var f jobFlags
+		c := &cobra.Command{}
+		f.add(c)
+		if err := c.ParseFlags(tc.args); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := f.spec(c, nil); err != nil || s.PlaintextCollectives != tc.want {
+			t.Errorf("%q: %t, %v", tc.args, s.PlaintextCollectives, err)
+		}
 	}
 }

@@ -21,10 +21,11 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
-// view shows a build: a live table on a terminal, plain lines elsewhere, JSON
-// events when asked. Its methods are safe for concurrent use.
+// view shows a build, here or on a cluster: a live table on a terminal, plain lines
+// elsewhere, JSON events when asked. Its methods are safe for concurrent use.
 type view struct {
-	dir  string
+	dir  string // empty for a job of a cluster
+	job  string // of a cluster: its id
 	json bool
 	live bool
 	out  io.Writer
@@ -32,6 +33,7 @@ type view struct {
 	mu     sync.Mutex
 	start  time.Time
 	base   float64 // active seconds at start
+	rests  bool    // the job waits, or is over
 	last   driver.Update
 	stage  string
 	rates  map[int]train.StepMetrics // newest by decision
@@ -62,6 +64,11 @@ func (v *view) begin(n *node.Node) {
 		what = "Going on in"
 	}
 	fmt.Fprintf(v.out, "%s %s on %d device(s): %s\n", what, v.dir, len(n.Devices()), n.Devices()[0].Model)
+	v.animate()
+}
+
+// animate repaints the live block until close; the caller holds the lock.
+func (v *view) animate() {
 	if v.live {
 		v.ticker, v.stop = time.NewTicker(250*time.Millisecond), make(chan struct{})
 		go func() {
@@ -109,7 +116,12 @@ func (v *view) notice(text string) {
 	fmt.Fprintln(os.Stderr, "autoglm:", text)
 }
 
-func (v *view) active() float64 { return v.base + time.Since(v.start).Seconds() }
+func (v *view) active() float64 {
+	if v.rests {
+		return v.base
+	}
+	return v.base + time.Since(v.start).Seconds()
+}
 
 // Update implements driver.View.
 func (v *view) Update(u driver.Update) {
@@ -117,6 +129,9 @@ func (v *view) Update(u driver.Update) {
 	defer v.mu.Unlock()
 	v.last = u
 	e := u.Event
+	if v.job != "" { // what was missed comes first: the clock is the job's
+		v.base, v.start = e.Active, time.UnixMilli(min(e.At, time.Now().UnixMilli()))
+	}
 	switch e.Kind {
 	case journal.StageStarted:
 		v.stage = e.Stage
@@ -154,7 +169,7 @@ func (v *view) Progress(p actors.Progress) {
 			Trial string `json:"trial"`
 			train.StepMetrics
 		}{"progress", p.Trial, p.Metrics})
-	case !v.live && p.Trial == "final" && time.Since(v.shown[p.Seq]) > 5*time.Second:
+	case !v.live && p.Trial == "final" && m.Loss > 0 && time.Since(v.shown[p.Seq]) > 5*time.Second:
 		v.shown[p.Seq] = time.Now()
 		fmt.Fprintf(v.out, "%6s  final     step %d, loss %.3f, %.0f tokens/s%s\n", clock(v.active()), m.Step, m.Loss, m.PerSecond, waited(m))
 	}
@@ -169,9 +184,10 @@ func (v *view) line(x any) {
 func (v *view) event(e journal.Event) {
 	v.line(struct {
 		Name string `json:"event"`
-		Dir  string `json:"dir"`
+		Dir  string `json:"dir,omitempty"`
+		Job  string `json:"job,omitempty"`
 		journal.Event
-	}{string(e.Kind), v.dir, e})
+	}{string(e.Kind), v.dir, v.job, e})
 }
 
 // plain prints a line for what a person wants to know.

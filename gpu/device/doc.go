@@ -7,8 +7,10 @@
 //	defer held.Release()
 //
 // A CPU device is one logical processor that the process may use (affinity mask,
-// cpuset and cgroup quota respected). Exclusive tells whether they are this
-// process's cgroup's alone, so that threads may be pinned to them. GPUs are seen through /proc/driver/nvidia:
+// cpuset and cgroup quota respected). It turns sick when it goes offline, or when a
+// memory controller counts errors that it can't correct. Exclusive tells whether
+// the processors are this process's cgroup's alone, so that threads may be pinned
+// to them. GPUs are seen through /proc/driver/nvidia:
 // their models and bus ids, and whether they can be opened. Their memory, links,
 // load, temperature and errors are known to NVML alone, which needs cgo and so the
 // build tag gpu. A fault of NVML ends its process: Sources leave it out, and

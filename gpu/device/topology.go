@@ -13,10 +13,11 @@ import (
 )
 
 // ProcFS is the source of processors: /sys/devices/system, /proc and the cgroup's
-// limits.
+// limits. One that looks again and again tells which of them turned sick.
 type ProcFS struct {
-	root fs.FS
-	mask func() []int // the affinity mask; nil means all that are online
+	root   fs.FS
+	mask   func() []int // the affinity mask; nil means all that are online
+	health cpuHealth
 }
 
 // NewProcFS reads a root folder, this machine's or a recorded one.
@@ -34,13 +35,17 @@ func (*ProcFS) Close() error { return nil }
 func (p *ProcFS) Scan() (Machine, error) {
 	limits := readLimits(p.root)
 	var ids []int
+	online := p.list(onlineFile)
 	if p.mask != nil {
-		ids = p.mask()
-	} else if ids = p.list("sys/devices/system/cpu/online"); len(limits.CPUs) > 0 {
+		ids = p.mask() // the kernel's leaves out what is offline
+		if len(online) > 0 {
+			ids = slices.DeleteFunc(ids, func(n int) bool { return !slices.Contains(online, n) })
+		}
+	} else if ids = online; len(limits.CPUs) > 0 {
 		ids = slices.DeleteFunc(ids, func(n int) bool { return !slices.Contains(limits.CPUs, n) })
 	}
 	if len(ids) == 0 {
-		return Machine{}, fmt.Errorf("no processor in sys/devices/system/cpu/online: is /sys mounted?")
+		return Machine{}, fmt.Errorf("no processor in %s: is /sys mounted?", onlineFile)
 	}
 	nodes := p.nodes()
 	model, machine := p.field("proc/cpuinfo", "model name"), p.machineID()
@@ -69,8 +74,8 @@ func (p *ProcFS) Scan() (Machine, error) {
 	// A quota is time, not processors: what is kept are whole cores first.
 	if n := limits.quota(); n > 0 && n < len(m.Devices) {
 		m.Devices = spread(m.Devices)[:n]
-		slices.SortFunc(m.Devices, byNumber)
 	}
+	m.Devices = p.health.look(p.root, m.Devices)
 	m.MemoryBytes = p.memory(limits)
 	return m, nil
 }

@@ -74,6 +74,54 @@ func TestRecordedTopology(t *testing.T) {
 	}
 }
 
+// A processor that goes offline between two looks is taken out, and comes back; what
+// the memory lost before the first look takes nothing out, what it loses later all.
+func TestProcessorsTurnSick(t *testing.T) {
+	root := recorded()
+	put := func(name, text string) { root[name] = &fstest.MapFile{Data: []byte(text + "\n")} }
+	put("sys/devices/system/edac/mc/mc0/ue_count", "0")
+	put("sys/devices/system/edac/mc/mc1/ue_count", "2")
+	p := &ProcFS{root: root}
+	var h Health
+	for _, look := range []struct {
+		online, errors string // of mc1
+		sick, well     string // that turned so
+		why            string
+		all            string
+	}{
+		{"0-7", "2", "", "", "", "0 1 2 3 4 5 6 7"},
+		{"0-2,4-7", "2", "3", "", "it went offline; echo 1 > /sys/devices/system/cpu/cpu3/online brings it back", "0 1 2 3 4 5 6 7"},
+		{"0-2,4-7", "2", "", "", "", "0 1 2 3 4 5 6 7"},
+		{"0-7", "2", "", "3", "", "0 1 2 3 4 5 6 7"},
+		{"0-7", "5", "0 1 2 3 4 5 6 7", "", "ECC: memory controller mc1 has counted 3 uncorrected errors", "0 1 2 3 4 5 6 7"},
+		{"0-7", "5", "", "", "", "0 1 2 3 4 5 6 7"},
+	} {
+		put("sys/devices/system/cpu/online", look.online)
+		put("sys/devices/system/edac/mc/mc1/ue_count", look.errors)
+		m, err := p.Scan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, sick, well := h.Step(m.Devices)
+		if names(all) != look.all || names(sick) != look.sick || names(well) != look.well {
+			t.Errorf("online %s: of %q %q turned sick and %q well, want %q and %q", look.online, names(all), names(sick), names(well), look.sick, look.well)
+		}
+		for _, d := range sick {
+			if !strings.HasPrefix(d.Sick, look.why) {
+				t.Errorf("%s: %s", d.ID, d.Sick)
+			}
+		}
+		if _, err := (Machine{Devices: all}).Match(Request{Kind: CPU, Count: 8}); (err == nil) != (look.online == "0-7" && look.errors == "2") {
+			t.Errorf("online %s: eight processors: %v", look.online, err)
+		}
+	}
+	// Who looks for the first time now sees what there is.
+	put("sys/devices/system/cpu/online", "0,2")
+	if m := scan(t, root); names(m.Devices) != "0 2" || m.Devices[0].Sick != "" {
+		t.Errorf("%+v", m.Devices)
+	}
+}
+
 func TestCgroupLimits(t *testing.T) {
 	for name, tc := range map[string]struct {
 		files map[string]string

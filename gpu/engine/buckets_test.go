@@ -66,7 +66,8 @@ func TestBucketsOnDevice(t *testing.T) {
 			var host collector
 			HandOver(make([]float32, n), &host)
 			var device addresses
-			HandOverBuffer(base, &device)
+			b := NewBufferBuckets(base, &device)
+			b.Ready(0)
 			if len(device.given) != len(host.sizes) {
 				t.Fatalf("%d elements of %s: %d buckets, of host memory %d", n, dt, len(device.given), len(host.sizes))
 			}

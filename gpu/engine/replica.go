@@ -109,12 +109,7 @@ func (b *Buckets) Ready(from int) {
 
 // HandOver hands a whole gradient over.
 func HandOver(grads []float32, sync GradientSync) {
-	HandOverBuffer(ring.Buffer{Data: grads}, sync)
-}
-
-// HandOverBuffer hands over a whole gradient that may be in a GPU's memory.
-func HandOverBuffer(grads ring.Buffer, sync GradientSync) {
-	b := NewBufferBuckets(grads, sync)
+	b := NewBuckets(grads, sync)
 	b.Ready(0)
 }
 

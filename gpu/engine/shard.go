@@ -19,9 +19,9 @@ type Sharded interface {
 	Squares() (float64, error)
 	// UpdateShard is Update for the own elements, by the norm of the whole gradient.
 	UpdateShard(h Hyper, norm float64) error
-	// Moments are the own elements' exp_avg and exp_avg_sq one range after the
-	// other, and the number of updates. They alias the model's memory.
-	Moments() (m, v []float32, step float32)
+	// Moments are the own elements' exp_avg and exp_avg_sq, one range after the other.
+	// They alias the model's memory.
+	Moments() (m, v []float32)
 	// Params is the arena of parameters, which the caller completes after UpdateShard.
 	Params() []float32
 	// WholeState is State as of a model that is not divided, made of the parameters

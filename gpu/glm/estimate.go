@@ -8,9 +8,9 @@ import "github.com/open-autoglm/autoglm/gpu/kernel"
 const ChunkTokens = 512
 
 // QueryRows is the most query rows that attention on the CPU computes at once:
-// four tiles of 14. Rows i0 … i1 meet keys 0 … i1 only, so that smaller blocks
-// waste less of the causal half.
-const QueryRows = 56
+// two blocks of AMX tiles, or five of AVX-512's. Rows i0 … i1 meet keys 0 … i1 only,
+// so that smaller blocks waste less of the causal half.
+const QueryRows = 64
 
 // Training says how a shape is trained on the CPU.
 type Training struct {
@@ -87,7 +87,7 @@ func (a Arch) threadFloats(layout []Param, t Training) int {
 	n += sum(QueryRows*t.Tokens, QueryRows*t.Tokens, keys, keys, values, values, kernel.WorkLen)
 	if t.BF16 {
 		left, right := a.Operands(tokens, rows, t.Tokens)
-		n += sum(left, right)
+		n += sum(left, left, right)
 	}
 	if t.Muon {
 		elems, side := MuonScratch(layout)
@@ -97,8 +97,9 @@ func (a Arch) threadFloats(layout []Param, t Training) int {
 }
 
 // LogitRows is the number of rows of logits that are held at once for a
-// vocabulary of v.
-func LogitRows(v int) int { return min(max(1<<20/v, 32), ChunkTokens) }
+// vocabulary of v: each block of them reads and writes the gradient of the whole
+// output projection, and 16 MiB of logits make that little beside its products.
+func LogitRows(v int) int { return min(max(1<<22/v, 32), ChunkTokens) }
 
 // Operands are the lengths of the largest left and right operands, rounded, of
 // the products of a chunk of tokens, blocks of rows logits and sequences of t

@@ -545,3 +545,37 @@ func tileAVX2(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 		tile1x1AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
 	}
 }
+
+// tilesMxN computes n panels of m times M by N tiles of C, in k steps of the shape's pairs; rows ldc, blocks of A astep and panels of B bstep bytes apart.
+//
+//go:noescape
+func tiles1x1AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
+
+//go:noescape
+func tiles1x2AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
+
+//go:noescape
+func tiles2x1AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
+
+//go:noescape
+func tiles2x2AMX(shape *tileShape, c *float32, a *float32, b *float32, astep int, ldc int, bstep int, k int, m int, n int, acc int)
+
+// peakTiles runs n rounds of four tiles' products on tiles that hold zeros.
+//
+//go:noescape
+func peakTilesAMX(shape *tileShape, n int)
+
+// transposePairs rounds 16 columns of k rows of src to bf16 and writes them as 16 rows of pairs, 16 of them in every 512th element of tiles; k is a multiple of 32, distances in bytes.
+//
+//go:noescape
+func transposePairsAMX(dst *float32, src *float32, ldd int, lds int, k int)
+
+// roundTransposed rounds 16 rows of k elements of src to bf16 and writes them as 16 columns of pairs; k is a multiple of 32, distances in bytes.
+//
+//go:noescape
+func roundTransposedAMX(dst *float32, src *float32, ldd int, lds int, k int)
+
+// roundTiles rounds a row of n floats, a multiple of 32, to the 16 pairs of its place in every 512th element of tiles.
+//
+//go:noescape
+func roundTilesAMX(dst *float32, src *float32, n int)

@@ -8,8 +8,8 @@ import "math"
 // packed blocks of pairs have the layout of packed floats with half as many rows.
 
 // FastBF16 tells whether GemmBF16 runs on the CPU's own bf16 products, which take
-// half as long as float32's. Elsewhere it is a slow reference.
-func FastBF16() bool { return level == avx512 && hasBF16 }
+// half as long as float32's, or a tenth in AMX tiles. Elsewhere it is a slow reference.
+func FastBF16() bool { return level >= avx512 && hasBF16 }
 
 // RoundBF16 is the nearest bfloat16, ties to even. Numbers below float32's normal
 // range become zero, as they do in the CPU's conversion.
@@ -29,6 +29,11 @@ func pair(x, y float32) float32 { return math.Float32frombits(bf16(x) | bf16(y)<
 const (
 	pairK = 256
 	pairN = 512
+
+	// In AMX tiles: pairs of K, of which a panel takes half of the first-level
+	// cache, and rows of A, which stay in the second-level cache.
+	tileK = 256
+	tileM = 512
 )
 
 // GemmBF16 is Gemm with both operands rounded to bfloat16.
@@ -69,6 +74,10 @@ func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []f
 		w := min(width, n-j0)
 		panel := dst[j0*rows : j0*rows+rows*width]
 		if op == NT {
+			if level == amx && w == width && k >= 32 {
+				packPairsT(panel, k, b[j0*ldb:], ldb)
+				continue
+			}
 			for p0 := 0; p0 < rows; p0 += pairK {
 				pn := min(pairK, rows-p0)
 				for j := range w {
@@ -89,6 +98,72 @@ func PackPairs(dst []float32, op Op, n, k int, b []float32, ldb int, scratch []f
 			row := panel[p*width : (p+1)*width]
 			interleaveRows(row[:w], b, 2*p, k, ldb, j0)
 			clear(row[w:])
+		}
+	}
+}
+
+// packPairsT is PackPairs of a whole panel with NT, by 16 rows of b at once.
+func packPairsT(panel []float32, k int, b []float32, ldb int) {
+	const width = 32
+	_ = b[(width-1)*ldb+k-1]
+	k32 := k &^ 31
+	for j := 0; j < width; j += 16 {
+		roundTransposed(&panel[j], &b[j*ldb], 4*width, 4*ldb, k32)
+		if k32 < k { // the rest, filled up with zeros
+			var in [16 * 32]float32
+			for i := range 16 {
+				copy(in[i*32:], b[(j+i)*ldb+k32:(j+i)*ldb+k])
+			}
+			var out [16 * 16]float32
+			roundTransposed(&out[0], &in[0], 64, 128, 32)
+			for p := range (k - k32 + 1) / 2 {
+				copy(panel[(k32/2+p)*width+j:][:16], out[p*16:])
+			}
+		}
+	}
+}
+
+// tiled is the length of A's rows of pairs where products are made in AMX tiles. It
+// then lies in blocks of 32 rows, these in blocks of 16 pairs: one row after the other
+// there, 64 bytes each.
+func tiled(pairs int) int { return (pairs + 15) &^ 15 }
+
+// roundRows rounds A [m, k] to tiles.
+func roundRows(dst []float32, m, k int, a []float32, lda int) {
+	long := tiled((k + 1) / 2)
+	k32 := k &^ 31
+	for i := range m {
+		at := i/32*32*long + i%32*16
+		row := a[i*lda : i*lda+k]
+		if k32 > 0 {
+			_ = dst[at+(k32/32-1)*512+15]
+			roundTiles(&dst[at], &row[0], k32)
+		}
+		if k32 < k {
+			roundRow(dst[at+k32*16:at+k32*16+(k-k32+1)/2], row[k32:])
+		}
+	}
+}
+
+// roundColumns rounds the transpose of A [k, m] to tiles of rows of long pairs.
+func roundColumns(dst []float32, long, m, k int, a []float32, lda int) {
+	_, _ = a[(k-1)*lda+m-1], dst[(m-1)/32*32*long+(k-1)/32*512+511]
+	for i := 0; i < m; i += 16 {
+		at := i/32*32*long + i%32*16
+		whole := k &^ 31
+		if i+16 > m {
+			whole = 0
+		}
+		if whole > 0 {
+			transposePairs(&dst[at], &a[i], 64, 4*lda, whole)
+		}
+		for k0 := whole; k0 < k; k0 += 32 { // the edges, filled up with zeros
+			var in [32 * 16]float32
+			mn := min(16, m-i)
+			for p := k0; p < min(k, k0+32); p++ {
+				copy(in[(p-k0)*16:(p-k0)*16+mn], a[p*lda+i:])
+			}
+			transposePairs(&dst[at+k0*16], &in[0], 64, 64, 32)
 		}
 	}
 }
@@ -136,14 +211,26 @@ const pairM = 392
 // LeftLen is the number of elements that RoundLeft writes at most.
 func LeftLen(m, k int) int {
 	pairs := (k + 1) / 2
+	if level == amx {
+		return (m + 31) &^ 31 * tiled(pairs)
+	}
 	block := evenly(m, pairM, 14)
 	return max(m*oddLines(pairs), (m+block-1)/block*pairs*oddLines(block))
 }
 
 // RoundLeft rounds A for GemmPairs: [m, k] or, with transA, [k, m]. Its rows then
 // lie an odd number of cache lines apart, so that those of a tile do not push each
-// other out of the first-level cache; a transposed A is cut into blocks of rows.
+// other out of the first-level cache; a transposed A is cut into blocks of rows. For
+// AMX both lie in tiles.
 func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
+	if level == amx && transA {
+		roundColumns(dst, tiled((k+1)/2), m, k, a, lda)
+		return
+	}
+	if level == amx {
+		roundRows(dst, m, k, a, lda)
+		return
+	}
 	pairs := (k + 1) / 2
 	if !transA {
 		ld := oddLines(pairs)
@@ -163,6 +250,22 @@ func RoundLeft(dst []float32, transA bool, m, k int, a []float32, lda int) {
 	}
 }
 
+// RoundBoth is RoundLeft of A [m, k] to rows and of its transpose, whose rows are A's
+// columns, to columns. AMX, whose products wait for little else, has A read once.
+func RoundBoth(rows, columns []float32, m, k int, a []float32, lda int) {
+	if level != amx {
+		RoundLeft(rows, false, m, k, a, lda)
+		RoundLeft(columns, true, k, m, a, lda)
+		return
+	}
+	long, other := tiled((k+1)/2), tiled((m+1)/2)
+	for i := 0; i < m; i += 32 {
+		mn, from := min(32, m-i), a[i*lda:]
+		roundRows(rows[i*long:], mn, k, from, lda)
+		roundColumns(columns[i*16:], other, k, mn, from, lda)
+	}
+}
+
 // GemmPairs computes C[M,N] (+)= A·B for an A of RoundLeft, made with the same m
 // and k, and a B of PackPairs, of which it uses the first n columns and the first
 // k ≤ rows of its rows.
@@ -172,6 +275,19 @@ func GemmPairs(transA bool, m, n, k int, left, right []float32, rows int, c []fl
 	}
 	_, width := shape()
 	pairs, stored := (k+1)/2, (rows+1)/2
+	if level == amx {
+		long := tiled(pairs)
+		// The furthest elements, checked once for all tiles.
+		_, _ = c[(m-1)*ldc+n-1], left[(m+31)&^31*long-1]
+		_ = right[(n-1)/width*width*stored+pairs*width-1]
+		kb := evenly(pairs, tileK, 16)
+		for k0 := 0; k0 < pairs; k0 += kb {
+			for m0 := 0; m0 < m; m0 += tileM {
+				tileProduct(min(tileM, m-m0), n, min(kb, pairs-k0), left[m0*long+k0*32:], 32*long, right[k0*width:], stored*width, c[m0*ldc:], ldc, acc || k0 > 0)
+			}
+		}
+		return
+	}
 	block := evenly(m, pairM, 14)
 	rsa, csa := oddLines(pairs), 1
 	if transA {

@@ -6,13 +6,18 @@ import "golang.org/x/sys/cpu"
 
 func detect() simd {
 	switch {
-	case cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasAVX2 && cpu.X86.HasFMA:
+	case hasAVX512 && mayUseTiles():
+		return amx
+	case hasAVX512:
 		return avx512
 	case cpu.X86.HasAVX2 && cpu.X86.HasFMA:
 		return avx2
 	}
 	return generic
 }
+
+// hasAVX512 tells that the CPU has the parts of AVX-512 that are used, and AVX2.
+var hasAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasAVX2 && cpu.X86.HasFMA
 
 var hasBF16 = cpu.X86.HasAVX512BF16
 
@@ -23,7 +28,7 @@ func tilePairs(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 func peakPairs(n int) { peakPairsAVX512(n) }
 
 func peak(n int) {
-	if level == avx512 {
+	if level >= avx512 {
 		peakAVX512(n)
 		return
 	}
@@ -37,7 +42,7 @@ func packPairsN(dst, b *float32, ldb, k int) { packPairsNAVX512(dst, b, ldb, k) 
 func interleavePairs(dst, x, y *float32, n int) { interleavePairsAVX512(dst, x, y, n) }
 
 func tile(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
-	if level == avx512 {
+	if level >= avx512 {
 		tileAVX512(mr, c, a, b, rsa, csa, ldc, k, n, acc)
 		return
 	}
@@ -45,7 +50,7 @@ func tile(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 }
 
 func packT(dst, b *float32, ldb, k int) {
-	if level == avx512 {
+	if level >= avx512 {
 		packTAVX512(dst, b, ldb, k)
 		return
 	}
@@ -53,7 +58,7 @@ func packT(dst, b *float32, ldb, k int) {
 }
 
 func packN(dst, b *float32, ldb, k int) {
-	if level == avx512 {
+	if level >= avx512 {
 		packNAVX512(dst, b, ldb, k)
 		return
 	}
@@ -61,7 +66,7 @@ func packN(dst, b *float32, ldb, k int) {
 }
 
 func add(dst, a *float32, n int) {
-	if level == avx512 {
+	if level >= avx512 {
 		addAVX512(dst, a, n)
 		return
 	}
@@ -69,7 +74,7 @@ func add(dst, a *float32, n int) {
 }
 
 func addTo(dst, a, b *float32, n int) {
-	if level == avx512 {
+	if level >= avx512 {
 		addToAVX512(dst, a, b, n)
 		return
 	}
@@ -77,7 +82,7 @@ func addTo(dst, a, b *float32, n int) {
 }
 
 func axpy(dst, x *float32, n int, s float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		axpyAVX512(dst, x, n, s)
 		return
 	}
@@ -85,7 +90,7 @@ func axpy(dst, x *float32, n int, s float32) {
 }
 
 func scale(x *float32, n int, s float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		scaleAVX512(x, n, s)
 		return
 	}
@@ -93,7 +98,7 @@ func scale(x *float32, n int, s float32) {
 }
 
 func mulScale(dst, x, g *float32, n int, s float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		mulScaleAVX512(dst, x, g, n, s)
 		return
 	}
@@ -101,35 +106,35 @@ func mulScale(dst, x, g *float32, n int, s float32) {
 }
 
 func dot(a, b *float32, n int) float32 {
-	if level == avx512 {
+	if level >= avx512 {
 		return dotAVX512(a, b, n)
 	}
 	return dotAVX2(a, b, n)
 }
 
 func dot3(a, b, c *float32, n int) float32 {
-	if level == avx512 {
+	if level >= avx512 {
 		return dot3AVX512(a, b, c, n)
 	}
 	return dot3AVX2(a, b, c, n)
 }
 
 func maximum(x *float32, n int) float32 {
-	if level == avx512 {
+	if level >= avx512 {
 		return maximumAVX512(x, n)
 	}
 	return maximumAVX2(x, n)
 }
 
 func expSum(dst, x *float32, n int, scale, shift float32) float32 {
-	if level == avx512 {
+	if level >= avx512 {
 		return expSumAVX512(dst, x, n, scale, shift)
 	}
 	return expSumAVX2(dst, x, n, scale, shift)
 }
 
 func softmaxGrad(dp, p *float32, n int, d, scale float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		softmaxGradAVX512(dp, p, n, d, scale)
 		return
 	}
@@ -137,7 +142,7 @@ func softmaxGrad(dp, p *float32, n int, d, scale float32) {
 }
 
 func normGrad(dx, dg, dy, g, x *float32, n int, rstd, coef float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		normGradAVX512(dx, dg, dy, g, x, n, rstd, coef)
 		return
 	}
@@ -145,7 +150,7 @@ func normGrad(dx, dg, dy, g, x *float32, n int, rstd, coef float32) {
 }
 
 func swiglu(dst, gate, up *float32, n int) {
-	if level == avx512 {
+	if level >= avx512 {
 		swigluAVX512(dst, gate, up, n)
 		return
 	}
@@ -153,7 +158,7 @@ func swiglu(dst, gate, up *float32, n int) {
 }
 
 func swigluGrad(dgate, dup, d, gate, up *float32, n int) {
-	if level == avx512 {
+	if level >= avx512 {
 		swigluGradAVX512(dgate, dup, d, gate, up, n)
 		return
 	}
@@ -161,7 +166,7 @@ func swigluGrad(dgate, dup, d, gate, up *float32, n int) {
 }
 
 func adamw(p, g, m, v, c *float32, n int) {
-	if level == avx512 {
+	if level >= avx512 {
 		adamwAVX512(p, g, m, v, c, n)
 		return
 	}
@@ -169,7 +174,7 @@ func adamw(p, g, m, v, c *float32, n int) {
 }
 
 func rope(x, cos, sin *float32, heads, n int, sign float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		ropeAVX512(x, cos, sin, heads, n, sign)
 		return
 	}
@@ -177,7 +182,7 @@ func rope(x, cos, sin *float32, heads, n int, sign float32) {
 }
 
 func dropout(x *float32, n int, first, key, limit uint32, scale float32) {
-	if level == avx512 {
+	if level >= avx512 {
 		dropoutAVX512(x, n, first, key, limit, scale)
 		return
 	}

@@ -8,6 +8,18 @@ func detect() simd { return generic }
 
 const hasBF16 = false
 
+func tileProduct(_, _, _ int, _ []float32, _ int, _ []float32, _ int, _ []float32, _ int, _ bool) {
+	panic(unreachable)
+}
+
+func peakTiles(int) { panic(unreachable) }
+
+func roundTiles(_, _ *float32, _ int) { panic(unreachable) }
+
+func transposePairs(_, _ *float32, _, _, _ int) { panic(unreachable) }
+
+func roundTransposed(_, _ *float32, _, _, _ int) { panic(unreachable) }
+
 const unreachable = "kernel: assembly called on a build without it"
 
 func tile(_ int, _, _, _ *float32, _, _, _, _, _, _ int)      { panic(unreachable) }

@@ -8,9 +8,11 @@
 //
 // On amd64 the work is done by assembly for AVX-512 or for AVX2 with FMA,
 // whichever the CPU has; elsewhere, and with build tag purego, by portable Go.
-// AUTOGLM_SIMD=generic|avx2|avx512 forces a lower level; a level above what the
+// AUTOGLM_SIMD=generic|avx2|avx512|amx forces a lower level; a level above what the
 // CPU has is ignored. Level says which one runs. Products of bfloat16 are in
-// hardware where AVX-512 has them (FastBF16) and a slow reference elsewhere.
+// hardware where AVX-512 has them (FastBF16) and a slow reference elsewhere; level
+// amx is AVX-512 with those products in the CPU's tile registers, where Linux lets
+// the process have them.
 // Results differ between levels in the last bits (sums associate differently) and
 // are bit-identical run to run on one level.
 //
@@ -22,9 +24,9 @@
 // Invariant: no single assembly call runs longer than about a millisecond, since
 // Go cannot preempt it; long slices are walked in blocks.
 //
-// Vocabulary: a tile is the block of C that one assembly call computes (14×32 or
-// 6×16), a panel is B's columns of one tile's width, packed so that the kernel
-// reads it front to back.
+// Vocabulary: a tile is the block of C that the assembly holds in registers (14×32
+// or 6×16; in AMX, whose own tiles are 16×16, two by two of them), a panel is B's
+// columns of one tile's width, packed so that the kernel reads it front to back.
 //
 // The assembly is written by internal/gen (go generate); every function has a
 // portable reference beside it, against which it is tested.

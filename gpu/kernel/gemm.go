@@ -27,7 +27,7 @@ const PanelWidth = 32
 // shape is the tile of the running level: rows, and columns of a panel.
 func shape() (rows, width int) {
 	switch level {
-	case avx512:
+	case avx512, amx:
 		return 14, 32
 	case avx2:
 		return 6, 16

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -57,6 +58,14 @@ func checkClose(t *testing.T, what string, got, want []float32, tol float64) {
 			t.Fatalf("%s: element %d is %g, want %g", what, i, got[i], want[i])
 		}
 	}
+}
+
+func bits(x []float32) []uint32 {
+	b := make([]uint32, len(x))
+	for i, v := range x {
+		b[i] = math.Float32bits(v)
+	}
+	return b
 }
 
 type dims struct{ m, n, k int }
@@ -140,6 +149,16 @@ func TestGemmBF16(t *testing.T) {
 					copy(c, before)
 					GemmPairs(op == TN, d.m, d.n, d.k, left, right, d.k, c, ldc, acc)
 					checkClose(t, name+" in pairs", c, want, 1e-4)
+
+					if op != TN && !acc {
+						rows, columns := make([]float32, len(left)), make([]float32, LeftLen(d.k, d.m))
+						RoundBoth(rows, columns, d.m, d.k, a, lda)
+						across := make([]float32, len(columns))
+						RoundLeft(across, true, d.k, d.m, a, lda)
+						if !slices.Equal(bits(rows), bits(left)) || !slices.Equal(bits(columns), bits(across)) {
+							t.Fatalf("%s: RoundBoth differs from RoundLeft", name)
+						}
+					}
 				}
 			}
 		}

@@ -16,6 +16,10 @@ func Peak(bf16 bool) (flops float64) {
 	if level == generic {
 		return peakGeneric()
 	}
+	if bf16 && level == amx {
+		peakTiles(peakRounds / 8)
+		return 2 * 4 * 16 * 16 * 32 * peakRounds / 8
+	}
 	rows, width := shape()
 	flops = 2 * float64(rows*width*peakRounds)
 	if bf16 && FastBF16() {

@@ -167,6 +167,9 @@ func TestChooseLevel(t *testing.T) {
 		{"generic", avx512, generic},
 		{"avx2", avx512, avx2},
 		{"avx512", avx2, avx2},
+		{"avx512", amx, avx512},
+		{"amx", amx, amx},
+		{"amx", avx512, avx512},
 		{"sse9", avx2, avx2},
 	} {
 		if got := chooseLevel(c.forced, c.best); got != c.want {
@@ -177,11 +180,14 @@ func TestChooseLevel(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	x, y, work := make([]float32, 64*64), make([]float32, 64*64), make([]float32, WorkLen)
-	n := testing.AllocsPerRun(5, func() {
-		Gemm(NT, 64, 64, 64, x, 64, x, 64, y, 64, false, work)
-		AdamW(x, y, work[:4096], work[4096:8192], Adam{Beta1: 0.9, Beta2: 0.9, Eps: 1, Step: 1})
+	levels(t, func(t *testing.T) {
+		n := testing.AllocsPerRun(5, func() {
+			Gemm(NT, 64, 64, 64, x, 64, x, 64, y, 64, false, work)
+			GemmBF16(TN, 50, 60, 64, x, 64, x, 64, y, 64, false, work)
+			AdamW(x, y, work[:4096], work[4096:8192], Adam{Beta1: 0.9, Beta2: 0.9, Eps: 1, Step: 1})
+		})
+		if n != 0 {
+			t.Errorf("%v allocations", n)
+		}
 	})
-	if n != 0 {
-		t.Errorf("%v allocations", n)
-	}
 }

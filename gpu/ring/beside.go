@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -39,29 +38,21 @@ type beside struct {
 
 func newBeside(ctx context.Context, l Library, m *mesh, cards []card, stop *stopper, cfg *Config) (_ *beside, err error) {
 	t := &beside{rank: cfg.Rank, mesh: m, stop: stop, timeout: cfg.Timeout, halves: l.Halves}
-	if apart := hosts(cards); len(apart) == 1 && !slices.ContainsFunc(cards, func(c card) bool { return c.Unix == "" }) {
+	if apart := hosts(cards); len(apart) == 1 && sharing(cards, apart[0]) {
 		if t.board, err = newShared(m, apart[0], false, stop, cfg); err != nil {
 			return nil, err
 		}
 		t.board.board.end = m.abort
 	}
-	limit := cfg.FormTimeout
-	if d, ok := ctx.Deadline(); ok {
-		limit = time.Until(d)
+	ranks := make([]int, cfg.World)
+	for r := range ranks {
+		ranks[r] = r
 	}
-	t.lib, err = l.Join(Place{
-		Rank: cfg.Rank, World: cfg.World, GPU: cfg.GPU, Address: m.address(), Timeout: cfg.Timeout, Quit: stop.done,
-		Deadline: time.Now().Add(limit),
-		Tell:     func(b []byte) ([]byte, error) { return m.tell(ctx, b) },
-	})
-	if err != nil {
-		if reason := stop.reason(); reason != nil {
-			err = reason
-		}
+	if t.lib, err = l.join(ctx, ranks, m, stop, cfg); err != nil {
 		if t.board != nil {
 			err = errors.Join(err, t.board.unmap())
 		}
-		return nil, fmt.Errorf("%s: %w", l.Name, err)
+		return nil, err
 	}
 	return t, nil
 }
@@ -133,10 +124,7 @@ func (t *beside) Do(op *Op) error {
 		t.failed = true
 		// A library often sees first that a rank is gone; which one comes on the mesh.
 		if !errors.Is(err, ErrTimeout) {
-			select {
-			case <-t.stop.done:
-			case <-time.After(100 * time.Millisecond):
-			}
+			t.stop.ended()
 		}
 		return t.fail(fmt.Errorf("operation %d (%s, bucket %d): %w", op.Seq, op.Kind, op.Bucket, err))
 	}

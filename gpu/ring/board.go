@@ -73,7 +73,8 @@ type head struct {
 	bucket int32
 	kind   Kind
 	dtype  DType
-	_      [30]byte
+	device bool // the buffer is on a GPU
+	_      [29]byte
 }
 
 // lane is what one rank writes and all read. Its size is a multiple of 128 bytes.
@@ -229,7 +230,7 @@ func (b *board) check(op *Op) error {
 		return b.stop.reason()
 	}
 	b.lanes[b.rank].heads[op.Seq&1] = head{
-		bytes: uint64(op.Bytes()), seq: op.Seq, root: op.Root, bucket: op.Bucket, kind: op.Kind, dtype: op.DType,
+		bytes: uint64(op.Bytes()), seq: op.Seq, root: op.Root, bucket: op.Bucket, kind: op.Kind, dtype: op.DType, device: op.onDevice(),
 	}
 	return b.meet(op)
 }

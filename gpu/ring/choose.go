@@ -5,27 +5,45 @@ import (
 	"slices"
 )
 
-// choose settles the backend: all ranks see the same cards and so choose alike.
-func choose(backend string, cards []card) (string, error) {
-	apart := hosts(cards)
-	if backend == Auto {
-		backend = pick(cards, apart)
+// choice is how all ranks of a ring join.
+type choice struct {
+	backend string
+	gpus    bool   // of Hierarchical: buffers on GPUs are summed by NCCL inside each host
+	why     string // for people
+}
+
+func (c choice) String() string {
+	s := c.backend
+	if c.gpus {
+		s += " with " + NCCL + " inside each host"
 	}
+	return s + ": " + c.why
+}
+
+// choose settles how the ranks join: all see the same cards and so choose alike.
+func choose(backend string, cards []card) (choice, error) {
+	apart := hosts(cards)
+	c := choice{backend, backend == Hierarchical && noNCCL(cards) == "", "as asked for"}
+	if backend == Auto {
+		c = pick(cards, apart)
+	}
+	backend = c.backend
+	refuse := func(format string, a ...any) (choice, error) { return choice{}, fmt.Errorf(format, a...) }
 	switch {
 	case backend == SHM || backend == Unix:
 		if len(apart) > 1 {
-			return "", fmt.Errorf("backend %s joins processes of one host, but rank %d is on another one than rank 0; choose %s or %s", backend, apart[1][0], TCP, Auto)
+			return refuse("backend %s joins processes of one host, but rank %d is on another one than rank 0; choose %s or %s", backend, apart[1][0], TCP, Auto)
 		}
 	case plaintext(backend):
 		for r := range cards {
 			c := &cards[r]
 			switch {
 			case c.Lacks != "":
-				return "", fmt.Errorf("rank %d: %s", r, c.Lacks)
+				return refuse("rank %d: %s", r, c.Lacks)
 			case backend == NCCL && !c.GPU:
-				return "", fmt.Errorf("backend %s sums between GPUs, and rank %d has none; choose %s", NCCL, r, Auto)
+				return refuse("backend %s sums between GPUs, and rank %d has none; choose %s", NCCL, r, Auto)
 			case c.Secured && !c.Plaintext:
-				return "", fmt.Errorf("backend %s neither encrypts nor authenticates, and rank %d's endpoint has TLS; choose %s, or allow it (plaintext collectives)", backend, r, Auto)
+				return refuse("backend %s neither encrypts nor authenticates, and rank %d's endpoint has TLS; choose %s, or allow it by the job's plaintext_collectives: true (--plaintext-collectives)", backend, r, Auto)
 			}
 		}
 	}
@@ -36,44 +54,91 @@ func choose(backend string, cards []card) (string, error) {
 			}
 			via := path(backend, &cards[q], &cards[r])
 			if via == TCP && cards[r].TCP == "" || via == Unix && cards[r].Unix == "" {
-				return "", fmt.Errorf("backend %s: rank %d does not listen for it", backend, r)
+				return refuse("backend %s: rank %d does not listen for it", backend, r)
 			}
 			if via == TCP && cards[q].Secured != cards[r].Secured {
 				secured, plain := r, q
 				if cards[q].Secured {
 					secured, plain = q, r
 				}
-				return "", fmt.Errorf("rank %d's endpoint has TLS and rank %d's has none; give both certificates, or neither", secured, plain)
+				return refuse("rank %d's endpoint has TLS and rank %d's has none; give both certificates, or neither", secured, plain)
 			}
 		}
 	}
-	return backend, nil
+	return c, nil
 }
 
 // pick is what Auto means.
-func pick(cards []card, apart [][]int) string {
-	all := func(is func(c card) bool) bool {
-		return !slices.ContainsFunc(cards, func(c card) bool { return !is(c) })
+//
+//	ranks                                  all may use NCCL         otherwise
+//	all on one host                        nccl                     shm
+//	one on each host                       nccl                     tcp
+//	several next to each other on a host   nccl where RDMA joins    hierarchical
+//	                                       the hosts; hierarchical
+//	                                       with nccl inside
+//	mixed up over hosts                    nccl                     tcp
+//
+// Without RDMA NCCL would cross between the hosts on sockets of its own, which
+// nobody watches or encrypts; the hierarchy crosses on ours, and once for a host's
+// ranks together.
+func pick(cards []card, apart [][]int) choice {
+	lacks := noNCCL(cards)
+	all := func(is func(c *card) bool) bool {
+		return !slices.ContainsFunc(cards, func(c card) bool { return !is(&c) })
 	}
-	local := func(ranks []int) bool {
-		return !slices.ContainsFunc(ranks, func(r int) bool { return cards[r].Unix == "" })
-	}
+	c := choice{why: "all ranks are on one host"}
+	oneHost, grouped := len(apart) == 1, len(apart) > 1 && len(apart) < len(cards)
 	switch {
-	case all(func(c card) bool { return c.GPU && c.Lacks == "" && (!c.Secured || c.Plaintext) }):
-		return NCCL
-	case len(apart) == 1 && local(apart[0]):
-		return SHM
-	case len(apart) > 1 && len(apart) < len(cards):
+	case oneHost:
+		c.backend = SHM
+		if !sharing(cards, apart[0]) {
+			c.backend, c.why = TCP, "not all ranks listen on unix sockets"
+		}
+	case !grouped:
+		c.backend, c.why = TCP, "each rank is on a host of its own"
+	default:
+		c.backend, c.why = Hierarchical, "several ranks share a host"
 		// Ranks of one host that lie apart would be summed in another order than over
 		// tcp: the bits should not depend on who happens to be where.
 		for _, ranks := range apart {
-			if len(ranks) > 1 && !local(ranks) || ranks[len(ranks)-1]-ranks[0] != len(ranks)-1 {
-				return TCP
+			if len(ranks) > 1 && !sharing(cards, ranks) || ranks[len(ranks)-1]-ranks[0] != len(ranks)-1 {
+				c.backend, c.why = TCP, "ranks that share a host don't follow on each other, or don't listen on unix sockets"
 			}
 		}
-		return Hierarchical
 	}
-	return TCP
+	switch {
+	case lacks != "":
+		if slices.ContainsFunc(cards, func(c card) bool { return c.GPU }) {
+			c.why += "; no " + NCCL + ": " + lacks
+		}
+	case c.backend != Hierarchical:
+		c.backend = NCCL
+	case all(func(c *card) bool { return c.RDMA }):
+		c.backend, c.why = NCCL, "RDMA joins the hosts"
+	default:
+		c.gpus, c.why = true, c.why+", and no RDMA joins the hosts"
+	}
+	return c
+}
+
+// noNCCL tells why NCCL can't sum between the ranks' GPUs; "" when it can.
+func noNCCL(cards []card) string {
+	for r := range cards {
+		switch c := &cards[r]; {
+		case !c.GPU:
+			return fmt.Sprintf("rank %d has no GPU", r)
+		case c.Lacks != "":
+			return fmt.Sprintf("rank %d: %s", r, c.Lacks)
+		case c.Secured && !c.Plaintext:
+			return fmt.Sprintf("it neither encrypts nor authenticates, and rank %d's endpoint has TLS; plaintext_collectives: true allows it", r)
+		}
+	}
+	return ""
+}
+
+// sharing tells whether ranks of one host can share memory.
+func sharing(cards []card, ranks []int) bool {
+	return !slices.ContainsFunc(ranks, func(r int) bool { return cards[r].Unix == "" })
 }
 
 // hosts groups the ranks by their hosts, in the order of each host's lowest rank.

@@ -11,6 +11,7 @@ type Comm struct {
 	rank, world int
 	epoch       uint64
 	backend     string
+	choice      string
 	devices     bool // the transport takes buffers on GPUs
 	transport   Transport
 	stop        *stopper
@@ -52,6 +53,10 @@ func (c *Comm) Shared() bool { return c.queue == nil }
 
 // Backend is what joins the ranks: what Auto has picked, "" in a world of one.
 func (c *Comm) Backend() string { return c.backend }
+
+// Choice is what joins the ranks and why it was chosen, for people; "" where there
+// was nothing to choose.
+func (c *Comm) Choice() string { return c.choice }
 
 // Devices tells whether the ring takes buffers on GPUs.
 func (c *Comm) Devices() bool { return c.devices }

@@ -21,14 +21,15 @@
 //	            shm: a memfd; buffers of Alloc need no copies    shm.go
 //	sockets     direct exchange, polled by the caller            socket.go, stream.go
 //	hierarchy   a board in each host, a chain between hosts      hierarchy.go
+//	            buffers on GPUs: NCCL in each host               ongpus.go
 //	libraries   what all have announced alike is left to one     beside.go, library.go
 //	beside all  mesh: heartbeats, loss, goodbye, descriptors     mesh.go
 //
 // How ranks meet: a Rendezvous gives all ranks each other's cards (Meeting in one
 // process, Master by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, see FromEnv);
 // then each dials the others' Endpoints. From the cards all ranks choose one backend
-// (choose.go). nccl, mpi and gloo register themselves: import their packages, in
-// builds with the tags gpu and libtorch.
+// and say why (choose.go, Comm.Choice). nccl, mpi and gloo register themselves:
+// import their packages, in builds with the tags gpu and libtorch.
 //
 // Duties: every rank calls the same collectives with the same lengths in the same
 // order, and calls Wait before it touches the data again. One goroutine owns a
@@ -36,13 +37,13 @@
 //
 // Invariants: sums are taken in rank order, and half-width ones rounded once, so
 // all ranks hold the same bits, over every transport of ours, in every run; a
-// library's sums are the same on all ranks. (A hierarchy whose hosts' ranks are not
-// consecutive sums host by host.) Nothing waits without a bound: for a living rank
-// Config.Timeout, for a silent one Config.Suspect, to form a ring
-// Config.FormTimeout; a library may take seconds more to be given up, which it
-// states. A dead process is known within milliseconds by the end of its connection.
-// No message of one epoch is read in another: connections are new, and greet with
-// their epoch.
+// library's sums, and those of buffers on GPUs, are the same on all ranks. (A
+// hierarchy whose hosts' ranks are not consecutive sums host by host.) Nothing waits
+// without a bound: for a living rank Config.Timeout, for a silent one Config.Suspect,
+// to form a ring Config.FormTimeout; a library may take seconds more to be given up,
+// which it states. A dead process is known within milliseconds by the end of its
+// connection. No message of one epoch is read in another: connections are new, and
+// greet with their epoch.
 //
 // Vocabulary: rank, world size, bucket (a contiguous piece of gradient), share
 // (the part of a buffer that a rank sums), epoch (one life of a ring; a lost rank

@@ -21,7 +21,8 @@ const (
 	SHM  = "shm"  // shared memory; control over unix sockets
 	Unix = "unix" // unix sockets
 	TCP  = "tcp"
-	// Hierarchical is shared memory inside a host and tcp between hosts.
+	// Hierarchical is tcp between hosts, and inside a host shared memory, or NCCL for
+	// buffers on GPUs where all ranks have one and NCCL.
 	Hierarchical = "hierarchical"
 )
 
@@ -106,7 +107,8 @@ type card struct {
 	CPU         string `json:"cpu"`
 
 	GPU       bool   `json:"gpu,omitempty"`
-	Lacks     string `json:"lacks,omitempty"` // why this rank can't use the backend, or under auto nccl
+	Lacks     string `json:"lacks,omitempty"` // why this rank can't use the backend, or where nccl may be picked that
+	RDMA      bool   `json:"rdma,omitempty"`  // nccl reaches other hosts by it
 	Secured   bool   `json:"secured,omitempty"`
 	Plaintext bool   `json:"plaintext,omitempty"` // it is allowed all the same
 }
@@ -164,12 +166,14 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 		Host: ep.host, Unix: ep.unixAddr(), TCP: ep.tcpAddr(), Committed: cfg.Committed, Streams: cfg.Streams, CPU: runtime.GOARCH,
 		GPU: cfg.GPU != nil, Secured: ep.secured(), Plaintext: cfg.PlaintextCollectives,
 	}
-	if wanted := cfg.Backend; plaintext(wanted) || wanted == Auto && mine.GPU {
-		if wanted == Auto {
+	if wanted := cfg.Backend; plaintext(wanted) || mine.GPU && (wanted == Auto || wanted == Hierarchical) {
+		if !plaintext(wanted) {
 			wanted = NCCL
 		}
 		if err := Available(wanted); err != nil {
 			mine.Lacks = err.Error()
+		} else if l, _ := library(wanted); l.RDMA != nil {
+			mine.RDMA = l.RDMA()
 		}
 	}
 	b, err := json.Marshal(mine)
@@ -184,17 +188,18 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	if err != nil {
 		return fail(err)
 	}
-	backend, err := choose(cfg.Backend, cards)
+	how, err := choose(cfg.Backend, cards)
 	if err != nil {
 		return fail(err)
 	}
+	backend := how.backend
 	links, err := ep.connect(ctx, cfg, cards, backend)
 	if err != nil {
 		return fail(err)
 	}
 	mesh := newMesh(cfg.Rank, links.control, stop, cfg)
 	var t Transport
-	eager, devices := backend != SHM, false
+	eager, devices := backend != SHM, how.gpus
 	switch lib, foreign := library(backend); {
 	case foreign:
 		devices = lib.Devices
@@ -202,7 +207,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	case backend == SHM:
 		t, err = newShared(mesh, hosts(cards)[0], true, stop, cfg)
 	case backend == Hierarchical:
-		t, err = newHierarchy(mesh, hosts(cards), links, stop, cfg)
+		t, err = newHierarchy(ctx, mesh, hosts(cards), how.gpus, links, stop, cfg)
 	default:
 		t = newSockets(mesh, links.out, links.in, stop, cfg)
 	}
@@ -213,7 +218,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 		return fail(err)
 	}
 	c := newComm(cfg.Rank, cfg.World, cfg.Epoch, t, stop, eager)
-	c.backend, c.devices = backend, devices
+	c.backend, c.devices, c.choice = backend, devices, how.String()
 	c.onClose, c.cfg, c.cards, c.mesh = onClose, cfg, cards, mesh
 	for _, k := range cards {
 		c.committed = max(c.committed, k.Committed)

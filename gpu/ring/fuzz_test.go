@@ -123,7 +123,7 @@ func FuzzRelay(f *testing.F) {
 		stop := newStopper()
 		m := &mesh{stop: stop, rank: 1, peers: make([]*control, 2), quit: make(chan struct{})}
 		l := &links{relay: relay{up: 0, down: -1, toUp: &wire{*bytes.NewReader(in)}}}
-		h, err := newHierarchy(m, [][]int{{0}, {1}}, l, stop, &Config{Rank: 1, World: 2, Timeout: time.Minute})
+		h, err := newHierarchy(t.Context(), m, [][]int{{0}, {1}}, false, l, stop, &Config{Rank: 1, World: 2, Timeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,9 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// hierarchy is the transport over several hosts: shared memory inside each, and a
-// connection between the first ranks of neighbouring ones.
+// hierarchy is the transport over several hosts: shared memory inside each, or for
+// buffers on GPUs NCCL (onGPUs), and a connection between the first ranks of
+// neighbouring ones.
 //
 //	host 0: ranks 0 1 2      host 1: ranks 3 4      host 2: rank 5
 //	        [shm]  ──── partial sums ──▶ [shm] ──── partial sums ──▶
@@ -37,6 +39,7 @@ type hierarchy struct {
 	stop        *stopper
 	timeout     time.Duration
 	local       *shared // nil where the rank is alone
+	gpus        *onGPUs // nil where buffers are in host memory alone
 	seq         uint32  // of the local operations
 	up, down    *link   // of the first rank of a host; nil at the ends
 	piece       int     // the longest, in elements
@@ -88,7 +91,7 @@ func neighbours(hosts [][]int, rank int) (up, down int) {
 	return up, down
 }
 
-func newHierarchy(m *mesh, hosts [][]int, l *links, stop *stopper, cfg *Config) (*hierarchy, error) {
+func newHierarchy(ctx context.Context, m *mesh, hosts [][]int, gpus bool, l *links, stop *stopper, cfg *Config) (*hierarchy, error) {
 	t := &hierarchy{rank: cfg.Rank, world: cfg.World, hosts: hosts, mesh: m, stop: stop, timeout: cfg.Timeout, piece: relayPiece}
 	for i, ranks := range hosts {
 		for _, r := range ranks {
@@ -105,6 +108,15 @@ func newHierarchy(m *mesh, hosts [][]int, l *links, stop *stopper, cfg *Config) 
 		t.local.board.end = m.abort // the other hosts don't see the board
 		// Most waits are for the network, and long.
 		t.local.board.spin = min(t.local.board.spin, 1000)
+	}
+	if gpus {
+		var err error
+		if t.gpus, err = newOnGPUs(ctx, t, cfg); err != nil {
+			if t.local != nil {
+				err = errors.Join(err, t.local.unmap())
+			}
+			return nil, err
+		}
 	}
 	if l.relay.toUp != nil {
 		t.up = newLink(l.relay.up, l.relay.toUp, t)
@@ -124,9 +136,12 @@ func (t *hierarchy) Do(op *Op) error {
 	}
 	err := t.check(op)
 	if err == nil {
-		if op.Kind.sums() || op.Kind == Barrier {
-			err = t.sum(op)
-		} else {
+		switch {
+		case op.onDevice():
+			err = t.gpus.do(op)
+		case op.Kind.sums(), op.Kind == Barrier:
+			err = t.sum(op, t.gatherPiece, t.totalPiece)
+		default:
 			err = t.spread(op)
 		}
 	}
@@ -151,7 +166,18 @@ func (t *hierarchy) check(op *Op) error {
 	t.seq++
 	o := *op
 	o.Seq = t.seq
-	return t.local.board.check(&o)
+	b := t.local.board
+	if err := b.check(&o); err != nil {
+		return err
+	}
+	for r := range b.lanes {
+		if h := &b.lanes[r].heads[o.Seq&1]; h.device != op.onDevice() {
+			where := map[bool]string{true: "on its GPU", false: "in host memory"}
+			return fmt.Errorf("%w in operation %d: rank %d brings a buffer %s to bucket %d, rank %d one %s",
+				ErrOutOfStep, op.Seq, b.name(r), where[h.device], op.Bucket, t.rank, where[op.onDevice()])
+		}
+	}
+	return nil
 }
 
 // inside carries out a part of an operation between the ranks of this host.
@@ -163,62 +189,43 @@ func (t *hierarchy) inside(kind Kind, dt DType, root int, b []byte, op *Op) erro
 	return t.local.Do(&Op{Kind: kind, DType: dt, Root: int32(root), Bucket: op.Bucket, Seq: t.seq, Data: b})
 }
 
-// sum is AllReduce, ReduceScatter and Barrier.
-func (t *hierarchy) sum(op *Op) error {
+// sum is AllReduce, ReduceScatter and Barrier, in pieces from byte lo to hi of the
+// buffer: gather sends a piece's sum so far on, total brings the total.
+func (t *hierarchy) sum(op *Op, gather func(op *Op, lo, hi, slot int) error, total func(op *Op, lo, hi, slot int) error) error {
 	size := op.DType.Size()
-	n := len(op.Data) / size
+	n := op.Bytes() / size
 	piece := t.pieceOf(n)
 	pieces := max(1, (n+piece-1)/piece)
-	last := t.host == len(t.hosts)-1
 	// Totals lag so far behind partial sums that all hosts are busy.
 	lag := len(t.hosts) + 1
 	for k := range pieces + lag {
 		if k < pieces {
-			lo, hi := k*piece, min((k+1)*piece, n)
-			if err := t.gatherPiece(op, op.Data[lo*size:hi*size], lo*size, k%(lag+1), last); err != nil {
+			if err := gather(op, k*piece*size, min((k+1)*piece, n)*size, k%(lag+1)); err != nil {
 				return err
 			}
 		}
-		if k < lag || last {
+		if k < lag || t.last() {
 			continue
 		}
-		lo, hi := (k-lag)*piece, min((k-lag+1)*piece, n)
-		b := op.Data[lo*size : hi*size]
-		if t.down != nil {
-			if err := t.down.read(op, result, lo*size, b); err != nil {
-				return err
-			}
-		}
-		if t.up != nil {
-			if err := t.up.write(op, result, lo*size, b); err != nil {
-				return err
-			}
-		}
-		if err := t.inside(Broadcast, op.DType, 0, b, op); err != nil {
+		if err := total(op, (k-lag)*piece*size, min((k-lag+1)*piece, n)*size, (k-lag)%(lag+1)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// last tells whether sums are whole on this host, behind all others.
+func (t *hierarchy) last() bool { return t.host == len(t.hosts)-1 }
+
 // gatherPiece adds this host's ranks to the sum that comes from above, and sends
 // it on: down, or from the last host back up as the total.
-func (t *hierarchy) gatherPiece(op *Op, b []byte, at, slot int, last bool) error {
-	var acc []float32
-	switch op.DType {
-	case F32:
-		acc = floats(b)
-	case BF16:
-		acc = t.wideOf(slot)[:len(b)/2]
-		kernel.DecodeBF16(acc, halves(b))
-	case F16:
-		acc = t.wideOf(slot)[:len(b)/2]
-		kernel.DecodeF16(acc, halves(b))
-	}
+func (t *hierarchy) gatherPiece(op *Op, lo, hi, slot int) error {
+	b := op.Data[lo:hi]
+	acc := t.widen(op.DType, b, slot)
 	raw := Buffer{Data: acc}.bytes()
 	if t.up != nil {
 		above := t.wideOf(len(t.hosts) + 2)[:len(acc)]
-		if err := t.up.read(op, contribution, at, Buffer{Data: above}.bytes()); err != nil {
+		if err := t.up.read(op, contribution, lo, Buffer{Data: above}.bytes()); err != nil {
 			return err
 		}
 		kernel.Add(acc, above)
@@ -226,22 +233,57 @@ func (t *hierarchy) gatherPiece(op *Op, b []byte, at, slot int, last bool) error
 	if err := t.inside(AllReduce, F32, 0, raw, op); err != nil {
 		return err
 	}
-	if !last {
+	if !t.last() {
 		if t.down != nil {
-			return t.down.write(op, contribution, at, raw)
+			return t.down.write(op, contribution, lo, raw)
 		}
 		return nil
 	}
-	switch op.DType {
+	narrow(op.DType, b, acc)
+	if t.up != nil {
+		return t.up.write(op, result, lo, b)
+	}
+	return nil
+}
+
+// totalPiece brings the total from below to this host's ranks and up.
+func (t *hierarchy) totalPiece(op *Op, lo, hi, _ int) error {
+	b := op.Data[lo:hi]
+	if t.down != nil {
+		if err := t.down.read(op, result, lo, b); err != nil {
+			return err
+		}
+	}
+	if t.up != nil {
+		if err := t.up.write(op, result, lo, b); err != nil {
+			return err
+		}
+	}
+	return t.inside(Broadcast, op.DType, 0, b, op)
+}
+
+// widen is a piece in float32: itself, or in the room of its slot.
+func (t *hierarchy) widen(dt DType, b []byte, slot int) []float32 {
+	if dt == F32 {
+		return floats(b)
+	}
+	acc := t.wideOf(slot)[:len(b)/2]
+	if dt == BF16 {
+		kernel.DecodeBF16(acc, halves(b))
+	} else {
+		kernel.DecodeF16(acc, halves(b))
+	}
+	return acc
+}
+
+// narrow rounds what widen gave.
+func narrow(dt DType, b []byte, acc []float32) {
+	switch dt {
 	case BF16:
 		kernel.EncodeBF16(halves(b), acc)
 	case F16:
 		kernel.EncodeF16(halves(b), acc)
 	}
-	if t.up != nil {
-		return t.up.write(op, result, at, b)
-	}
-	return nil
 }
 
 // wideOf is room for a piece in float32. A piece that is on its way keeps its own
@@ -259,21 +301,6 @@ func (t *hierarchy) wideOf(slot int) []float32 {
 // spread is AllGather and Broadcast: what ranks bring goes from host to host, down
 // and up, whole.
 func (t *hierarchy) spread(op *Op) error {
-	at := make([]int, t.world) // host by rank
-	for i, ranks := range t.hosts {
-		for _, r := range ranks {
-			at[r] = i
-		}
-	}
-	// parts are what the ranks of those hosts bring, in rank order.
-	parts := func(is func(host int) bool) (out [][]byte) {
-		for r := range t.world {
-			if lo, hi := op.share(r, t.world); lo < hi && is(at[r]) {
-				out = append(out, op.Data[lo:hi])
-			}
-		}
-		return out
-	}
 	for i, r := range t.mine {
 		if lo, hi := op.share(r, t.world); lo < hi {
 			if err := t.inside(Broadcast, op.DType, i, op.Data[lo:hi], op); err != nil {
@@ -281,28 +308,60 @@ func (t *hierarchy) spread(op *Op) error {
 			}
 		}
 	}
+	if err := t.exchange(op, op.Data); err != nil {
+		return err
+	}
+	for _, p := range t.parts(op, func(h int) bool { return h != t.host }) {
+		if err := t.inside(Broadcast, op.DType, 0, op.Data[p.lo:p.hi], op); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// part is a range of an operation's bytes.
+type part struct{ lo, hi int }
+
+// parts are what the ranks of those hosts bring, in rank order.
+func (t *hierarchy) parts(op *Op, of func(host int) bool) (out []part) {
+	at := make([]int, t.world) // host by rank
+	for i, ranks := range t.hosts {
+		for _, r := range ranks {
+			at[r] = i
+		}
+	}
+	for r := range t.world {
+		if lo, hi := op.share(r, t.world); lo < hi && of(at[r]) {
+			out = append(out, part{lo, hi})
+		}
+	}
+	return out
+}
+
+// exchange completes the operation's bytes, of which this host has its ranks', on the
+// first rank of each host.
+func (t *hierarchy) exchange(op *Op, b []byte) error {
+	of := func(is func(host int) bool) (out [][]byte) {
+		for _, p := range t.parts(op, is) {
+			out = append(out, b[p.lo:p.hi])
+		}
+		return out
+	}
 	if t.up != nil {
-		if err := t.up.read(op, contribution, 0, parts(func(h int) bool { return h < t.host })...); err != nil {
+		if err := t.up.read(op, contribution, 0, of(func(h int) bool { return h < t.host })...); err != nil {
 			return err
 		}
 	}
 	if t.down != nil {
-		if err := t.down.write(op, contribution, 0, parts(func(h int) bool { return h <= t.host })...); err != nil {
+		if err := t.down.write(op, contribution, 0, of(func(h int) bool { return h <= t.host })...); err != nil {
 			return err
 		}
-		if err := t.down.read(op, result, 0, parts(func(h int) bool { return h > t.host })...); err != nil {
+		if err := t.down.read(op, result, 0, of(func(h int) bool { return h > t.host })...); err != nil {
 			return err
 		}
 	}
 	if t.up != nil {
-		if err := t.up.write(op, result, 0, parts(func(h int) bool { return h >= t.host })...); err != nil {
-			return err
-		}
-	}
-	for _, p := range parts(func(h int) bool { return h != t.host }) {
-		if err := t.inside(Broadcast, op.DType, 0, p, op); err != nil {
-			return err
-		}
+		return t.up.write(op, result, 0, of(func(h int) bool { return h >= t.host })...)
 	}
 	return nil
 }
@@ -327,13 +386,15 @@ func (t *hierarchy) Abort(reason error) { t.mesh.abort(reason) }
 
 // Close implements Transport.
 func (t *hierarchy) Close() error {
-	err := t.mesh.close() // what runs returns
+	err := t.gpus.depart()
+	err = errors.Join(err, t.mesh.close()) // what runs returns
 	t.running.Lock()
 	defer t.running.Unlock()
 	if t.closed {
 		return err
 	}
 	t.closed = true
+	err = errors.Join(err, t.gpus.free(false))
 	for _, l := range []*link{t.up, t.down} {
 		if l != nil {
 			l.conn.Close()
@@ -410,7 +471,7 @@ func (l *link) send() {
 // write hands a message over to be sent; its payload must stay as it is until
 // flush, or until the other side has answered to it.
 func (l *link) write(op *Op, what byte, at int, body ...[]byte) error {
-	m := message{what: what, kind: op.Kind, dtype: op.DType, seq: op.Seq, root: op.Root, bucket: op.Bucket, bytes: uint64(len(op.Data)), offset: uint64(at)}
+	m := message{what: what, kind: op.Kind, dtype: op.DType, seq: op.Seq, root: op.Root, bucket: op.Bucket, bytes: uint64(op.Bytes()), offset: uint64(at)}
 	for _, b := range body {
 		m.length += uint64(len(b))
 	}
@@ -458,7 +519,7 @@ func (l *link) read(op *Op, what byte, at int, body ...[]byte) error {
 	}
 	if m.what != what || m.offset != uint64(at) || m.length != uint64(length) {
 		return fmt.Errorf("%w: rank %d sends a message %q of %d bytes at %d that operation %d (%s of %d bytes) has no place for",
-			ErrOutOfStep, l.peer, m.what, m.length, m.offset, op.Seq, op.Kind, len(op.Data))
+			ErrOutOfStep, l.peer, m.what, m.length, m.offset, op.Seq, op.Kind, op.Bytes())
 	}
 	for _, b := range body {
 		if _, err := io.ReadFull(l.conn, b); err != nil {
@@ -475,10 +536,7 @@ func (l *link) broken(op *Op, err error) error {
 	}
 	// Whoever hangs up tells why before, on its control connection.
 	if !l.t.mesh.left(l.peer) {
-		select {
-		case <-l.t.stop.done:
-		case <-time.After(100 * time.Millisecond):
-		}
+		l.t.stop.ended()
 	}
 	if l.t.stop.flag.Load() {
 		return l.t.stop.reason()

@@ -45,6 +45,8 @@ type Library struct {
 	Devices bool // it works on buffers of GPUs
 	Halves  bool // it sums bf16 and f16 itself; otherwise the ring widens them to f32 and back
 	Mends   bool // what is left of a broken ring can join anew in the same processes
+	// RDMA tells whether it reaches other hosts by more than sockets; nil is no.
+	RDMA func() bool
 	// Check tells why this machine can't use it; it may be called often.
 	Check func() error
 	// Join makes a rank's end. All ranks call it together. It returns
@@ -61,7 +63,7 @@ type Place struct {
 	Deadline time.Time       // bounds Join
 	Timeout  time.Duration   // bounds each operation
 	Quit     <-chan struct{} // closed when the ring has ended
-	// Tell gives all ranks what rank 0 passes; the others' arguments don't count. All
+	// Tell gives all ranks of the place what its rank 0 passes; the others' arguments don't count. All
 	// call it equally often. At most 4096 bytes.
 	Tell func(b []byte) ([]byte, error)
 }
@@ -76,6 +78,36 @@ type Collectives interface {
 	// Close frees it. ended tells that every operation of this rank has ended well;
 	// otherwise what runs is given up. It is bounded by what the implementation states.
 	Close(ended bool) error
+}
+
+// Stager is what the end of a Library for GPUs can do besides: move bytes between the
+// rank's GPU and host memory, behind the operations that have returned. It is
+// bounded as Do is. No length is 0.
+type Stager interface {
+	Collectives
+	ToHost(to []byte, from uintptr) error
+	ToDevice(to uintptr, from []byte) error
+}
+
+// join makes this rank's end of a library among some ranks of the ring, in
+// ascending order.
+func (l *Library) join(ctx context.Context, ranks []int, m *mesh, stop *stopper, cfg *Config) (Collectives, error) {
+	limit := cfg.FormTimeout
+	if d, ok := ctx.Deadline(); ok {
+		limit = time.Until(d)
+	}
+	c, err := l.Join(Place{
+		Rank: slices.Index(ranks, cfg.Rank), World: len(ranks), GPU: cfg.GPU, Address: m.address(), Timeout: cfg.Timeout, Quit: stop.done,
+		Deadline: time.Now().Add(limit),
+		Tell:     func(b []byte) ([]byte, error) { return m.tell(ctx, ranks, b) },
+	})
+	if err != nil {
+		if reason := stop.reason(); reason != nil {
+			err = reason
+		}
+		return nil, fmt.Errorf("%s: %w", l.Name, err)
+	}
+	return c, nil
 }
 
 var libraries struct {
@@ -130,25 +162,28 @@ func Available(backend string) error {
 // authenticated, whatever the endpoint does.
 func plaintext(backend string) bool { _, ok := builds[backend]; return ok }
 
-// tell implements Place.Tell over the mesh.
-func (m *mesh) tell(ctx context.Context, b []byte) ([]byte, error) {
-	if m.rank == 0 {
+// tell implements Place.Tell over the mesh, among some ranks.
+func (m *mesh) tell(ctx context.Context, ranks []int, b []byte) ([]byte, error) {
+	first := ranks[0]
+	if m.rank == first {
 		if len(b) > maxText {
 			return nil, fmt.Errorf("%d bytes to tell, at most %d travel", len(b), maxText)
 		}
-		m.tellAll(frameNote, 0, string(b))
+		for _, r := range ranks[1:] {
+			_ = m.peers[r].send(frameNote, 0, string(b), -1) // whoever can't hear it is lost anyway
+		}
 		return b, nil
 	}
 	select {
-	case b, ok := <-m.peers[0].note:
+	case b, ok := <-m.peers[first].note:
 		if !ok {
-			return nil, m.departed(0, "told how to join")
+			return nil, m.departed(first, "told how to join")
 		}
 		return b, nil
 	case <-m.stop.done:
 		return nil, m.stop.reason()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("rank 0 did not tell how to join: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("rank %d did not tell how to join: %w", first, context.Cause(ctx))
 	}
 }
 

@@ -187,7 +187,7 @@ func TestPlaintextIsRefused(t *testing.T) {
 	for _, c := range []struct {
 		allow bool
 		want  string
-	}{{false, "neither encrypts nor authenticates"}, {true, ""}} {
+	}{{false, "neither encrypts nor authenticates, and rank 0's endpoint has TLS; choose auto, or allow it by the job's plaintext_collectives: true"}, {true, ""}} {
 		errs := make([]error, 2)
 		meet := &Meeting{}
 		var wg sync.WaitGroup

@@ -281,10 +281,12 @@ func TestRefusals(t *testing.T) {
 // plaintext library; what is forced says why it can't be.
 func TestChoose(t *testing.T) {
 	near, far := card{Host: "a", Unix: "@x", TCP: "1"}, card{Host: "b", Unix: "@y", TCP: "2"}
-	gpu, lacking, guarded, allowed := near, near, near, near
+	gpu, lacking, guarded, allowed, gpuFar, fast, fastFar := near, near, near, near, far, near, far
 	gpu.GPU, lacking.GPU, lacking.Lacks = true, true, "no NCCL here"
 	guarded.GPU, guarded.Secured = true, true
 	allowed.GPU, allowed.Secured, allowed.Plaintext = true, true, true
+	gpuFar.GPU, fast.GPU, fast.RDMA, fastFar.GPU, fastFar.RDMA = true, true, true, true, true
+	inside := "hierarchical with nccl inside each host: "
 	for _, c := range []struct {
 		backend string
 		cards   []card
@@ -299,10 +301,20 @@ func TestChoose(t *testing.T) {
 		{Hierarchical, []card{near, near}, Hierarchical},
 		{Auto, []card{{Host: "a", TCP: "1"}, {Host: "a", TCP: "2"}, far}, TCP},
 		{Auto, []card{gpu, gpu}, NCCL},
-		{Auto, []card{gpu, near}, SHM},
-		{Auto, []card{gpu, lacking}, SHM},
-		{Auto, []card{guarded, guarded}, SHM},
+		{Auto, []card{gpu, near}, SHM + ": all ranks are on one host; no nccl: rank 1 has no GPU"},
+		{Auto, []card{gpu, lacking}, SHM + ": all ranks are on one host; no nccl: rank 1: no NCCL here"},
+		{Auto, []card{guarded, guarded}, SHM + ": all ranks are on one host; no nccl: it neither encrypts nor authenticates, and rank 0's endpoint has TLS; plaintext_collectives: true allows it"},
 		{Auto, []card{allowed, allowed}, NCCL},
+		{Auto, []card{gpu, gpuFar}, NCCL + ": each rank is on a host of its own"},
+		{Auto, []card{gpu, gpu, gpuFar}, inside + "several ranks share a host, and no RDMA joins the hosts"},
+		{Auto, []card{fast, fast, fastFar}, NCCL + ": RDMA joins the hosts"},
+		{Auto, []card{fast, fast, gpuFar}, inside},
+		{Auto, []card{gpu, gpuFar, gpu}, NCCL + ": ranks that share a host don't follow on each other"},
+		{Auto, []card{gpu, gpu, far}, Hierarchical + ": several ranks share a host; no nccl: rank 2 has no GPU"},
+		{Hierarchical, []card{gpu, gpu, gpuFar}, inside + "as asked for"},
+		{Hierarchical, []card{fast, gpuFar, fast}, inside},
+		{Hierarchical, []card{gpu, gpu, far}, Hierarchical + ": as asked for"},
+		{Hierarchical, []card{guarded, guarded}, Hierarchical + ": as asked for"},
 		{NCCL, []card{gpu, near}, "rank 1 has none"},
 		{NCCL, []card{gpu, lacking}, "rank 1: no NCCL here"},
 		{NCCL, []card{guarded, gpu}, "rank 0's endpoint has TLS"},
@@ -314,7 +326,8 @@ func TestChoose(t *testing.T) {
 		{Unix, []card{near, near}, Unix},
 		{TCP, []card{near, {Host: "a"}}, "rank 1 does not listen"},
 	} {
-		got, err := choose(c.backend, c.cards)
+		how, err := choose(c.backend, c.cards)
+		got := how.String()
 		if err != nil {
 			got = err.Error()
 		}

@@ -105,10 +105,9 @@ func (t *shared) offer(f *os.File, what uint64) error {
 		}
 		if err := p.send(frameFile, what, "", int(f.Fd())); err != nil {
 			// A rank that has given up hangs up: its reason says more.
-			select {
-			case <-t.mesh.stop.done:
-				return t.mesh.stop.reason()
-			case <-time.After(100 * time.Millisecond):
+			t.mesh.stop.ended()
+			if reason := t.mesh.stop.reason(); reason != nil {
+				return reason
 			}
 			return fmt.Errorf("shared memory: hand it to rank %d: %w", p.rank, err)
 		}

@@ -67,6 +67,9 @@ func (o *Op) Bytes() int {
 	return len(o.Data)
 }
 
+// onDevice tells whether there is anything of it on a GPU.
+func (o *Op) onDevice() bool { return o.Device != 0 && o.DeviceBytes > 0 }
+
 // Share is the part lo ≤ byte < hi of the buffer that a rank brings or ends with:
 // of a broadcast all to the root.
 func (o *Op) Share(rank, world int) (lo, hi int) { return o.share(rank, world) }
@@ -149,6 +152,15 @@ func (s *stopper) reason() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
+}
+
+// ended waits a moment for the ring's end: whoever ends it tells why, a little later
+// than what is seen of it elsewhere.
+func (s *stopper) ended() {
+	select {
+	case <-s.done:
+	case <-time.After(100 * time.Millisecond):
+	}
 }
 
 // differ is an ErrOutOfStep that says how another rank's operation is not this

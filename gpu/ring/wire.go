@@ -17,7 +17,7 @@ import (
 //	answer: 1 status (0 welcome, 1 refused) | 2 length | reason
 const (
 	wireMagic   = "AGLMRING"
-	wireVersion = 1
+	wireVersion = 2
 )
 
 // What a connection is for.

@@ -55,6 +55,7 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"max_seq_length: 64\nspace:\n  context: 128", "j:3: space.context: 128 is given beside max_seq_length"},
 		{"hardware_constraint: tpu-4", "j:1: hardware_constraint: \"tpu-4\" names no known hardware"},
 		{"pinning: alway", `j:1: pinning: "alway" is not one of auto, never, always (did you mean "always"?)`},
+		{"backend: nccl\nplaintext_collectives: maybe", "j:2: plaintext_collectives: must be true or false"},
 		{"isolation: proces", `j:1: isolation: "proces" is not one of auto, process, none (did you mean "process"?)`},
 		{"isolation: process\nbackend: inproc", "j:2: backend: inproc joins ranks of one process"},
 		{"placement:\n  gpu_load: 2", "j:2: placement.gpu_load: 2 is not above 0"},

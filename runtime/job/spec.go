@@ -39,6 +39,11 @@ type Spec struct {
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
 	Licence            string            `json:"licence,omitempty"`   // of the model, for its card (SPDX)
 	Name               string            `json:"name,omitempty"`      // of the model, for its card
+
+	// PlaintextCollectives lets nccl, mpi and gloo, which neither encrypt nor authenticate,
+	// join ranks that have certificates. Without it auto picks none of them there, and a
+	// backend that names one is refused.
+	PlaintextCollectives bool `json:"plaintext_collectives"`
 }
 
 // Budget says when to stop: exactly one of its fields.

@@ -10,7 +10,7 @@
 // Collective of one ring. Where the segment is measured in seconds, rank 0's
 // clock decides for all.
 //
-// Sums: an engine hands its gradients to the ring while or after it computes them.
+// Sums: an engine hands its gradients to the ring while it computes them.
 // Over a ring between GPUs (Collective.Devices) they may be in the GPU's memory and
 // are summed there; what the ranks agree on, and the state that a newcomer receives,
 // are host memory on every ring. Compression and zero_stage 1 work in host memory:

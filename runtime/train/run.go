@@ -31,6 +31,7 @@ type StepMetrics struct {
 	SyncBytes int64   `json:"sync_bytes,omitempty" msgpack:"sync_bytes"`           // of gradient summed in a step
 	SyncEff   float64 `json:"sync_efficiency,omitempty" msgpack:"sync_efficiency"` // compute / (compute + waiting for the ring)
 	WireBytes int64   `json:"wire_bytes,omitempty" msgpack:"wire_bytes"`           // that the gradient was encoded to, a step; 0: as it is
+	Ring      string  `json:"ring,omitempty" msgpack:"ring"`                       // what joins the ranks and why, in the first record of each ring
 	// How the gradient's buckets travel, as "bf16 2, powersgd 15", and what changed.
 	Compression string         `json:"compression,omitempty" msgpack:"compression"`
 	Changes     []ddp.Decision `json:"compression_changes,omitempty" msgpack:"compression_changes"`

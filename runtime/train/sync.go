@@ -35,6 +35,7 @@ type meter struct {
 	exposed time.Duration
 	bytes   int64 // of gradient handed over to be summed
 	changes []ddp.Decision
+	told    bool // what the ring chose was recorded
 }
 
 // newMeter joins a run to its ring.
@@ -132,7 +133,10 @@ func (m *meter) report(s *StepMetrics, compute, elapsed time.Duration, steps int
 		s.Compression, s.Changes = m.reducer.Levels(), slices.Clone(m.changes)
 		m.changes = m.changes[:0]
 	}
-	m.exposed, m.bytes = 0, 0
+	if c, ok := m.ring.(interface{ Choice() string }); ok && !m.told {
+		s.Ring = c.Choice()
+	}
+	m.exposed, m.bytes, m.told = 0, 0, true
 }
 
 // shardOptimizer begins to share the optimiser's state out over the ranks (ZeRO-1), all of
@@ -185,7 +189,7 @@ func (r *Run) state() (engine.StateDict, error) {
 		return r.Model.State(), nil
 	}
 	size := len(r.Shard.Params())
-	m, v, _ := r.Shard.Moments()
+	m, v := r.Shard.Moments()
 	whole := [2][]float32{make([]float32, size), make([]float32, size)}
 	for i, part := range [][]float32{m, v} {
 		at := 0

@@ -31,6 +31,7 @@ type Task struct {
 	EvalTokens int64  `msgpack:"eval_tokens"`
 
 	Backend         string        `msgpack:"backend"`          // how the ranks join, see gpu/ring; "" picks
+	Plaintext       bool          `msgpack:"plaintext"`        // see ring.Config.PlaintextCollectives
 	Threads         int           `msgpack:"threads"`          // of each rank
 	CheckpointEvery time.Duration `msgpack:"checkpoint_every"` // 0 is none inside the segment
 	// Final keeps the best of several evaluations and saves checkpoints while

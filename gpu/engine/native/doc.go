@@ -14,9 +14,10 @@
 //
 // Options.Precision says how the products of training are made: in float32, or
 // from operands rounded to bfloat16 with float32 sums, which takes little more
-// than half as long on CPUs that have AVX512_BF16. Parameters, moments, softmaxes,
-// losses and everything that Eval and a Decoder compute stay float32. bfloat16's
-// weights are packed once for each version of the parameters: products.go.
+// than half as long on CPUs that have AVX512_BF16, and less where these have AMX.
+// Parameters, moments, softmaxes, losses and everything that Eval and a Decoder
+// compute stay float32. bfloat16's weights are packed once for each version of the
+// parameters: products.go.
 //
 // A gradient is handed over during the backward pass, layer by layer: overlap.go.
 // Under Options.Recompute a thread keeps each layer's input only.

@@ -77,18 +77,18 @@ type Model struct {
 	layout []glm.Param
 	size   int // of the arenas
 
-	params []float32    // [size]
-	grads  []float32    // [size], nil for inference
-	m, v   []float32    // [size], AdamW's moments; Muon's momentum is in m. Sharded: of own alone
-	step   [1]float32   // updates taken
-	rope   rotary       // of positions 0 … MaxSeq-1
-	w      *tensors     // views of params
-	forms  []float32    // of w's weights, packed
-	packed bool         // forms are of the present parameters
-	team   *team        // threads
-	worker []*worker    // one a thread
-	ranges []paramRange // of the update, one a thread
-	shard  *shard       // nil: the optimiser is not divided
+	params []float32      // [size]
+	grads  []float32      // [size], nil for inference
+	m, v   []float32      // [size], AdamW's moments; Muon's momentum is in m. Sharded: of own alone
+	step   [1]float32     // updates taken
+	rope   rotary         // of positions 0 … MaxSeq-1
+	w      *tensors       // views of params
+	forms  []float32      // of w's weights, packed
+	packed bool           // forms are of the present parameters
+	team   *team          // threads
+	worker []*worker      // one a thread
+	ranges []engine.Range // of the update, one a thread
+	shard  *shard         // nil: the optimiser is not divided
 
 	// What the task that runs now works on. Invariant: set before team.run,
 	// constant until it returns.
@@ -125,21 +125,21 @@ func New(a glm.Arch, o Options) (*Model, error) {
 	}
 	m := &Model{arch: a, opt: o}
 	m.layout, m.size = a.Layout()
-	m.params = make([]float32, m.size)
+	m.params = newArena(m.size)
 	a.Init(m.params, o.Seed)
 	m.w = view(a, m.layout, m.params)
 	m.rope = newRotary(a, o.MaxSeq)
 	if !o.Inference {
-		m.grads = make([]float32, m.size)
-		m.m = make([]float32, m.size)
-		m.v = make([]float32, m.size)
+		m.grads = newArena(m.size)
+		m.m = newArena(m.size)
+		m.v = newArena(m.size)
 		if o.Precision == engine.BF16 {
 			m.forms = m.w.makeForms()
 		}
 	}
 	for i := range o.Threads {
 		m.worker = append(m.worker, newWorker(m, i))
-		m.ranges = append(m.ranges, paramRange{m.size * i / o.Threads &^ 15, m.size * (i + 1) / o.Threads &^ 15})
+		m.ranges = append(m.ranges, engine.Range{From: m.size * i / o.Threads &^ 15, To: m.size * (i + 1) / o.Threads &^ 15})
 	}
 	m.team = newTeam(o.Threads, o.CPUs, m.run)
 	return m, nil
@@ -182,7 +182,7 @@ func (m *Model) run(t task, i int) {
 		}
 	case taskReduce:
 		n := len(m.worker)
-		m.reduce(paramRange{m.over.from * i / n &^ 15, m.over.from * (i + 1) / n &^ 15})
+		m.reduce(engine.Range{From: m.over.from * i / n &^ 15, To: m.over.from * (i + 1) / n &^ 15})
 	case taskNorm:
 		w.squares = m.squares(i)
 	case taskUpdate:
@@ -192,7 +192,7 @@ func (m *Model) run(t task, i int) {
 	case taskPack:
 		m.packShare(i)
 	case taskZero:
-		clear(m.grads[m.ranges[i].from:m.ranges[i].to])
+		clear(m.grads[m.ranges[i].From:m.ranges[i].To])
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/enginetest"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
@@ -26,20 +27,7 @@ func build(t testing.TB, a glm.Arch, o Options) *Model {
 	return m
 }
 
-// randomBatch has about one target in six ignored, when some are wanted.
-func randomBatch(r *rand.Rand, B, T, V int, ignore bool) engine.Batch {
-	b := engine.Batch{B: B, T: T, Inputs: make([]int32, B*T), Targets: make([]int32, B*T), Seed: r.Uint64()}
-	for i := range b.Inputs {
-		b.Inputs[i] = int32(r.IntN(V))
-		b.Targets[i] = int32(r.IntN(V))
-		if ignore && i > 0 && r.IntN(6) == 0 {
-			b.Targets[i] = engine.Ignore
-		} else {
-			b.Norm++
-		}
-	}
-	return b
-}
+var randomBatch = enginetest.Batch
 
 // perturb makes norms' gains and everything else less special than at the start.
 func perturb(m *Model, seed uint64) {

@@ -54,7 +54,7 @@ func (o *handOver) done(part int) {
 	if o.mu.done[part]++; o.mu.done[part] < o.model.job.active {
 		return
 	}
-	o.model.reduce(paramRange{o.first[part], o.from})
+	o.model.reduce(engine.Range{From: o.first[part], To: o.from})
 	o.from = o.first[part]
 	o.mu.buckets.Ready(o.from)
 }

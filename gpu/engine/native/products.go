@@ -20,11 +20,12 @@ type forms struct {
 }
 
 // operands are what a thread rounds, one product's at a time.
-type operands struct{ left, right []float32 }
+type operands struct{ left, across, right []float32 }
 
 func (s *operands) cut(cut func(*[]float32, int), a glm.Arch, n, rows, T int) {
 	left, right := a.Operands(n, rows, T)
 	cut(&s.left, left)
+	cut(&s.across, left)
 	cut(&s.right, right)
 }
 
@@ -73,8 +74,9 @@ func (w *worker) linear(y []float32, ldy int, x []float32, in, n int, ms []matri
 	}
 }
 
-// linearGrad computes dx[N, in] = dy[N, ldy] · W and adds dyᵀ·x to the gradient.
-func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix) {
+// linearGrad computes dx[N, in] = dy[N, ldy] · W and writes dyᵀ·x to the gradient or,
+// with acc, adds it.
+func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, ms, gs []matrix, acc bool) {
 	s := &w.round
 	if w.half {
 		kernel.PackPairs(s.right, kernel.NN, in, n, x, in, nil)
@@ -82,13 +84,12 @@ func (w *worker) linearGrad(dx, dy []float32, ldy int, x []float32, in, n int, m
 	for i := range ms {
 		m, g, d := &ms[i], gs[i].w, dy[ms[i].col:]
 		if w.half {
-			kernel.RoundLeft(s.left, true, m.rows, n, d, ldy)
-			kernel.GemmPairs(true, m.rows, in, n, s.left, s.right, n, g, in, true)
-			kernel.RoundLeft(s.left, false, n, m.rows, d, ldy)
+			kernel.RoundBoth(s.left, s.across, n, m.rows, d, ldy)
+			kernel.GemmPairs(true, m.rows, in, n, s.across, s.right, n, g, in, acc)
 			kernel.GemmPairs(false, n, in, m.rows, s.left, m.forms.back, m.rows, dx, in, i > 0)
 			continue
 		}
-		kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, true, w.work)
+		kernel.Gemm(kernel.TN, m.rows, in, n, d, ldy, x, in, g, in, acc, w.work)
 		kernel.Gemm(kernel.NN, n, in, m.rows, d, ldy, m.w, in, dx, in, i > 0, w.work)
 	}
 }
@@ -115,7 +116,7 @@ func (t *tensors) matrices(f func(m *matrix, in int)) {
 func (t *tensors) makeForms() []float32 {
 	total := 0
 	t.matrices(func(m *matrix, in int) { total += kernel.PairsLen(m.rows, in) + kernel.PairsLen(in, m.rows) })
-	all := make([]float32, total)
+	all := newArena(total)
 	arena := all
 	cut := func(n int) []float32 {
 		x := arena[:n:n]

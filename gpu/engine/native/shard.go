@@ -55,9 +55,9 @@ func (s *shard) pick(arena []float32) []float32 {
 
 // parts calls f for thread i's pieces of what this rank updates, each with the
 // place of its moments.
-func (m *Model) parts(i int, f func(r paramRange, at int)) {
+func (m *Model) parts(i int, f func(r engine.Range, at int)) {
 	if m.shard == nil {
-		f(m.ranges[i], m.ranges[i].from)
+		f(m.ranges[i], m.ranges[i].From)
 		return
 	}
 	threads := len(m.worker)
@@ -68,13 +68,13 @@ func (m *Model) parts(i int, f func(r paramRange, at int)) {
 			hi = n
 		}
 		if lo < hi {
-			f(paramRange{r.From + lo, r.From + hi}, m.shard.at[k]+lo)
+			f(engine.Range{From: r.From + lo, To: r.From + hi}, m.shard.at[k]+lo)
 		}
 	}
 }
 
 func (m *Model) squares(i int) (sum float64) {
-	m.parts(i, func(r paramRange, _ int) { sum += kernel.SumSquares(m.grads[r.from:r.to]) })
+	m.parts(i, func(r engine.Range, _ int) { sum += kernel.SumSquares(m.grads[r.From:r.To]) })
 	return sum
 }
 
@@ -92,7 +92,7 @@ func (m *Model) UpdateShard(h engine.Hyper, norm float64) error {
 }
 
 // Moments implements engine.Sharded.
-func (m *Model) Moments() (exp, sq []float32, step float32) { return m.m, m.v, m.step[0] }
+func (m *Model) Moments() (exp, sq []float32) { return m.m, m.v }
 
 // WholeState implements engine.Sharded.
 func (m *Model) WholeState(exp, sq []float32) engine.StateDict {

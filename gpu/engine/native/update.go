@@ -10,15 +10,12 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// paramRange is a piece of the arena, from ≤ i < to.
-type paramRange struct{ from, to int }
-
 // reduce adds the other workers' gradients to the model's, in their order. Blocks
 // stay in the cache while all workers' are added.
-func (m *Model) reduce(r paramRange) {
+func (m *Model) reduce(r engine.Range) {
 	const block = 1 << 14
-	for i := r.from; i < r.to; i += block {
-		j := min(i+block, r.to)
+	for i := r.From; i < r.To; i += block {
+		j := min(i+block, r.To)
 		for _, w := range m.worker[1:m.job.active] {
 			kernel.Add(m.grads[i:j], w.arena[i:j])
 		}
@@ -83,11 +80,11 @@ func (m *Model) update(h engine.Hyper, norm float64) error {
 
 // adamw updates the parameters of a range that are AdamW's. Their moments begin
 // at element at of m.m and m.v.
-func (m *Model) adamw(r paramRange, at int) {
+func (m *Model) adamw(r engine.Range, at int) {
 	h := &m.job.hyper
 	for i := range m.layout {
 		p := &m.layout[i]
-		from, to := max(r.from, p.Offset), min(r.to, p.Offset+p.Elems)
+		from, to := max(r.From, p.Offset), min(r.To, p.Offset+p.Elems)
 		if from >= to || m.opt.Optimizer.ByMuon(p) {
 			continue
 		}
@@ -95,7 +92,7 @@ func (m *Model) adamw(r paramRange, at int) {
 		if p.Role == glm.Norm {
 			decay = 0
 		}
-		lo, hi := at+from-r.from, at+to-r.from
+		lo, hi := at+from-r.From, at+to-r.From
 		kernel.AdamW(m.params[from:to], m.grads[from:to], m.m[lo:hi], m.v[lo:hi], kernel.Adam{
 			GradScale: m.job.clip, LR: h.LR, Beta1: h.Beta1, Beta2: h.Beta2, Eps: h.Eps,
 			WeightDecay: decay, Step: int(m.step[0]),

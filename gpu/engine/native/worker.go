@@ -42,7 +42,9 @@ type worker struct {
 	round      operands  // of products of bfloat16
 	newton     newton    // of Muon
 
-	half bool // the products of the pass that runs are of bfloat16
+	half      bool // the products of the pass that runs are of bfloat16
+	fresh     bool // the layers' matrices of g hold nothing yet …
+	freshHead bool // … nor does the output projection
 
 	// Results of the task.
 	nll     float64
@@ -86,7 +88,7 @@ func newWorker(m *Model, id int) *worker {
 	if !o.Inference {
 		w.arena = m.grads
 		if id > 0 {
-			w.arena = make([]float32, m.size)
+			w.arena = newArena(m.size)
 		}
 		w.g = view(a, m.layout, w.arena)
 	}
@@ -143,7 +145,7 @@ func newWorker(m *Model, id int) *worker {
 		}
 	}
 	walk()
-	arena = make([]float32, used)
+	arena = newArena(used)
 	w.floats = arena
 	walk()
 	if o.Inference || o.Recompute { // all layers use the first one's
@@ -164,8 +166,9 @@ func (w *worker) pass() {
 	from, to := b.B*w.id/m.job.active, b.B*(w.id+1)/m.job.active
 	w.nll, w.tokens = 0, 0
 	w.half = m.job.mode == training && m.opt.Precision == engine.BF16 // scores are float32's
+	w.fresh, w.freshHead = false, false
 	if m.job.mode == training && w.id > 0 {
-		clear(w.arena)
+		w.renew()
 	}
 	chunk := max(1, w.nmax/b.T)
 	// Equal chunks: 10 sequences in chunks of at most 4 are 4, 3, 3.
@@ -176,7 +179,22 @@ func (w *worker) pass() {
 		w.head(b, s0, s1)
 		if m.job.mode == training {
 			w.backward(b, s0, s1, i == pieces-1)
+			w.fresh = false
 		}
+	}
+}
+
+// renew makes the worker's own gradient new: matrices will be written by the first
+// chunk's products, which saves a walk over the arena; the rest is zeroed.
+func (w *worker) renew() {
+	w.fresh, w.freshHead = true, true
+	for i := range w.g.layers {
+		clear(w.g.layers[i].norm1)
+		clear(w.g.layers[i].norm2)
+	}
+	clear(w.g.finalNorm)
+	if !w.model.arch.Tied {
+		clear(w.g.embed)
 	}
 }
 
@@ -261,16 +279,16 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 		}
 
 		dy := w.branchGrad(dx, N, siteBranch(l, 1), s0*T, drop)
-		w.linearGrad(w.dact, dy, C, c.act, F, N, p.down, g.down)
+		w.linearGrad(w.dact, dy, C, c.act, F, N, p.down, g.down, !w.fresh)
 		for i := range N {
 			row := c.glu[i*2*F : (i+1)*2*F]
 			kernel.SwiGLUGrad(row[:F], row[F:], w.dact[i*F:(i+1)*F], row[:F], row[F:])
 		}
-		w.linearGrad(w.dn, c.glu, 2*F, c.n2, C, N, p.glu, g.glu)
+		w.linearGrad(w.dn, c.glu, 2*F, c.n2, C, N, p.glu, g.glu, !w.fresh)
 		w.normGrad(dx, g.norm2, w.dn, c.x2, p.norm2, c.rstd2, N)
 
 		dy = w.branchGrad(dx, N, siteBranch(l, 0), s0*T, drop)
-		w.linearGrad(w.dn, dy, C, c.att, C, N, p.o, g.o)
+		w.linearGrad(w.dn, dy, C, c.att, C, N, p.o, g.o, !w.fresh)
 		for s := range s1 - s0 {
 			w.attendGrad(c, s*T, T)
 		}
@@ -278,7 +296,7 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 			cos, sin := w.model.rope.at(i % T)
 			kernel.Rope(w.dqkv[i*Q:], cos, sin, H+K, -1)
 		}
-		w.linearGrad(w.dn, w.dqkv, Q, c.n1, C, N, p.qkv, g.qkv)
+		w.linearGrad(w.dn, w.dqkv, Q, c.n1, C, N, p.qkv, g.qkv, !w.fresh)
 		w.normGrad(dx, g.norm1, w.dn, c.x, p.norm1, c.rstd1, N)
 		if last {
 			w.model.over.done(l)
@@ -380,8 +398,13 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 			w.crossEntropy(w.logit[r*V:(r+1)*V], target, b.Norm)
 		}
 		if mode == training {
-			w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head)
+			w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head, !w.freshHead)
+			w.freshHead = false
 		}
+	}
+	if w.freshHead { // nothing was scored
+		clear(w.g.head[0].w)
+		w.freshHead = false
 	}
 }
 

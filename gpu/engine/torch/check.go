@@ -59,23 +59,3 @@ func SelfCheck() (lines []string, err error) {
 	lines = append(lines, "an error of libtorch comes back: "+wrong.err.Error())
 	return append(lines, fmt.Sprintf("CUDA devices: %d", lib.AtcCudaDeviceCount())), nil
 }
-
-// backward is the gradient of a scalar for each of the leaves; what the leaves
-// hold is untouched, so that a failure leaves nothing half added.
-func (s *scope) backward(loss tensor, leaves []tensor) []tensor {
-	if s.err != nil {
-		return nil
-	}
-	if !lib.AtRequiresGrad(loss) {
-		s.err = errors.New("the loss has no gradient; was it computed with gradients off?")
-		return nil // libtorch would crash
-	}
-	grads := make([]tensor, len(leaves))
-	root := []tensor{loss}
-	lib.AtRunBackward(&root[0], 1, &leaves[0], len(leaves), &grads[0], 0, 0)
-	if s.check(); s.err != nil {
-		return nil
-	}
-	s.made = append(s.made, grads...)
-	return grads
-}

@@ -13,10 +13,13 @@
 // and frees every tensor that it made before it returns. No tensor has a
 // finalizer.
 //
-// Gradients on CUDA are handed over to be summed where they are, where the sync
-// takes that (engine.DeviceSync): over NCCL nothing of them passes through host
-// memory, and Update works on the sums in place. For every other ring they are
-// copied to the host and back. All work is on CUDA's default stream.
+// Gradients are handed over to be summed while the backward pass still runs:
+// autograd's graph is cut between the layers, so that each layer's gradient is final
+// before the pass goes on to the one below (cuts). The bits are those of the whole
+// graph. On CUDA gradients are summed where they are, where the sync takes that
+// (engine.DeviceSync): over NCCL nothing of them passes through host memory, and
+// Update works on the sums in place. For every other ring they are copied to the
+// host and back. All work is on CUDA's default stream.
 //
 // A device that fails underneath (CUDA's sticky errors) is engine.ErrDevice: its
 // process has to end, which is why CUDA belongs into a worker's.

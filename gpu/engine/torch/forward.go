@@ -13,61 +13,6 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine"
 )
 
-// mode is what a pass over a batch is for.
-type mode int
-
-const (
-	training mode = iota // loss and gradients
-	scoring              // loss
-)
-
-func (m mode) String() string {
-	if m == training {
-		return "backward"
-	}
-	return "eval"
-}
-
-// pass runs sequences from … from+n of a batch and returns the sum of their
-// scored targets' negative log-likelihoods. When training it adds their gradients, all of
-// them or, on an error, none.
-func (m *Model) pass(b engine.Batch, from, n int, mode mode) (nll float64, err error) {
-	if m.refuse != nil && m.refuse(n) {
-		return 0, errMemory
-	}
-	var s scope
-	defer s.free()
-	if mode == training {
-		lib.AtGradSetEnabled(1)
-		// Micro-batches of one batch drop different elements.
-		lib.SetSeed(int64(b.Seed + uint64(from)*0x9e3779b97f4a7c15))
-	}
-	defer lib.AtGradSetEnabled(0)
-	if mode != training {
-		lib.AtGradSetEnabled(0)
-	}
-	logits := m.forward(&s, b, from, n, mode == training) // [n·T, V]
-	targets := s.ids(b.Targets[from*b.T:(from+n)*b.T], m.opt.Device, int64(n*b.T))
-	// The sum over targets that are not ignored.
-	const sumReduction = 2
-	loss := s.op(func(o *tensor) {
-		lib.AtgCrossEntropyLoss(o, logits, targets, nil, sumReduction, int64(engine.Ignore), 0)
-	})
-	nll = s.value(loss)
-	if mode == training && s.err == nil {
-		objective := loss
-		if m.opt.ZLoss > 0 {
-			objective = s.add(loss, s.scale(m.logZ(&s, logits, b.Targets[from*b.T:(from+n)*b.T]), m.opt.ZLoss))
-		}
-		grads := s.backward(s.scale(objective, 1/b.Norm), m.order)
-		lib.AtGradSetEnabled(0)
-		for i, g := range grads {
-			s.addInto(m.grads.views[i], g)
-		}
-	}
-	return nll, s.err
-}
-
 // logZ is Σ log²Z over the scored rows of logits.
 func (m *Model) logZ(s *scope, logits tensor, targets []int32) tensor {
 	z := s.op(func(o *tensor) { lib.AtgLogsumexp(o, logits, []int64{1}, 1, 0) })
@@ -105,7 +50,7 @@ func (m *Model) Logits(b engine.Batch) ([]float32, error) {
 	lib.AtGradSetEnabled(0)
 	var s scope
 	defer s.free()
-	x := s.to(m.forward(&s, b, 0, b.B, false), cpu)
+	x := s.to(m.forward(&s, b, 0, b.B, false, nil), cpu)
 	x = s.op(func(o *tensor) { lib.AtgContiguous(o, x) })
 	if s.err != nil {
 		return nil, fmt.Errorf("torch: logits: %w", s.err)
@@ -118,7 +63,9 @@ func (m *Model) Logits(b engine.Batch) ([]float32, error) {
 // forward is the model: logits [B·T, V] of sequences from … from+B. Sizes:
 //
 //	B sequences   T tokens   C width   H query heads   K key/value heads   D head size   V vocabulary
-func (m *Model) forward(s *scope, batch engine.Batch, from, n int, train bool) tensor {
+//
+// Where c is not nil, autograd's graph is cut between the model's parts.
+func (m *Model) forward(s *scope, batch engine.Batch, from, n int, train bool, c *cuts) tensor {
 	a := &m.arch
 	B, T, C, V := int64(n), int64(batch.T), int64(a.Dim), int64(a.Vocab)
 	bf16 := train && m.opt.Precision == engine.BF16
@@ -133,7 +80,7 @@ func (m *Model) forward(s *scope, batch engine.Batch, from, n int, train bool) t
 	ids := s.ids(batch.Inputs[from*batch.T:(from+n)*batch.T], m.opt.Device, B, T)
 	embed := m.leaves["model.embed_tokens.weight"]
 	x := s.op(func(o *tensor) { lib.AtgEmbedding(o, embed, ids, -1, 0, 0) }) // [B, T, C]
-	x = drop(x)
+	x = c.cut(s, drop(x))
 	for l := range a.Layers {
 		p := fmt.Sprintf("model.layers.%d.", l)
 		y := s.rmsNorm(x, m.leaves[p+"input_layernorm.weight"], a.NormEps)
@@ -146,7 +93,7 @@ func (m *Model) forward(s *scope, batch engine.Batch, from, n int, train bool) t
 		gate := linear(y, p+"mlp.gate_proj.weight") // [B, T, F]
 		gate = s.op(func(o *tensor) { lib.AtgSilu(o, gate) })
 		y = s.mul(gate, linear(y, p+"mlp.up_proj.weight"))
-		x = s.add(x, drop(linear(y, p+"mlp.down_proj.weight")))
+		x = c.cut(s, s.add(x, drop(linear(y, p+"mlp.down_proj.weight"))))
 	}
 	x = s.rmsNorm(x, m.leaves["model.norm.weight"], a.NormEps)
 	head := embed

@@ -3,17 +3,16 @@
 package torch
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"runtime"
+	"strings"
 	"unsafe"
 
 	lib "github.com/sugarme/gotch/libtch"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
-	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
 // Options says how a model is held and trained.
@@ -92,6 +91,7 @@ type Model struct {
 	params, grads, m1, m2 arena
 	leaves                map[string]tensor // parameters that autograd sees, over params' memory
 	order                 []tensor          // leaves in the layout's order
+	parts                 []int             // where the model's parts begin in it: embedding, layers, final norm with an untied head; and its end
 	cos, sin              tensor            // [MaxSeq, D] of the rotary embedding
 	step                  [1]float32        // updates taken
 
@@ -99,8 +99,9 @@ type Model struct {
 	micro  int  // sequences that fit the device at once; falls when memory is short
 	apart  bool // the arenas are in a device's memory, not the host's (a test's are said to be)
 	staged bool // grads.host was given away for summing and isn't on the device yet
-	// refuse stands in for a device's refusal of memory, in tests.
-	refuse func(sequences int) bool
+	// refuse stands in for a device's refusal of memory, in tests: before the forward
+	// pass, of which part is -1, and before each part's backward pass.
+	refuse func(sequences, part int) bool
 }
 
 var _ engine.Model = (*Model)(nil)
@@ -128,11 +129,14 @@ func New(a glm.Arch, o Options) (*Model, error) {
 	}
 	s := &m.own
 	for i, p := range m.layout {
-		leaf := s.op(func(o *tensor) { lib.AtgDetach(o, m.params.views[i]) })
-		s.op(func(o *tensor) { lib.AtgRequiresGrad_(o, leaf, 1) })
+		leaf := s.leaf(m.params.views[i])
 		m.leaves[p.Name] = leaf
 		m.order = append(m.order, leaf)
+		if i == 0 || strings.HasSuffix(p.Name, ".input_layernorm.weight") || p.Name == "model.norm.weight" {
+			m.parts = append(m.parts, i)
+		}
 	}
+	m.parts = append(m.parts, len(m.layout))
 	m.rotary()
 	m.probeAttention()
 	if s.err == nil {
@@ -246,35 +250,11 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	nll, err := m.passes(b, training)
+	nll, err := m.passes(b, training, m.newHandOver(sync))
 	if err != nil {
 		return 0, err
 	}
-	loss := nll / b.Norm
-	if sync == nil {
-		return loss, nil
-	}
-	return loss, m.handOver(sync)
-}
-
-// handOver gives the whole gradient to be summed: where it is, if the sync takes a
-// device's memory, otherwise in the host's, from which Update fetches the sums.
-func (m *Model) handOver(sync engine.GradientSync) error {
-	if d, ok := sync.(engine.DeviceSync); ok && m.apart && d.TakesDevice() {
-		// Stream stays 0: nothing here, nor in gotch, leaves CUDA's default stream, and
-		// autograd's threads compute on that of the forward pass.
-		engine.HandOverBuffer(ring.Buffer{Device: uintptr(lib.AtDataPtr(m.grads.flat)), N: m.size}, sync)
-		return nil
-	}
-	var s scope
-	defer s.free()
-	m.download(&s, &m.grads)
-	if s.err != nil {
-		return fmt.Errorf("torch: gradients to the host: %w", s.err)
-	}
-	m.staged = m.apart
-	engine.HandOver(m.grads.host, sync)
-	return nil
+	return nll / b.Norm, nil
 }
 
 // ZeroGrad implements engine.Model.
@@ -291,7 +271,7 @@ func (m *Model) ZeroGrad() {
 func (m *Model) Eval(b engine.Batch) (nll float64, tokens int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if nll, err = m.passes(b, scoring); err != nil {
+	if nll, err = m.passes(b, scoring, nil); err != nil {
 		return 0, 0, err
 	}
 	for _, t := range b.Targets {
@@ -300,29 +280,4 @@ func (m *Model) Eval(b engine.Batch) (nll float64, tokens int, err error) {
 		}
 	}
 	return nll, tokens, nil
-}
-
-// passes runs a batch in pieces that fit the device and sums their losses. When
-// training fails the gradient is dropped.
-func (m *Model) passes(b engine.Batch, mode mode) (nll float64, err error) {
-	if err := b.Check(m.opt.MaxBatch, m.opt.MaxSeq, m.arch.Vocab, true); err != nil {
-		return 0, fmt.Errorf("torch: %w", err)
-	}
-	for from := 0; from < b.B; {
-		n := min(m.micro, b.B-from)
-		sum, err := m.pass(b, from, n, mode)
-		if errors.Is(err, errMemory) && n > 1 {
-			m.micro = (n + 1) / 2
-			continue
-		}
-		if err != nil {
-			if mode == training {
-				m.ZeroGrad()
-			}
-			return 0, fmt.Errorf("torch: %s of %d sequences: %w", mode, n, err)
-		}
-		nll += sum
-		from += n
-	}
-	return nll, nil
 }

@@ -6,11 +6,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/enginetest"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 )
@@ -28,21 +30,6 @@ func build(t *testing.T, a glm.Arch, o Options) *Model {
 	}
 	t.Cleanup(func() { m.Close() })
 	return m
-}
-
-func randomBatch(r *rand.Rand, B, T, V int) engine.Batch {
-	b := engine.Batch{B: B, T: T}
-	for i := range B * T {
-		b.Inputs = append(b.Inputs, int32(r.IntN(V)))
-		target := int32(r.IntN(V))
-		if i%7 == 3 {
-			target = engine.Ignore
-		} else {
-			b.Norm++
-		}
-		b.Targets = append(b.Targets, target)
-	}
-	return b
 }
 
 func near(t *testing.T, what string, got, want []float32, tolerance float64) {
@@ -63,7 +50,7 @@ func TestNative(t *testing.T) {
 	for _, a := range shapes {
 		for _, optimizer := range []engine.Optimizer{engine.AdamW, engine.Muon} {
 			a = a.WithDefaults()
-			b := randomBatch(rand.New(rand.NewPCG(1, 2)), 3, 33, a.Vocab)
+			b := enginetest.Batch(rand.New(rand.NewPCG(1, 2)), 3, 33, a.Vocab, true)
 			peer, err := native.New(a, native.Options{MaxBatch: 3, Seed: 5, ZLoss: 1e-3, Optimizer: optimizer})
 			if err != nil {
 				t.Fatal(err)
@@ -129,7 +116,7 @@ func TestComposedAttention(t *testing.T) {
 	if !m.fused {
 		t.Skip("this libtorch has no fused attention to compare with")
 	}
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 2, 20, m.arch.Vocab)
+	b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 2, 20, m.arch.Vocab, true)
 	want, err := m.Logits(b)
 	if err != nil {
 		t.Fatal(err)
@@ -142,30 +129,40 @@ func TestComposedAttention(t *testing.T) {
 	near(t, "composed attention", got, want, 1e-5)
 }
 
-// TestOutOfMemory cuts the batch until it fits, and the gradient is the same.
+// TestOutOfMemory cuts the batch until it fits, wherever memory ends, and the
+// gradient is the same.
 func TestOutOfMemory(t *testing.T) {
-	o := Options{Device: CPU, MaxBatch: 5, Seed: 1}
-	whole, cut := build(t, shapes[0], o), build(t, shapes[0], o)
-	cut.refuse = func(n int) bool { return n > 2 }
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 5, 20, whole.arch.Vocab)
-	want, err := whole.Backward(b, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := cut.Backward(b, nil)
-	if err != nil || math.Abs(got-want) > 1e-5 || cut.micro != 2 {
-		t.Errorf("loss %g, %v, micro-batch %d; want %g and 2", got, err, cut.micro, want)
-	}
-	near(t, "gradients", cut.grads.host, whole.grads.host, 1e-6)
-	cut.refuse = func(int) bool { return true }
-	if _, err := cut.Backward(b, nil); err == nil {
-		t.Error("no memory for one sequence is no error")
+	for _, a := range shapes {
+		for _, at := range []int{-1, 0, 1, 2, 3} { // forward, embedding, layers, head
+			o := Options{Device: CPU, MaxBatch: 5, Seed: 1}
+			whole, cut := build(t, a, o), build(t, a, o)
+			cut.refuse = func(n, part int) bool { return n > 2 && part == at }
+			b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 5, 20, whole.arch.Vocab, true)
+			want, err := whole.Backward(b, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var w watcher
+			got, err := cut.Backward(b, &w)
+			if err != nil || math.Abs(got-want) > 1e-5 || cut.micro != 2 {
+				t.Errorf("loss %g, %v, micro-batch %d; want %g and 2", got, err, cut.micro, want)
+			}
+			near(t, "gradients", cut.grads.host, whole.grads.host, 1e-6)
+			w.check(t, cut)
+			cut.refuse = func(_, part int) bool { return part == at }
+			if _, err := cut.Backward(b, nil); err == nil {
+				t.Error("no memory for one sequence is no error")
+			}
+			if slices.ContainsFunc(cut.grads.host, func(x float32) bool { return x != 0 }) {
+				t.Error("a gradient is left of a pass that failed")
+			}
+		}
 	}
 }
 
 func TestDropoutAndBF16Train(t *testing.T) {
 	m := build(t, shapes[1], Options{Device: CPU, MaxBatch: 4, Seed: 1, Dropout: 0.1, Precision: engine.BF16})
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 4, 20, m.arch.Vocab)
+	b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 4, 20, m.arch.Vocab, true)
 	var first, last float64
 	for i := range 40 {
 		b.Seed = uint64(i)
@@ -193,10 +190,10 @@ func TestNoGrowth(t *testing.T) {
 		steps = 500
 	}
 	m := build(t, glm.Arch{Vocab: 20, Dim: 8, Layers: 1, Heads: 2, KVHeads: 1, FFN: 8, Context: 8}, Options{Device: CPU, MaxBatch: 1})
-	b := randomBatch(rand.New(rand.NewPCG(3, 4)), 1, 8, 20)
+	b := enginetest.Batch(rand.New(rand.NewPCG(3, 4)), 1, 8, 20, true)
 	run := func(n int) {
 		for range n {
-			if _, err := m.Backward(b, nil); err != nil {
+			if _, err := m.Backward(b, &watcher{}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := m.Update(engine.DefaultHyper()); err != nil {

@@ -3,16 +3,13 @@
 package torch
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"math"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/enginetest"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 )
@@ -20,13 +17,6 @@ import (
 // TestThreeWays holds engine native, this engine and transformers' Llama against
 // each other: the same checkpoint gives the same logits, loss and gradients.
 func TestThreeWays(t *testing.T) {
-	python := os.Getenv("AUTOGLM_PYTHON")
-	if python == "" {
-		if os.Getenv("AUTOGLM_REQUIRE") != "" {
-			t.Fatal("AUTOGLM_PYTHON is not set; it names a Python interpreter with torch and transformers")
-		}
-		t.Skip("AUTOGLM_PYTHON is not set; it names a Python interpreter with torch and transformers")
-	}
 	for _, a := range []glm.Arch{
 		{Vocab: 61, Dim: 48, Layers: 2, Heads: 4, KVHeads: 2, FFN: 72, Context: 96},
 		{Vocab: 50, Dim: 32, Layers: 3, Heads: 2, KVHeads: 2, FFN: 40, Context: 96, Tied: true},
@@ -34,7 +24,7 @@ func TestThreeWays(t *testing.T) {
 	} {
 		a = a.WithDefaults()
 		const B, T = 3, 70
-		b := randomBatch(rand.New(rand.NewPCG(7, 7)), B, T, a.Vocab)
+		b := enginetest.Batch(rand.New(rand.NewPCG(7, 7)), B, T, a.Vocab, true)
 		peer, err := native.New(a, native.Options{MaxBatch: B, Seed: 3})
 		if err != nil {
 			t.Fatal(err)
@@ -45,28 +35,7 @@ func TestThreeWays(t *testing.T) {
 		if err := m.Load(peer.State()); err != nil {
 			t.Fatal(err)
 		}
-		params := map[string][]float32{}
-		for _, p := range m.State()[:len(m.layout)] {
-			params[p.Name] = p.Data
-		}
-		job, err := json.Marshal(map[string]any{"arch": a, "params": params, "inputs": b.Inputs, "targets": b.Targets, "T": T})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(python, "testdata/parity.py")
-		cmd.Stdin, cmd.Stderr = bytes.NewReader(job), os.Stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("testdata/parity.py: %v", err)
-		}
-		var want struct {
-			Logits []float32
-			Loss   float64
-			Grads  map[string][]float32
-		}
-		if err := json.Unmarshal(out, &want); err != nil {
-			t.Fatal(err)
-		}
+		want := enginetest.HuggingFace(t, a, m.State()[:len(m.layout)], b, 1)
 		for name, e := range map[string]interface {
 			engine.Model
 			Logits(engine.Batch) ([]float32, error)
@@ -80,8 +49,8 @@ func TestThreeWays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if math.Abs(loss-want.Loss) > 1e-5 {
-				t.Errorf("%s: loss %g, Hugging Face's %g", name, loss, want.Loss)
+			if math.Abs(loss-want.Losses[0]) > 1e-5 {
+				t.Errorf("%s: loss %g, Hugging Face's %g", name, loss, want.Losses[0])
 			}
 		}
 		worst := 0.0

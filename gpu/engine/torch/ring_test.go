@@ -19,6 +19,7 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/enginetest"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	_ "github.com/open-autoglm/autoglm/gpu/ring/nccl"
@@ -45,7 +46,7 @@ func needStub(t *testing.T) {
 }
 
 // onGPUs forms a ring of ranks that have a GPU each.
-func onGPUs(t *testing.T, world int, epoch uint64) []*ring.Comm {
+func onGPUs(t *testing.T, backend string, world int, epoch uint64) []*ring.Comm {
 	t.Helper()
 	meet := &ring.Meeting{}
 	comms, errs := make([]*ring.Comm, world), make([]error, world)
@@ -53,7 +54,7 @@ func onGPUs(t *testing.T, world int, epoch uint64) []*ring.Comm {
 	for r := range world {
 		wg.Go(func() {
 			comms[r], errs[r] = ring.Form(t.Context(), ring.Config{
-				Rank: r, World: world, Epoch: epoch, Rendezvous: meet, GPU: &ring.GPU{Ordinal: r},
+				Rank: r, World: world, Epoch: epoch, Backend: backend, Rendezvous: meet, GPU: &ring.GPU{Ordinal: r},
 				Timeout: 20 * time.Second, FormTimeout: 20 * time.Second, Suspect: 10 * time.Second,
 			})
 		})
@@ -112,7 +113,7 @@ func share(models []*Model, syncs []*counting, step int) error {
 	var wg sync.WaitGroup
 	for r, m := range models {
 		wg.Go(func() {
-			b := randomBatch(rand.New(rand.NewPCG(uint64(step), uint64(r))), 2, 32, m.arch.Vocab)
+			b := enginetest.Batch(rand.New(rand.NewPCG(uint64(step), uint64(r))), 2, 32, m.arch.Vocab, true)
 			if _, errs[r] = m.Backward(b, syncs[r]); errs[r] == nil {
 				errs[r] = syncs[r].Wait()
 			}
@@ -207,7 +208,11 @@ func TestRingsOfGPUs(t *testing.T) {
 		name   string
 		syncs  []*counting
 		direct bool
-	}{{"nccl", counted(onGPUs(t, 2, 1)), true}, {"in this process", inProcess(2), false}} {
+	}{
+		{"nccl", counted(onGPUs(t, ring.Auto, 2, 1)), true},
+		{"nccl inside a host", counted(onGPUs(t, ring.Hierarchical, 2, 1)), true},
+		{"in this process", inProcess(2), false},
+	} {
 		models := replicas(t, 2, true)
 		got := trained(t, models, c.syncs, steps)
 		near(t, c.name+": gradients", got.grads, want.grads, 1e-6)
@@ -234,7 +239,7 @@ func TestRingOfGPUsLosesARank(t *testing.T) {
 	needStub(t)
 	want := trained(t, replicas(t, 2, false), inProcess(2), 1)
 	models := replicas(t, 3, true)
-	syncs := counted(onGPUs(t, 3, 1))
+	syncs := counted(onGPUs(t, ring.Auto, 3, 1))
 	gone := errors.New("rank 2 has gone")
 	lost := make(chan error, 1)
 	go func() { lost <- share(models[:2], syncs[:2], 0) }()
@@ -245,7 +250,7 @@ func TestRingOfGPUsLosesARank(t *testing.T) {
 	for _, m := range models[:2] {
 		m.ZeroGrad()
 	}
-	got := trained(t, models[:2], counted(onGPUs(t, 2, 2)), 1)
+	got := trained(t, models[:2], counted(onGPUs(t, ring.Auto, 2, 2)), 1)
 	near(t, "gradients", got.grads, want.grads, 1e-6)
 	near(t, "parameters", got.params, want.params, 1e-6)
 	if staged(models[0]) || staged(models[1]) {
@@ -350,11 +355,11 @@ func TestTrainsOverRingsOfGPUs(t *testing.T) {
 		}
 	}
 	want := run("plain", inProcess(2), false, nil)
-	same("nccl", run("nccl", counted(onGPUs(t, 2, 1)), true, nil), want, 1e-6)
+	same("nccl", run("nccl", counted(onGPUs(t, ring.Auto, 2, 1)), true, nil), want, 1e-6)
 	var once sync.Once
 	var next []*ring.Comm
-	got := run("lost", counted(onGPUs(t, 3, 1)), true, func(rank int) (*ring.Comm, error) {
-		once.Do(func() { next = onGPUs(t, 2, 2) })
+	got := run("lost", counted(onGPUs(t, ring.Auto, 3, 1)), true, func(rank int) (*ring.Comm, error) {
+		once.Do(func() { next = onGPUs(t, ring.Auto, 2, 2) })
 		return next[rank], nil
 	})
 	// Other ranks drew other batches' shares, and sums of three have another order.

@@ -136,6 +136,12 @@ func (s *scope) addScalar(x tensor, v float64) tensor {
 	return s.scalar(v, func(o *tensor, n lib.Cscalar) { lib.AtgAddScalar(o, x, n) })
 }
 
+// leaf is x for autograd to begin at: what was before it is not seen.
+func (s *scope) leaf(x tensor) tensor {
+	x = s.op(func(o *tensor) { lib.AtgDetach(o, x) })
+	return s.op(func(o *tensor) { lib.AtgRequiresGrad_(o, x, 1) })
+}
+
 func (s *scope) square(x tensor) tensor { return s.op(func(o *tensor) { lib.AtgSquare(o, x) }) }
 
 func (s *scope) sum(x tensor, kind int32) tensor {

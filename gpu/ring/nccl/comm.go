@@ -234,13 +234,12 @@ func (c *comm) Do(op *ring.Op) error {
 // carry runs on the thread.
 func (c *comm) carry(op *ring.Op) error {
 	p := op.Device
-	n := uintptr(op.Bytes())
 	if p == 0 {
 		if err := c.stage(op.Bytes()); err != nil {
 			return err
 		}
 		p = c.staging
-		if err := c.check(c.memcpyHtoD(p, unsafe.Pointer(&op.Data[0]), n, c.stream), "cuMemcpyHtoDAsync"); err != nil {
+		if err := c.give(p, op.Data); err != nil {
 			return err
 		}
 	} else {
@@ -255,11 +254,40 @@ func (c *comm) carry(op *ring.Op) error {
 		return err
 	}
 	if op.Device == 0 {
-		if err := c.check(c.memcpyDtoH(unsafe.Pointer(&op.Data[0]), p, n, c.stream), "cuMemcpyDtoHAsync"); err != nil {
+		if err := c.take(op.Data, p); err != nil {
 			return err
 		}
 	}
 	return c.drain()
+}
+
+// give and take begin a copy, on the thread.
+func (c *comm) give(to uintptr, from []byte) error {
+	return c.check(c.memcpyHtoD(to, unsafe.Pointer(&from[0]), uintptr(len(from)), c.stream), "cuMemcpyHtoDAsync")
+}
+
+func (c *comm) take(to []byte, from uintptr) error {
+	return c.check(c.memcpyDtoH(unsafe.Pointer(&to[0]), from, uintptr(len(to)), c.stream), "cuMemcpyDtoHAsync")
+}
+
+// ToHost implements ring.Stager.
+func (c *comm) ToHost(to []byte, from uintptr) error {
+	return c.run(c.place.Timeout, func() error {
+		if err := c.take(to, from); err != nil {
+			return err
+		}
+		return c.drain()
+	})
+}
+
+// ToDevice implements ring.Stager.
+func (c *comm) ToDevice(to uintptr, from []byte) error {
+	return c.run(c.place.Timeout, func() error {
+		if err := c.give(to, from); err != nil {
+			return err
+		}
+		return c.drain()
+	})
 }
 
 // call starts an operation on a buffer of the GPU.

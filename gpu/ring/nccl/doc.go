@@ -8,7 +8,7 @@
 // libnccl.so.2 (2.14 or newer) and the driver's libcuda.so.1 are loaded when they
 // are first asked for; AUTOGLM_NCCL and AUTOGLM_CUDA name other files.
 //
-//	ring (beside)    who is there, who is lost, what is called, barriers, commits
+//	ring             who is there, who is lost, what is called, barriers, commits
 //	comm.go          one rank: a thread of its own for its GPU, bounds, abort
 //	nccl.go, cuda.go the functions of the two libraries
 //
@@ -17,6 +17,9 @@
 // spinning for ever: the ring's own heartbeats find it, and then the communicator
 // is aborted and the survivors make a new one. Calls may hang: they are made on
 // the GPU's thread, and whoever waits for them gives up at a bound and aborts.
+//
+// Over several hosts the ring chooses: one communicator over all where RDMA joins the
+// hosts, otherwise one inside each, and the ring's own connections between them.
 //
 // Buffers on the GPU are summed where they are. Buffers of host memory go through
 // the GPU's memory, so that the few numbers a training agrees on need no second

@@ -5,7 +5,10 @@ package nccl
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -162,12 +165,29 @@ func dtype(d ring.DType) int32 {
 	return float32Type
 }
 
+// rdma tells whether NCCL reaches other hosts over InfiniBand, RoCE, or a network that
+// the user has given it by NCCL_NET.
+func rdma(sys fs.FS, env func(string) string) bool {
+	if net := env("NCCL_NET"); net != "" {
+		return !strings.EqualFold(net, "socket")
+	}
+	if env("NCCL_IB_DISABLE") == "1" {
+		return false
+	}
+	ports, _ := fs.Glob(sys, "class/infiniband/*/ports/*/state")
+	return slices.ContainsFunc(ports, func(path string) bool {
+		state, err := fs.ReadFile(sys, path) // "4: ACTIVE"
+		return err == nil && strings.Contains(string(state), "ACTIVE")
+	})
+}
+
 func init() {
 	if unsafe.Sizeof(uniqueID{}) != uniqueIDBytes {
 		panic("nccl: a unique ID has 128 bytes")
 	}
 	ring.Register(ring.Library{
 		Name: ring.NCCL, Devices: true, Halves: true, Mends: true,
+		RDMA:  func() bool { return rdma(os.DirFS("/sys"), os.Getenv) },
 		Check: func() error { _, err := load(); return err },
 		Join:  join,
 	})

@@ -15,8 +15,8 @@ import (
 type Host struct {
 	Address string   // of its one interface
 	Prefix  []string // a command that runs another one in it
-	port    string   // of the switch that it hangs on
-	hub     int      // process that holds the switch
+	Port    string   // of the switch that it hangs on
+	Hub     int      // process that holds the switch
 }
 
 // Hosts makes so many hosts on one switch. They vanish with the processes that hold
@@ -48,7 +48,7 @@ func Hosts(t testing.TB, n int) []Host {
 		if err != nil {
 			unable(t, err)
 		}
-		hosts[i] = Host{Address: addr, Prefix: enter(pid), port: port, hub: hub}
+		hosts[i] = Host{Address: addr, Prefix: enter(pid), Port: port, Hub: hub}
 	}
 	return hosts
 }
@@ -56,7 +56,15 @@ func Hosts(t testing.TB, n int) []Host {
 // Disconnect pulls the host's plug: nothing goes in or out, and nobody is told.
 func (h Host) Disconnect(t testing.TB) {
 	t.Helper()
-	if err := in(h.hub, "ip link set "+h.port+" down"); err != nil {
+	if err := in(h.Hub, "ip link set "+h.Port+" down"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Connect puts the plug back.
+func (h Host) Connect(t testing.TB) {
+	t.Helper()
+	if err := in(h.Hub, "ip link set "+h.Port+" up"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -101,6 +109,15 @@ func in(pid int, commands ...string) error {
 func (h Host) Limit(t testing.TB, rate string) {
 	t.Helper()
 	argv := append(append([]string{}, h.Prefix...), strings.Fields("tc qdisc add dev eth0 root tbf rate "+rate+" burst 64k latency 100ms")...)
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("tc: %v: %s", err, out)
+	}
+}
+
+// Unlimit takes the bound back.
+func (h Host) Unlimit(t testing.TB) {
+	t.Helper()
+	argv := append(append([]string{}, h.Prefix...), strings.Fields("tc qdisc del dev eth0 root")...)
 	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("tc: %v: %s", err, out)
 	}

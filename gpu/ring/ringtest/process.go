@@ -9,18 +9,31 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
 // Faults of real processes: a test binary starts itself as ranks.
 
-// childEnv names the backend in a process that is a rank.
-const childEnv = "AUTOGLM_RING_CHILD"
+const (
+	childEnv = "AUTOGLM_RING_CHILD" // names the backend in a process that is a rank
+	gpuEnv   = "AUTOGLM_RING_GPU"   // has it a GPU, for which host memory stands
+	casesEnv = "AUTOGLM_RING_CASES" // how many Cases it takes, where it trains nothing
+)
+
+// OnGPU is an environment in which ranks have GPUs, on a stand-in whose memory is the
+// host's.
+const OnGPU = gpuEnv + "=1"
+
+// Conforming is one in which ranks take so many Cases, print "conforms" and end.
+func Conforming(cases int) string { return fmt.Sprintf("%s=%d", casesEnv, cases) }
 
 // Child is one rank, where Start has made this process one: it sums, commits, and
 // goes on with those that are left. What it has seen it prints, a line a fact.
@@ -53,7 +66,7 @@ func config(backend string) (ring.Config, error) {
 			}
 		}
 	}
-	if backend == ring.NCCL {
+	if backend == ring.NCCL || os.Getenv(gpuEnv) != "" {
 		cfg.GPU = &ring.GPU{Ordinal: cfg.Rank}
 	}
 	if addr := os.Getenv("AUTOGLM_RING_LISTEN"); addr != "" {
@@ -64,6 +77,21 @@ func config(backend string) (ring.Config, error) {
 		cfg.Endpoint = ep
 	}
 	return cfg, nil
+}
+
+// conform is one rank of a conformance test between processes.
+func conform(c *ring.Comm, count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for i, k := range Cases(7, n, 400_000) {
+		if err := Run(c, k, How{Loose: true, Device: c.Devices() && i%3 > 0}); err != nil {
+			return err
+		}
+	}
+	fmt.Println("conforms", c.Rank(), c.World(), c.Backend())
+	return c.Close()
 }
 
 // trainLike adds each step's sums up in a state, as a training does: sums, commit,
@@ -78,6 +106,10 @@ func trainLike(backend string) error {
 		return err
 	}
 	fmt.Println("formed", c.Rank(), c.World(), c.Epoch(), c.Backend(), os.Getpid())
+	fmt.Println("choice", c.Choice())
+	if s := os.Getenv(casesEnv); s != "" {
+		return conform(c, s)
+	}
 	const n = 300_000
 	state := make([]float32, n)
 	grads := make([]float32, n)
@@ -91,7 +123,11 @@ func trainLike(backend string) error {
 				small[i] = 1
 			}
 			c.Reduce(0, ring.Buffer{Data: small})
-			c.Reduce(1, ring.Buffer{Data: grads})
+			b := ring.Buffer{Data: grads}
+			if c.Devices() && os.Getenv(gpuEnv) != "" {
+				b = ring.Buffer{Device: uintptr(unsafe.Pointer(&grads[0])), N: n}
+			}
+			c.Reduce(1, b)
 			err := c.Wait()
 			if err == nil {
 				err = c.Commit(step)
@@ -288,6 +324,83 @@ func Loss(t *testing.T, backend string, env ...string) {
 		t.Logf("rank %d %s: all know after %s, a new ring stands after %s", how.victim, how.name, known, stands)
 		if known > how.within {
 			t.Errorf("%s rank: known after %s, want %s", how.name, known, how.within)
+		}
+	}
+}
+
+// StartOnHosts makes the test's binary the ranks of a ring over hosts: at says on
+// which each is. What they choose begins with choice.
+func StartOnHosts(t *testing.T, backend, choice string, at []int, env ...string) ([]*Proc, []Host) {
+	t.Helper()
+	hosts := Hosts(t, 1+slices.Max(at))
+	procs := make([]*Proc, len(at))
+	for r, h := range at {
+		procs[r] = StartRank(t, Rank{
+			Rank: r, World: len(at), Backend: backend, Master: hosts[0].Address + ":29500", Prefix: hosts[h].Prefix,
+			Env: append([]string{"AUTOGLM_RING_LISTEN=" + hosts[h].Address + ":0"}, env...),
+		})
+	}
+	for _, p := range procs {
+		if got := strings.Join(p.Await(t, "choice")[1:], " "); !strings.HasPrefix(got, choice) {
+			t.Errorf("%s, want %s", got, choice)
+		}
+	}
+	return procs, hosts
+}
+
+// LossOnHosts has five ranks on three hosts: a host loses its network, then a host's
+// first rank is killed, then the first of all is stopped. Each time the others know
+// who it is and go on in a new ring, with one state. What they choose first begins
+// with choice.
+func LossOnHosts(t *testing.T, backend, choice string, env ...string) {
+	procs, hosts := StartOnHosts(t, backend, choice, []int{0, 0, 1, 1, 2}, env...)
+	for _, p := range procs {
+		p.Await(t, "step")
+	}
+	for _, how := range []struct {
+		name   string
+		do     func(p *Proc) error
+		victim int
+		within time.Duration
+	}{
+		{"disconnected", func(*Proc) error { hosts[2].Disconnect(t); return nil }, 4, time.Second},
+		{"killed", func(p *Proc) error { return p.Cmd.Process.Kill() }, 2, 50 * time.Millisecond},
+		{"stopped", func(p *Proc) error { return p.Cmd.Process.Signal(syscall.SIGSTOP) }, 0, time.Second},
+	} {
+		began := time.Now()
+		if err := how.do(procs[how.victim]); err != nil {
+			t.Fatal(err)
+		}
+		if how.name == "disconnected" {
+			cut := procs[how.victim]
+			t.Cleanup(func() {
+				if line := strings.Join(cut.Await(t, "end"), " "); !strings.Contains(line, "too few ranks are left: 1 of 5") {
+					t.Errorf("the disconnected rank: %s", line)
+				}
+			})
+		}
+		procs = append(procs[:how.victim:how.victim], procs[how.victim+1:]...)
+		var known, stands time.Duration
+		sums := map[string]string{}
+		for _, p := range procs {
+			f := p.Await(t, "lost")
+			if f[1] != fmt.Sprint(how.victim) {
+				t.Errorf("lost rank %s, %s was %d", f[1], how.name, how.victim)
+			}
+			known = max(known, Nanos(t, f[2]).Sub(began))
+			if f = p.Await(t, "reformed"); f[2] != fmt.Sprint(len(procs)) {
+				t.Fatalf("a new ring of %s ranks, %d are left", f[2], len(procs))
+			}
+			stands = max(stands, Nanos(t, f[4]).Sub(began))
+			f = p.Await(t, "step")
+			if old, ok := sums[f[1]]; ok && old != f[2] {
+				t.Fatalf("after step %s one rank holds %s, another %s", f[1], old, f[2])
+			}
+			sums[f[1]] = f[2]
+		}
+		t.Logf("rank %d %s: all know after %s, a new ring stands after %s", how.victim, how.name, known, stands)
+		if known > how.within {
+			t.Errorf("rank %d %s: known after %s, want %s", how.victim, how.name, known, how.within)
 		}
 	}
 }

@@ -128,6 +128,15 @@ func main() {
 			tileSwitch(&decl, set, kind)
 		}
 	}
+	e := &emitter{isa: amx}
+	e.buf.WriteString(header + "#include \"textflag.h\"\n")
+	for _, s := range amxKernels(e) {
+		if s.doc != "" {
+			fmt.Fprintf(&decl, "\n// %s\n//", s.doc)
+		}
+		fmt.Fprintf(&decl, "\n//go:noescape\n%s\n", s.decl(amx.name))
+	}
+	write("amx_amd64.s", e.buf.Bytes())
 	src, err := format.Source(decl.Bytes())
 	if err != nil {
 		log.Fatalf("generated Go: %v\n%s", err, decl.Bytes())

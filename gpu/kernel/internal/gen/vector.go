@@ -193,10 +193,7 @@ func (e *emitter) tables() {
 	}
 	e.buf.WriteString("GLOBL lanes<>(SB), RODATA|NOPTR, $64\n\n")
 	if e.lanes == 16 {
-		for word := range 32 {
-			fmt.Fprintf(&e.buf, "DATA interleave<>+%d(SB)/2, $%d\n", word*2, word/2+word%2*16)
-		}
-		e.buf.WriteString("GLOBL interleave<>(SB), RODATA|NOPTR, $64\n")
+		e.interleave()
 		return
 	}
 	for lane := range 32 {
@@ -207,6 +204,14 @@ func (e *emitter) tables() {
 		fmt.Fprintf(&e.buf, "DATA tileMask<>+%d(SB)/4, $0x%08x\n", lane*4, v)
 	}
 	e.buf.WriteString("GLOBL tileMask<>(SB), RODATA|NOPTR, $128\n")
+}
+
+// interleave writes the order of words that pairs two registers' elements.
+func (e *emitter) interleave() {
+	for word := range 32 {
+		fmt.Fprintf(&e.buf, "DATA interleave<>+%d(SB)/2, $%d\n", word*2, word/2+word%2*16)
+	}
+	e.buf.WriteString("GLOBL interleave<>(SB), RODATA|NOPTR, $64\n")
 }
 
 // exp replaces register x by e^x, with temporaries n and p: x = n·ln2 + r, a

@@ -1,8 +1,9 @@
-"""Logits and a ten-step AdamW run of transformers' LlamaForCausalLM.
+"""Logits of transformers' LlamaForCausalLM and some steps of AdamW on one batch.
 
 Reads one JSON object from standard input: the shape, the parameters by name
-(flat lists), inputs and targets; writes {"logits": [...], "losses": [...],
-"norms": [...]}.
+(flat lists), inputs and targets, the number of steps; writes {"logits": [...],
+"losses": [...], "norms": [...], "grads": {name: [...]}}, the gradients those of the
+first step.
 """
 
 import json
@@ -37,12 +38,14 @@ optimizer = torch.optim.AdamW(
     [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
     lr=3e-3, betas=(0.9, 0.95), eps=1e-8,
 )
-losses, norms = [], []
-for _ in range(10):
+losses, norms, grads = [], [], {}
+for step in range(job["steps"]):
     optimizer.zero_grad()
     loss = torch.nn.functional.cross_entropy(model(x).logits.flatten(0, 1), y.flatten(), ignore_index=-1)
     loss.backward()
+    if step == 0:
+        grads = {name: p.grad.flatten().tolist() for name, p in model.named_parameters()}
     norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
     optimizer.step()
     losses.append(loss.item())
-json.dump({"logits": logits, "losses": losses, "norms": norms}, sys.stdout)
+json.dump({"logits": logits, "losses": losses, "norms": norms, "grads": grads}, sys.stdout)

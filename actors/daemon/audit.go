@@ -1,0 +1,170 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/cluster/replica"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+)
+
+// Audit reads a backup of all journals and says where they break what the cluster
+// promises:
+//
+//   - a job is one node's at a time, under epochs that only grow;
+//   - each record of a job's journal was written by the node that had the job, in
+//     order, and is there once;
+//   - a trial's piece of training ends once, and none that was decided is missing from
+//     a job that is done;
+//   - nothing follows the end of a job.
+//
+// An empty list is the proof for what the backup holds.
+func Audit(backup io.Reader) ([]string, error) {
+	a := &audit{jobs: map[string]*audited{}}
+	err := replica.ReadBackup(backup, func(stream string, rec []byte) error {
+		switch id, ok := strings.CutPrefix(stream, "job/"); {
+		case ok:
+			return a.entry(id, rec)
+		case stream == streamOfJobs:
+			return a.record(rec)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.close()
+	return a.found, nil
+}
+
+type audit struct {
+	jobs  map[string]*audited
+	found []string
+}
+
+type audited struct {
+	state   JobState
+	epoch   uint64 // of the last assignment
+	removed bool
+
+	entries   int
+	lastE     uint64
+	lastS     uint64
+	decisions int
+	outcomes  map[int]int
+	final     int
+	finished  bool
+}
+
+func (a *audit) say(format string, v ...any) { a.found = append(a.found, fmt.Sprintf(format, v...)) }
+
+func (a *audit) job(id string) *audited {
+	if a.jobs[id] == nil {
+		a.jobs[id] = &audited{outcomes: map[int]int{}}
+	}
+	return a.jobs[id]
+}
+
+func (a *audit) record(b []byte) error {
+	r, err := decodeRecord(b)
+	if err != nil {
+		return err
+	}
+	j := a.job(r.ID)
+	switch r.Op {
+	case opSubmit:
+		j.state = Queued
+	case opAssign:
+		if j.state == Running {
+			a.say("job %s: given to %s while another node had it", r.ID, r.NodeName)
+		}
+		if r.Epoch <= j.epoch {
+			a.say("job %s: epoch %d after %d", r.ID, r.Epoch, j.epoch)
+		}
+		j.state, j.epoch = Running, r.Epoch
+	case opReturn:
+		if r.Epoch == j.epoch {
+			j.state = Queued
+		}
+	case opEnd:
+		if j.state.Over() {
+			a.say("job %s: ended twice", r.ID)
+		}
+		if r.Epoch != j.epoch {
+			a.say("job %s: ended by the node of epoch %d, it was in epoch %d", r.ID, r.Epoch, j.epoch)
+		}
+		j.state = r.State
+	case opRemove:
+		j.removed = true
+	}
+	return nil
+}
+
+func (a *audit) entry(id string, b []byte) error {
+	epoch, seq, rec, err := decodeEntry(b)
+	if err != nil {
+		return err
+	}
+	j := a.job(id)
+	switch {
+	case j.entries > 0 && epoch < j.lastE:
+		a.say("job %s: a record of epoch %d after one of %d", id, epoch, j.lastE)
+	case j.entries > 0 && epoch == j.lastE && seq != j.lastS+1:
+		a.say("job %s: record %d of epoch %d follows record %d", id, seq, epoch, j.lastS)
+	case (j.entries == 0 || epoch > j.lastE) && seq != 0:
+		a.say("job %s: epoch %d begins with record %d", id, epoch, seq)
+	}
+	j.entries++
+	j.lastE, j.lastS = epoch, seq
+	e, err := journal.Decode(rec)
+	if err != nil {
+		return err
+	}
+	if j.finished {
+		a.say("job %s: %s after its end", id, e.Kind)
+	}
+	switch e.Kind {
+	case journal.Decided:
+		if e.Decision == nil || e.Decision.Seq != j.decisions {
+			a.say("job %s: a decision out of order", id)
+		}
+		j.decisions++
+	case journal.TrialEnded:
+		if e.Trial != nil {
+			j.outcomes[e.Trial.Seq]++
+			if n := j.outcomes[e.Trial.Seq]; n > 1 {
+				a.say("job %s: decision %d (%s) ended %d times", id, e.Trial.Seq, e.Trial.Trial, n)
+			}
+		}
+	case journal.FinalEnded:
+		if j.final++; j.final > 1 {
+			a.say("job %s: the final training ended %d times", id, j.final)
+		}
+	case journal.Finished:
+		j.finished = true
+	}
+	return nil
+}
+
+func (a *audit) close() {
+	for id, j := range a.jobs {
+		if j.removed {
+			continue
+		}
+		if j.lastE > j.epoch {
+			a.say("job %s: records of epoch %d, and it was given out only up to %d", id, j.lastE, j.epoch)
+		}
+		if j.state != Done {
+			continue
+		}
+		if !j.finished {
+			a.say("job %s: done, and its journal has no end", id)
+		}
+		for seq := range j.decisions {
+			if j.outcomes[seq] == 0 {
+				a.say("job %s: decision %d was lost", id, seq)
+			}
+		}
+	}
+}

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"embed"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+//go:embed deploy
+var deployFiles embed.FS
+
+func deployCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "deploy", Short: "Print units and manifests that start nodes", Args: cobra.NoArgs,
+		Long: `Deploy prints a file that starts nodes the way a site does it, with hardening, to be
+edited and used; its first lines say how.`,
+		Example: `  autoglm deploy systemd > /etc/systemd/system/autoglm.service
+  autoglm deploy config > /etc/autoglm/node.yaml`,
+	}
+	for _, d := range []struct{ name, short string }{
+		{"systemd", "Print a unit of systemd"},
+		{"container", "Print a Containerfile"},
+		{"kubernetes", "Print manifests of Kubernetes"},
+		{"slurm", "Print a batch script of Slurm"},
+		{"nomad", "Print a job of Nomad"},
+		{"config", "Print a node's configuration file with every field"},
+	} {
+		c.AddCommand(&cobra.Command{
+			Use: d.name, Short: d.short, Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				b, err := deployFiles.ReadFile("deploy/" + d.name)
+				if err != nil {
+					return fmt.Errorf("deploy %s: %w", d.name, err)
+				}
+				_, err = os.Stdout.Write(b)
+				return err
+			},
+		})
+	}
+	return c
+}

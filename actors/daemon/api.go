@@ -17,6 +17,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
@@ -119,18 +120,22 @@ func (d *Daemon) routes() http.Handler {
 		if err := body(r, &a, maxAsk); err != nil {
 			return err
 		}
-		d.hands.stop(a.ID, a.Epoch, errCancelled)
+		why := errCancelled
+		if a.Why != errCancelled.Error() {
+			why = errors.New(a.Why)
+		}
+		d.hands.stop(a.ID, a.Epoch, why)
 		return answer(w, http.StatusOK, struct{}{})
 	})
 	at("GET /internal/running", cert.Node, false, func(w http.ResponseWriter, _ *http.Request) error {
 		return answer(w, http.StatusOK, d.hands.list())
 	})
 	at("POST /internal/fit", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
-		var s job.Spec
-		if err := body(r, &s, maxJobFile); err != nil {
+		var a assignment
+		if err := body(r, &a, maxJobFile); err != nil {
 			return err
 		}
-		return answer(w, http.StatusOK, d.fits(s))
+		return answer(w, http.StatusOK, d.fits(a))
 	})
 	at("POST /internal/drain", cert.Node, false, func(w http.ResponseWriter, _ *http.Request) error {
 		d.Drain()
@@ -656,7 +661,11 @@ func (d *Daemon) getNodes(w http.ResponseWriter, r *http.Request) error {
 		b, err := d.members.Card(ctx, m.ID)
 		cancel()
 		if err == nil {
-			err = json.Unmarshal(b, &n.Devices)
+			var card device.Machine
+			err = json.Unmarshal(b, &card)
+			for _, v := range card.Devices {
+				n.Devices = append(n.Devices, v.ID+" "+v.Model)
+			}
 		}
 		if err != nil {
 			n.Note = "does not answer: " + err.Error()

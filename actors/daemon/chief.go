@@ -32,6 +32,7 @@ type chief struct {
 	folders  map[string]folder  // by job, as far as they were asked for
 	missing  map[string]time.Time
 	refusals map[string]string // why no node takes a queued job, by job
+	places   places
 }
 
 // stream is a job's journal at the leader.
@@ -55,6 +56,7 @@ func (d *Daemon) newChief(term uint64) (*chief, error) {
 	c := &chief{
 		d: d, term: term, cancel: cancel, kick: make(chan struct{}, 1), reg: newRegistry(), regLog: d.store.Log(streamOfJobs, term),
 		logs: map[string]*stream{}, folders: map[string]folder{}, missing: map[string]time.Time{}, refusals: map[string]string{},
+		places: newPlaces(),
 	}
 	err := c.regLog.Replay(func(b []byte) error {
 		rec, err := decodeRecord(b)
@@ -248,8 +250,14 @@ func (c *chief) end(id string, epoch uint64, state JobState, why string) error {
 		return nil // it was heard already, or does not count
 	}
 	if state == Queued {
+		if j.Stopping == "" {
+			c.places.refuse(id, j.Node, why, time.Now())
+		}
+		c.places.freed(j, c.d.members.News()[j.Node], time.Now())
 		return c.commit(record{Op: opReturn, ID: id, Epoch: epoch, Why: why})
 	}
+	c.places.freed(j, c.d.members.News()[j.Node], time.Now())
+	c.places.forget(id)
 	return c.commit(record{Op: opEnd, ID: id, Epoch: epoch, State: state, Why: why})
 }
 
@@ -407,7 +415,9 @@ func (c *chief) check(ctx context.Context) {
 			continue
 		}
 		if j.Cancel {
-			_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: j.ID, Epoch: j.Epoch, Why: "cancelled"}, nil)
+			_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: j.ID, Epoch: j.Epoch, Why: errCancelled.Error()}, nil)
+		} else if j.Stopping != "" {
+			_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: j.ID, Epoch: j.Epoch, Why: j.Stopping}, nil)
 		}
 		now, asked := running[j.Node]
 		if !asked {
@@ -416,9 +426,10 @@ func (c *chief) check(ctx context.Context) {
 			}
 			running[j.Node] = now
 		}
-		if slices.ContainsFunc(now, func(a assignment) bool { return a.ID == j.ID && a.Epoch == j.Epoch }) {
+		if i := slices.IndexFunc(now, func(a assignment) bool { return a.ID == j.ID && a.Epoch == j.Epoch }); i >= 0 {
 			c.mu.Lock()
 			delete(c.missing, j.ID)
+			c.places.holds[j.ID] = now[i].Devices
 			c.mu.Unlock()
 			continue
 		}
@@ -439,36 +450,9 @@ func (c *chief) takeBack(j Job, why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.missing, j.ID)
+	delete(c.places.holds, j.ID)
 	if err := c.commit(record{Op: opReturn, ID: j.ID, Epoch: j.Epoch, Why: why}); err == nil {
 		c.d.say("job %s: %s; it goes on elsewhere", j.ID, why)
-	}
-}
-
-// assign gives queued jobs, the oldest first, to nodes that have room. A job that no
-// node takes does not hold up those behind it.
-func (c *chief) assign(ctx context.Context) {
-	for _, j := range c.jobs() {
-		if j.State != Queued || ctx.Err() != nil {
-			continue
-		}
-		node, why := c.d.placeFor(ctx, j.Spec)
-		c.mu.Lock()
-		if node == nil {
-			c.refusals[j.ID] = why
-			c.mu.Unlock()
-			continue
-		}
-		delete(c.refusals, j.ID)
-		a := assignment{ID: j.ID, Epoch: j.Epoch + 1, Job: &j}
-		err := c.commit(record{Op: opAssign, ID: j.ID, Node: node.ID, NodeName: node.Name, Epoch: a.Epoch})
-		c.mu.Unlock()
-		if err != nil {
-			return
-		}
-		if err := c.d.ask(ctx, node.Addr, "/internal/run", a, nil); err != nil {
-			j.Epoch = a.Epoch
-			c.takeBack(j, fmt.Sprintf("node %s: %v", node.Name, err))
-		}
 	}
 }
 
@@ -478,13 +462,14 @@ type assignment struct {
 	Epoch uint64 `json:"epoch"`
 	Why   string `json:"why,omitempty"`
 	Job   *Job   `json:"job,omitempty"`
+
+	Devices []string `json:"devices,omitempty"` // chosen by the leader; in a node's answer, those it has leased
 }
 
 // fit is a node's answer whether it could take a job now.
 type fit struct {
-	OK   bool   `json:"ok"`
-	Why  string `json:"why,omitempty"`
-	Free int    `json:"free"` // devices that nobody holds
+	OK  bool   `json:"ok"`
+	Why string `json:"why,omitempty"`
 }
 
 // ask posts to a node, bounded.

@@ -7,10 +7,12 @@
 //
 // # Who does what
 //
-// The leader (of cluster/replica) keeps the list of jobs and gives each, the oldest
-// first, to the node with the most free devices that can take it. That node carries
-// the job out as autoglm build does, Supervisor, SearchAgent, Trials and GPUWorkers
-// on its own devices; a job's trials do not spread over nodes yet. The job's journal
+// The leader (of cluster/replica) keeps the list of jobs and gives them to nodes as
+// runtime/placement decides, by what the nodes say of their devices. The node's leases
+// are the truth: it may refuse, and is asked again after a while. It carries the job
+// out as autoglm build does, Supervisor, SearchAgent, Trials and GPUWorkers on its own
+// devices; a job's trials do not spread over nodes yet. A job that makes way for one of
+// higher priority is stopped as by a drain, and goes on later from its journal. The job's journal
 // is a stream of the leader's: an event is committed when a majority of the voters
 // has it. What the job's folder holds goes to Config.Copies nodes before the end of
 // the stage or training that made it is committed.
@@ -35,12 +37,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -291,6 +296,8 @@ type news struct {
 	Load     float64 `msgpack:"o"`
 	Jobs     int     `msgpack:"j"`
 	Free     int     `msgpack:"f"`
+	Card     uint32  `msgpack:"c"`           // sum of the card: a change says that it is to be read again
+	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
 	Draining bool    `msgpack:"d,omitempty"`
 }
 
@@ -309,7 +316,8 @@ const publishEvery = time.Second
 func (d *Daemon) publish() {
 	var last string
 	for {
-		n := news{Server: d.store.ServerID(), Load: load(), Free: d.free()}
+		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card())}
+		n.Free, n.Held = d.free()
 		d.hands.mu.Lock()
 		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
 		d.hands.mu.Unlock()
@@ -368,27 +376,43 @@ func (d *Daemon) inventory() device.Machine {
 	return d.machine
 }
 
-// free counts the devices that nobody holds.
-func (d *Daemon) free() int {
+// maxHeld bounds news.Held, bytes: news must be small. Of devices beyond it nobody
+// hears that they are held, and the node refuses.
+const maxHeld = 96
+
+// free counts the devices that nobody holds, and says which are held.
+func (d *Daemon) free() (int, []byte) {
 	m := d.inventory()
 	l, err := device.OpenLeases(d.locks())
 	if err != nil {
-		return 0
+		return 0, nil
 	}
 	holders, err := l.Holders(m.Devices)
 	if err != nil {
-		return 0
+		return 0, nil
 	}
-	return len(m.Devices) - len(holders)
+	var held []byte
+	for i, v := range m.Devices {
+		if _, ok := holders[v.ID]; ok && i < 8*maxHeld {
+			held = append(held, make([]byte, max(0, i/8+1-len(held)))...)
+			held[i/8] |= 1 << (i % 8)
+		}
+	}
+	return len(m.Devices) - len(holders), held
 }
 
-// card is the node's devices, as JSON.
+// card is the node's device.Machine as JSON, of what placement goes by; what changes
+// all the time is rounded.
 func (d *Daemon) card() []byte {
-	models := []string{}
-	for _, v := range d.inventory().Devices {
-		models = append(models, v.ID+" "+v.Model)
+	m := d.inventory()
+	m.Notes, m.Devices = nil, slices.Clone(m.Devices)
+	for i := range m.Devices {
+		v := &m.Devices[i]
+		v.Caches, v.Siblings, v.Processes, v.Celsius = nil, nil, nil, 0
+		v.UsedBytes = v.UsedBytes >> 30 << 30
+		v.Load = math.Round(10*v.Load) / 10
 	}
-	b, err := json.Marshal(models)
+	b, err := json.Marshal(m)
 	if err != nil {
 		return nil
 	}

@@ -148,6 +148,25 @@ func (tn *town) start(name string, change ...func(*daemon.Config)) *process {
 	return p
 }
 
+// authority makes certificates for the nodes that are started from now on, and for
+// people.
+func (tn *town) authority() *cert.CA {
+	tn.t.Helper()
+	dir := filepath.Join(tn.dir, "ca")
+	if err := cert.InitCA(dir); err != nil {
+		tn.t.Fatal(err)
+	}
+	ca, err := cert.LoadCA(dir)
+	if err != nil {
+		tn.t.Fatal(err)
+	}
+	tn.tls = filepath.Join(tn.dir, "tls")
+	if err := ca.Issue(cert.Request{Hosts: []string{"127.0.0.1"}}, tn.tls); err != nil {
+		tn.t.Fatal(err)
+	}
+	return ca
+}
+
 func (tn *town) client(p *process) *driver.Client {
 	var id *cert.Identity
 	if tn.tls != "" {
@@ -496,18 +515,7 @@ func TestCancelAndDrain(t *testing.T) {
 
 func TestRolesAndHostileRequests(t *testing.T) {
 	tn := newTown(t)
-	caDir := filepath.Join(tn.dir, "ca")
-	if err := cert.InitCA(caDir); err != nil {
-		t.Fatal(err)
-	}
-	ca, err := cert.LoadCA(caDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tn.tls = filepath.Join(tn.dir, "tls")
-	if err := ca.Issue(cert.Request{Hosts: []string{"127.0.0.1"}}, tn.tls); err != nil {
-		t.Fatal(err)
-	}
+	ca := tn.authority()
 	a := tn.start("a")
 	b := tn.start("b")
 	tn.settle(tn.client(a), 2, 1)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/node"
-	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
@@ -53,7 +51,7 @@ func (h *hands) list() []assignment {
 	defer h.mu.Unlock()
 	out := []assignment{}
 	for _, r := range h.running {
-		out = append(out, assignment{ID: r.ID, Epoch: r.Epoch})
+		out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices})
 	}
 	return out
 }
@@ -86,6 +84,16 @@ func (h *hands) take(a assignment) error {
 		h.run(ctx, r)
 	}()
 	return nil
+}
+
+// holds notes which devices a job has leased, for the leader.
+func (h *hands) holds(r *held, ds []device.Device) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r.Devices = nil
+	for _, v := range ds {
+		r.Devices = append(r.Devices, v.ID)
+	}
 }
 
 // stop ends a job in hand.
@@ -185,7 +193,7 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	pr := &progressSender{d: d, id: r.ID, epoch: r.Epoch}
 	n, err := node.Open(node.Options{
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Keep: m.keep, Log: d.cfg.ActorLog,
-		AllowFallback: false, Lease: d.lease("job " + r.ID), Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		AllowFallback: false, Lease: d.lease("job "+r.ID, r.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker,
 		Events: actors.Events{Progress: pr.send},
 		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 		Fallback: func(asked error, has []device.Device) {
@@ -195,6 +203,9 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	if err != nil {
 		return err
 	}
+	h.holds(r, n.Devices())
+	d.change()
+	defer d.change()
 	if err := n.Run(ctx); err != nil {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 		defer cancel()
@@ -244,12 +255,25 @@ func (p *progressSender) send(m actors.Progress) {
 	})
 }
 
-// lease holds devices for a job, without waiting: the leader waits.
-func (d *Daemon) lease(owner string) node.Lease {
+// lease holds devices for a job, without waiting: the leader waits. Those that the
+// leader chose are taken if they can be had, else others.
+func (d *Daemon) lease(owner string, chosen []string) node.Lease {
 	return func(m device.Machine, r device.Request, _ bool) ([]device.Device, *device.Held, error) {
 		l, err := device.OpenLeases(d.locks())
 		if err != nil {
 			return nil, nil, err
+		}
+		var ds []device.Device
+		for _, id := range chosen {
+			i := slices.IndexFunc(m.Devices, func(v device.Device) bool { return v.ID == id && v.Kind == r.Kind && v.Sick == "" })
+			if i >= 0 {
+				ds = append(ds, m.Devices[i])
+			}
+		}
+		if len(ds) > 0 && len(ds) == r.Count {
+			if h, err := l.Lease(ds, owner, 0); err == nil {
+				return ds, h, nil
+			}
 		}
 		return l.Acquire(m, r, owner, 0)
 	}
@@ -263,7 +287,7 @@ func (d *Daemon) locks() string {
 }
 
 // fits tells whether this node could begin a job now.
-func (d *Daemon) fits(spec job.Spec) fit {
+func (d *Daemon) fits(a assignment) fit {
 	h := d.hands
 	h.mu.Lock()
 	draining := h.draining
@@ -271,45 +295,15 @@ func (d *Daemon) fits(spec job.Spec) fit {
 	if draining {
 		return fit{Why: errDraining.Error()}
 	}
-	f := fit{Free: d.free()}
-	_, ds, held, err := node.Devices(spec, node.Options{Spec: spec, Lease: d.lease("a look"), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
+	if a.Job == nil {
+		return fit{Why: "an assignment without a job"}
+	}
+	_, ds, held, err := node.Devices(a.Job.Spec, node.Options{Spec: a.Job.Spec, Lease: d.lease("a look", a.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
 	if err != nil {
-		f.Why = err.Error()
-		return f
+		return fit{Why: err.Error()}
 	}
 	held.Release()
-	f.OK = len(ds) > 0
-	return f
-}
-
-// placeFor asks all nodes and takes the one with the most free devices; why when
-// none can.
-func (d *Daemon) placeFor(ctx context.Context, spec job.Spec) (*cluster.Member, string) {
-	all := d.members.Members()
-	fits := make([]fit, len(all))
-	var wg sync.WaitGroup
-	for i, m := range all {
-		wg.Go(func() {
-			if err := d.ask(ctx, m.Addr, "/internal/fit", spec, &fits[i]); err != nil {
-				fits[i] = fit{Why: err.Error()}
-			}
-		})
-	}
-	wg.Wait()
-	best := -1
-	whys := map[string]bool{}
-	for i, f := range fits {
-		if f.OK && (best < 0 || f.Free > fits[best].Free) {
-			best = i
-		}
-		if !f.OK {
-			whys[all[i].Name+": "+f.Why] = true
-		}
-	}
-	if best < 0 {
-		return nil, strings.Join(slices.Sorted(maps.Keys(whys)), "; ")
-	}
-	return &all[best], ""
+	return fit{OK: len(ds) > 0}
 }
 
 // uploads puts a job's files where its data stage reads them, each in a folder of its

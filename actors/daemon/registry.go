@@ -37,18 +37,22 @@ type Upload struct {
 
 // Job is a job as the cluster knows it.
 type Job struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name,omitempty"`
-	State     JobState  `json:"state"`
-	By        string    `json:"by,omitempty"`   // who submitted it, as their certificate names them
-	Node      string    `json:"node,omitempty"` // id of the node that carries it out, or did last
-	NodeName  string    `json:"node_name,omitempty"`
-	Epoch     uint64    `json:"epoch"` // counts the times that it was given to a node
-	Submitted time.Time `json:"submitted"`
-	Started   time.Time `json:"started,omitzero"` // first
-	Ended     time.Time `json:"ended,omitzero"`
-	Why       string    `json:"why,omitempty"` // it failed, waits, or was given back
-	Cancel    bool      `json:"cancel,omitempty"`
+	ID        string               `json:"id"`
+	Name      string               `json:"name,omitempty"`
+	State     JobState             `json:"state"`
+	By        string               `json:"by,omitempty"`      // who submitted it, as their certificate names them
+	Node      string               `json:"node,omitempty"`    // id of the node that carries it out, or did last
+	Devices   []string             `json:"devices,omitempty"` // of that node, as it was given them
+	Given     time.Time            `json:"given,omitzero"`    // to that node
+	NodeName  string               `json:"node_name,omitempty"`
+	Epoch     uint64               `json:"epoch"` // counts the times that it was given to a node
+	Submitted time.Time            `json:"submitted"`
+	Started   time.Time            `json:"started,omitzero"` // first
+	Ended     time.Time            `json:"ended,omitzero"`
+	Why       string               `json:"why,omitempty"` // it failed, waits, or was given back
+	Cancel    bool                 `json:"cancel,omitempty"`
+	Stopping  string               `json:"stopping,omitempty"`  // it is stopped for another job: why
+	Preempted map[string]time.Time `json:"preempted,omitempty"` // when it was so last, by the owner of the other
 
 	Spec  job.Spec `json:"spec"`
 	Files []Upload `json:"files,omitempty"`
@@ -58,12 +62,13 @@ type Job struct {
 type op string
 
 const (
-	opSubmit op = "submit" // Job
-	opAssign op = "assign" // ID, Node, NodeName, Epoch
-	opReturn op = "return" // ID, Epoch, Why: its node gave it back, or is gone
-	opCancel op = "cancel" // ID
-	opEnd    op = "end"    // ID, Epoch, State, Why
-	opRemove op = "remove" // ID
+	opSubmit  op = "submit"  // Job
+	opAssign  op = "assign"  // ID, Node, NodeName, Devices, Epoch
+	opPreempt op = "preempt" // ID, Epoch, Owner, Why: it makes way for a job of the owner's
+	opReturn  op = "return"  // ID, Epoch, Why: its node gave it back, or is gone
+	opCancel  op = "cancel"  // ID
+	opEnd     op = "end"     // ID, Epoch, State, Why
+	opRemove  op = "remove"  // ID
 )
 
 // record is one line of that stream.
@@ -74,6 +79,8 @@ type record struct {
 	Job      *Job      `json:"job,omitempty"`
 	Node     string    `json:"node,omitempty"`
 	NodeName string    `json:"node_name,omitempty"`
+	Devices  []string  `json:"devices,omitempty"`
+	Owner    string    `json:"owner,omitempty"`
 	Epoch    uint64    `json:"epoch,omitempty"`
 	State    JobState  `json:"state,omitempty"`
 	Why      string    `json:"why,omitempty"`
@@ -111,13 +118,23 @@ func (r *registry) apply(rec record) {
 	case opAssign:
 		if j.State == Queued && rec.Epoch > j.Epoch {
 			j.State, j.Node, j.NodeName, j.Epoch, j.Why = Running, rec.Node, rec.NodeName, rec.Epoch, ""
+			j.Devices, j.Given, j.Stopping = rec.Devices, rec.At, ""
 			if j.Started.IsZero() {
 				j.Started = rec.At
 			}
 		}
+	case opPreempt:
+		if j.State == Running && rec.Epoch == j.Epoch {
+			j.Stopping = rec.Why
+			j.Preempted = maps.Clone(j.Preempted) // copies of the job are about
+			if j.Preempted == nil {
+				j.Preempted = map[string]time.Time{}
+			}
+			j.Preempted[rec.Owner] = rec.At
+		}
 	case opReturn:
 		if j.State == Running && rec.Epoch == j.Epoch {
-			j.State, j.Why = Queued, rec.Why
+			j.State, j.Why, j.Stopping = Queued, rec.Why, ""
 			if j.Cancel {
 				j.State, j.Ended = Cancelled, rec.At
 			}

@@ -34,6 +34,7 @@ type Spec struct {
 	Pinning            string            `json:"pinning"`             // of engine native's threads to processors, one of Pinnings
 	Placement          Placement         `json:"placement"`           // of work that may run on either kind of device
 	Constraints        Constraints       `json:"constraints"`         //
+	Priority           int               `json:"priority"`            // on a cluster: the higher goes first and may have lower ones stopped; ±MaxPriority
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
 	Licence            string            `json:"licence,omitempty"`   // of the model, for its card (SPDX)
@@ -180,6 +181,9 @@ func Default() Spec {
 // DefaultWallClock is the budget of a job that names none.
 const DefaultWallClock = Duration(3 * time.Minute)
 
+// MaxPriority bounds a job's priority, both ways.
+const MaxPriority = 100
+
 // MinWallClock is the least wall clock in which anything sensible can be made.
 const MinWallClock = Duration(10 * time.Second)
 
@@ -234,6 +238,9 @@ func (s *Spec) Validate() error {
 	}
 	if !contains(Precisions(), s.Precision) {
 		return fieldError("precision", "%q is not one of %s%s", s.Precision, strings.Join(Precisions(), ", "), didYouMean(s.Precision, Precisions()))
+	}
+	if s.Priority < -MaxPriority || s.Priority > MaxPriority {
+		return fieldError("priority", "%d is outside -%d … %d", s.Priority, MaxPriority, MaxPriority)
 	}
 	if s.Retries < 0 || s.Retries > 10 {
 		return fieldError("retries", "%d is outside 0 … 10", s.Retries)

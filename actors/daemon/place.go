@@ -1,0 +1,285 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/open-autoglm/autoglm/cluster"
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/placement"
+)
+
+// places is what the leader knows of devices, beside the jobs. The chief's lock guards
+// it; cards are the loop's own.
+type places struct {
+	cards    map[string]card                // by node
+	holds    map[string][]string            // devices by job, as its node says
+	refusals map[string][]placement.Refusal // by job
+	tries    map[string]int                 // refusals by job, for its backoff
+	left     map[string]left                // by node
+}
+
+// card is a node's, under the sum that it was read at.
+type card struct {
+	boot    uint64
+	sum     uint32
+	machine device.Machine
+}
+
+// left is the devices that jobs left since a node's last news: those still say that
+// they are held.
+type left struct {
+	devices []string
+	news    string
+	at      time.Time
+}
+
+func newPlaces() places {
+	return places{cards: map[string]card{}, holds: map[string][]string{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
+}
+
+// A refusal holds for a second at first, each next one of a job's twice as long.
+const (
+	refusedFor    = time.Second
+	refusedAtMost = 30 * time.Second
+	newsOnTheWay  = 500 * time.Millisecond // news that come may be of before a job's end
+	newsLate      = 3 * time.Second
+)
+
+// refuse notes that a node does not take a job, or gave it back.
+func (p *places) refuse(job, node, why string, now time.Time) {
+	wait := min(refusedFor<<min(p.tries[job], 10), refusedAtMost)
+	p.tries[job]++
+	rs := slices.DeleteFunc(p.refusals[job], func(r placement.Refusal) bool { return r.Node == node || !r.Until.After(now) })
+	p.refusals[job] = append(rs, placement.Refusal{Node: node, Until: now.Add(wait), Why: why})
+}
+
+// freed notes that a job's node let its devices go.
+func (p *places) freed(j *Job, news []byte, now time.Time) {
+	l := p.left[j.Node]
+	if l.news != string(news) {
+		l = left{news: string(news)}
+	}
+	l.at = now
+	l.devices = append(l.devices, p.devicesOf(j)...)
+	p.left[j.Node] = l
+	delete(p.holds, j.ID)
+}
+
+// forget drops what is known of a job that is over.
+func (p *places) forget(job string) {
+	delete(p.holds, job)
+	delete(p.refusals, job)
+	delete(p.tries, job)
+}
+
+// devicesOf are those that a running job has, or was given.
+func (p *places) devicesOf(j *Job) []string {
+	if ds := p.holds[j.ID]; len(ds) > 0 {
+		return ds
+	}
+	return j.Devices
+}
+
+// readCards reads the cards that are new or have changed, of all nodes at once. One
+// that does not answer keeps its old one.
+func (c *chief) readCards(ctx context.Context, all []cluster.Member, heard map[string]news) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, m := range all {
+		n, ok := heard[m.ID]
+		if old := c.places.cards[m.ID]; !ok || old.boot == m.Boot && old.sum == n.Card {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, askTime)
+			defer cancel()
+			b, err := c.d.members.Card(ctx, m.ID)
+			k := card{boot: m.Boot, sum: n.Card}
+			if err != nil || json.Unmarshal(b, &k.machine) != nil {
+				return // the next look reads it again
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			c.places.cards[m.ID] = k
+		})
+	}
+	wg.Wait()
+}
+
+// view is the cluster as placement sees it.
+func (c *chief) view(ctx context.Context, now time.Time) placement.View {
+	all := c.d.members.Members()
+	raw := c.d.members.News()
+	heard := map[string]news{}
+	for id, b := range raw {
+		if n, err := decodeNews(b); err == nil {
+			heard[id] = n
+		}
+	}
+	c.readCards(ctx, all, heard)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := placement.View{Usage: map[string]float64{}}
+	window := placement.DefaultConfig().Window
+	held := map[string]bool{} // node/device
+	for _, j := range c.reg.list() {
+		switch j.State {
+		case Queued:
+			v.Waiting = append(v.Waiting, c.item(&j))
+		case Running:
+			ds := c.places.devicesOf(&j)
+			v.Running = append(v.Running, placement.Running{Item: c.item(&j), On: []placement.Share{{Node: j.Node, Devices: ds}}, Since: j.Given, Stopping: j.Stopping != "" || j.Cancel})
+			for _, d := range ds {
+				held[j.Node+"/"+d] = true
+			}
+		}
+		if !j.Given.IsZero() && j.State != Queued {
+			end := j.Ended
+			if end.IsZero() {
+				end = now
+			}
+			if took := end.Sub(later(j.Given, now.Add(-window))); took > 0 {
+				v.Usage[j.By] += float64(len(j.Devices)) * took.Seconds() / window.Seconds()
+			}
+		}
+	}
+	for _, m := range all {
+		k, ok := c.places.cards[m.ID]
+		if !ok || k.boot != m.Boot {
+			continue // it is looked at again
+		}
+		n := heard[m.ID]
+		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, Load: n.Load, Labels: m.Labels, Draining: n.Draining, Held: map[string]string{}}
+		free := c.places.left[m.ID]
+		if age := now.Sub(free.at); age > newsLate || age > newsOnTheWay && free.news != string(raw[m.ID]) {
+			delete(c.places.left, m.ID)
+			free = left{}
+		}
+		for i, d := range k.machine.Devices {
+			if i/8 < len(n.Held) && n.Held[i/8]>>(i%8)&1 == 1 && !held[m.ID+"/"+d.ID] && !slices.Contains(free.devices, d.ID) {
+				node.Held[d.ID] = "somebody else"
+			}
+		}
+		v.Nodes = append(v.Nodes, node)
+	}
+	maps.DeleteFunc(c.places.cards, func(id string, _ card) bool {
+		return !slices.ContainsFunc(all, func(m cluster.Member) bool { return m.ID == id })
+	})
+	return v
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// item is a job as placement sees it. Any job may make way: it goes on from its
+// journal. How much memory one needs nobody has measured before it runs.
+func (c *chief) item(j *Job) placement.Item {
+	need, err := device.ParseRequest(j.Spec.HardwareConstraint)
+	if err != nil {
+		need = device.Request{Kind: device.Auto} // it was checked when it came
+	}
+	i := placement.Item{
+		ID: j.ID, Owner: j.By, Priority: j.Spec.Priority, Need: need, Submitted: j.Submitted,
+		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted,
+	}
+	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
+		i.Either = j.Spec.Placement.Policy()
+	}
+	if j.Node != "" {
+		i.Near = []string{j.Node} // its folder is there
+	}
+	return i
+}
+
+// assign gives queued jobs to nodes, and stops those that make way.
+func (c *chief) assign(ctx context.Context) {
+	for again := true; again && ctx.Err() == nil; {
+		again = false
+		if !slices.ContainsFunc(c.jobs(), func(j Job) bool { return j.State == Queued }) {
+			return
+		}
+		now := time.Now()
+		why := map[string]string{}
+		for _, a := range placement.Decide(c.view(ctx, now), now, placement.DefaultConfig()) {
+			switch a.Do {
+			case placement.Start:
+				again = !c.give(ctx, a.Item, a.On[0]) || again
+			case placement.Preempt:
+				c.preempt(ctx, a)
+			case placement.Wait:
+				why[a.Item] = a.Why
+			}
+		}
+		c.mu.Lock()
+		c.refusals = why
+		c.mu.Unlock()
+	}
+}
+
+// give hands a job to a node; false when the node refuses.
+func (c *chief) give(ctx context.Context, id string, on placement.Share) bool {
+	m, ok := c.d.members.Member(on.Node)
+	c.mu.Lock()
+	j := c.reg.jobs[id]
+	if !ok || j == nil || j.State != Queued {
+		c.mu.Unlock()
+		return true // the next look sees why
+	}
+	a := assignment{ID: id, Epoch: j.Epoch + 1, Devices: on.Devices}
+	job := *j
+	a.Job = &job
+	c.mu.Unlock()
+	var f fit
+	if err := c.d.ask(ctx, m.Addr, "/internal/fit", a, &f); err != nil {
+		f.Why = err.Error()
+	}
+	c.mu.Lock()
+	if !f.OK {
+		c.places.refuse(id, m.ID, f.Why, time.Now())
+		c.mu.Unlock()
+		return false
+	}
+	err := errTaken
+	if j := c.reg.jobs[id]; j != nil && j.State == Queued && j.Epoch == job.Epoch {
+		err = c.commit(record{Op: opAssign, ID: id, Node: m.ID, NodeName: m.Name, Devices: on.Devices, Epoch: a.Epoch})
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return true
+	}
+	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
+		c.mu.Lock()
+		c.places.refuse(id, m.ID, err.Error(), time.Now())
+		c.mu.Unlock()
+		job.Epoch = a.Epoch
+		c.takeBack(job, fmt.Sprintf("node %s: %v", m.Name, err))
+		return false
+	}
+	return true
+}
+
+// preempt has a job make way; its node gives it back.
+func (c *chief) preempt(ctx context.Context, a placement.Action) {
+	c.mu.Lock()
+	j, by := c.reg.jobs[a.Item], c.reg.jobs[a.For]
+	if j == nil || by == nil || j.State != Running || c.commit(record{Op: opPreempt, ID: j.ID, Epoch: j.Epoch, Owner: by.By, Why: "it makes way: " + a.Why}) != nil {
+		c.mu.Unlock()
+		return
+	}
+	job := *j
+	c.mu.Unlock()
+	c.d.say("job %s: %s", job.ID, job.Stopping)
+	if m, ok := c.d.members.Member(job.Node); ok {
+		_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: job.ID, Epoch: job.Epoch, Why: job.Stopping}, nil) // the next look asks again
+	}
+}

@@ -1,0 +1,137 @@
+package daemon_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/open-autoglm/autoglm/actors/daemon"
+	"github.com/open-autoglm/autoglm/actors/driver"
+	"github.com/open-autoglm/autoglm/cluster/cert"
+)
+
+// A job of higher priority has a lower one stopped, which goes on afterwards and ends
+// as one that was not disturbed.
+func TestPreemption(t *testing.T) {
+	tn := newTown(t)
+	a := tn.start("a")
+	c := tn.client(a)
+	tn.settle(c, 1, 1)
+	spec := tinySpec(corpusFile(t), 80000)
+	low, err := c.Submit(t.Context(), "low", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(id string) daemon.Detail {
+		t.Helper()
+		d, err := c.Job(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	waitFor(t, func() bool {
+		d := get(low)
+		if d.State.Over() {
+			t.Fatalf("%+v", d.Job)
+		}
+		return d.State == daemon.Running && len(d.Board.Trials) > 0
+	})
+	urgent := tinySpec(corpusFile(t), 24000)
+	urgent.Priority = 5
+	high, err := c.Submit(t.Context(), "high", urgent, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var why string
+	f, err := c.Follow(t.Context(), high, nil, func(daemon.Job) {
+		if d := get(low); d.State == daemon.Queued {
+			why = d.Why
+		}
+	})
+	if err != nil || f.Job.State != daemon.Done {
+		t.Fatalf("%+v, %v", f.Job, err)
+	}
+	if !strings.Contains(why, high+" has 2") && !strings.Contains(why, high+" needs its devices, with priority 5 over 0") {
+		t.Errorf("the lower one waited, it says, because %q", why)
+	}
+	f, err = c.Follow(t.Context(), low, nil, nil)
+	if err != nil || f.Job.State != daemon.Done || f.Job.Epoch != 2 || len(f.Job.Preempted) != 1 {
+		t.Fatalf("%+v, %v", f.Job, err)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	if err := c.Fetch(t.Context(), low, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	if outcome(t, out) != alone(t, spec) {
+		t.Error("another result than undisturbed")
+	}
+}
+
+// Two owners, one of whom came first with four jobs, have a node each.
+func TestFairShare(t *testing.T) {
+	tn := newTown(t)
+	ca := tn.authority()
+	a := tn.start("a")
+	tn.start("b")
+	all := tn.client(a)
+	tn.settle(all, 2, 1)
+	person := func(name string) *driver.Client {
+		dir := filepath.Join(tn.dir, name)
+		if err := ca.Issue(cert.Request{Name: name, Role: cert.Submit}, dir); err != nil {
+			t.Fatal(err)
+		}
+		id, err := cert.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := driver.NewClient(a.addr, id)
+		t.Cleanup(c.Close)
+		return c
+	}
+	ada, bob := person("ada"), person("bob")
+	spec := tinySpec(corpusFile(t), 50_000_000)
+	submit := func(c *driver.Client) string {
+		t.Helper()
+		id, err := c.Submit(t.Context(), "", spec, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	running := func() (by []string, ids []string) {
+		jobs, err := all.Jobs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range jobs {
+			if j.State == daemon.Running {
+				by, ids = append(by, j.By), append(ids, j.ID)
+			}
+		}
+		return by, ids
+	}
+	var last string
+	for range 4 {
+		last = submit(ada)
+	}
+	waitFor(t, func() bool { by, _ := running(); return strings.Join(by, " ") == "ada ada" })
+	bobs := submit(bob)
+	_, ids := running()
+	if err := all.Cancel(t.Context(), ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	// It is the last one, and its owner has nothing yet.
+	waitFor(t, func() bool { by, _ := running(); return strings.Join(by, " ") == "ada bob" })
+	if d, err := all.Job(t.Context(), last); err != nil || d.State != daemon.Queued || !strings.Contains(d.Why, bobs+" has 2") {
+		t.Errorf("%+v, %v", d.Job, err)
+	}
+	jobs, err := all.Jobs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range jobs {
+		_ = all.Cancel(context.WithoutCancel(t.Context()), j.ID)
+	}
+}

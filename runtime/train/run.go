@@ -114,6 +114,7 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 	start := r.Clock()
 	base := st.Seconds
 	lastReport, lastCheckpoint := start, start
+	reported := false // the first step is: it says what joins the ranks
 	var lossSum float64
 	var lossSteps int
 	reportTokens, first := st.Tokens, st.Step
@@ -184,7 +185,7 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 		}
 		now = r.Clock()
 		st.Seconds = base + (now - start).Seconds()
-		if r.Events.Step != nil && (now-lastReport >= 250*time.Millisecond || st.Step == 1) {
+		if r.Events.Step != nil && (now-lastReport >= 250*time.Millisecond || !reported) {
 			m := StepMetrics{
 				Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Loss: lossSum / float64(lossSteps), LR: share, GradNorm: norm,
 				PerSecond: float64(st.Tokens-reportTokens) / max((now-lastReport).Seconds(), 1e-9),
@@ -196,7 +197,7 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 			}
 			r.compute = 0
 			r.Events.Step(m)
-			lastReport, reportTokens, lossSum, lossSteps = now, st.Tokens, 0, 0
+			lastReport, reportTokens, lossSum, lossSteps, reported = now, st.Tokens, 0, 0, true
 		}
 	}
 }

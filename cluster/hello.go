@@ -58,16 +58,17 @@ func (e *RefusedError) Error() string { return e.Addr + " refuses: " + e.Why }
 var errNotYet = errors.New("belongs to no cluster yet; the first node is started without --join")
 
 func (m *Members) hello(withCard bool) hello {
+	var card []byte
+	if withCard && m.cfg.Card != nil {
+		card = m.cfg.Card() // may look at devices: not under the lock
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := hello{
+	return hello{
 		Min: MinVersion, Max: Version, Software: m.cfg.Software, Cluster: m.kept.Cluster, ID: m.self.ID, Boot: m.self.Boot,
 		Name: m.self.Name, Addr: m.self.Addr, Since: m.self.Since.UnixMilli(), Now: time.Now().UnixMilli(), Labels: m.self.Labels, Keys: m.keys,
+		Card: card,
 	}
-	if withCard && m.cfg.Card != nil {
-		h.Card = m.cfg.Card()
-	}
-	return h
 }
 
 func (h hello) member() Member {

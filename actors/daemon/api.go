@@ -46,7 +46,7 @@ const userHeader = "X-Autoglm-User"
 // Answers are JSON; errors are {"error": "what to do"}.
 func (d *Daemon) routes() http.Handler {
 	mux := http.NewServeMux()
-	at := func(pattern string, need cert.Role, leader bool, f func(http.ResponseWriter, *http.Request) error) {
+	serve := func(pattern string, need cert.Role, leader bool, f func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			name, role := d.who(r)
 			if !role.May(need) {
@@ -73,24 +73,37 @@ func (d *Daemon) routes() http.Handler {
 			}
 		})
 	}
-	at("GET /v1/jobs", cert.Read, true, d.getJobs)
-	at("POST /v1/jobs", cert.Submit, true, d.postJob)
-	at("GET /v1/jobs/{id}", cert.Read, true, d.getJob)
-	at("GET /v1/jobs/{id}/events", cert.Read, true, d.getEvents)
-	at("GET /v1/jobs/{id}/folder", cert.Read, true, d.getFolder)
-	at("POST /v1/jobs/{id}/cancel", cert.Submit, true, d.cancelJob)
-	at("DELETE /v1/jobs/{id}", cert.Submit, true, d.deleteJob)
-	at("PUT /v1/files", cert.Submit, false, d.putFile)
-	at("GET /v1/files/{hash}", cert.Read, false, d.getFile)
-	at("GET /v1/nodes", cert.Read, false, d.getNodes)
-	at("POST /v1/nodes/{id}/drain", cert.Admin, false, d.drainNode)
-	at("POST /v1/keys/rotate", cert.Admin, false, func(w http.ResponseWriter, r *http.Request) error {
+	at := func(pattern string, need cert.Role, f func(http.ResponseWriter, *http.Request) error) {
+		serve(pattern, need, false, f)
+	}
+	// led is at for what the leader alone knows.
+	led := func(pattern string, need cert.Role, f func(*chief, http.ResponseWriter, *http.Request) error) {
+		serve(pattern, need, true, func(w http.ResponseWriter, r *http.Request) error {
+			c := d.chiefNow()
+			if c == nil {
+				return &StatusError{codeNotLeader, "another node leads"}
+			}
+			return f(c, w, r)
+		})
+	}
+	led("GET /v1/jobs", cert.Read, d.getJobs)
+	led("POST /v1/jobs", cert.Submit, d.postJob)
+	led("GET /v1/jobs/{id}", cert.Read, d.getJob)
+	led("GET /v1/jobs/{id}/events", cert.Read, d.getEvents)
+	led("GET /v1/jobs/{id}/folder", cert.Read, d.getFolder)
+	led("POST /v1/jobs/{id}/cancel", cert.Submit, d.cancelJob)
+	led("DELETE /v1/jobs/{id}", cert.Submit, d.deleteJob)
+	at("PUT /v1/files", cert.Submit, d.putFile)
+	at("GET /v1/files/{hash}", cert.Read, d.getFile)
+	at("GET /v1/nodes", cert.Read, d.getNodes)
+	at("POST /v1/nodes/{id}/drain", cert.Admin, d.drainNode)
+	at("POST /v1/keys/rotate", cert.Admin, func(w http.ResponseWriter, r *http.Request) error {
 		if err := d.members.RotateKeys(r.Context()); err != nil {
 			return err
 		}
 		return answer(w, http.StatusOK, struct{}{})
 	})
-	at("GET /v1/backup", cert.Admin, true, func(w http.ResponseWriter, _ *http.Request) error {
+	led("GET /v1/backup", cert.Admin, func(_ *chief, w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		if err := d.store.Backup(w); err != nil {
 			panic(http.ErrAbortHandler) // what was sent is not all
@@ -98,14 +111,14 @@ func (d *Daemon) routes() http.Handler {
 		return nil
 	})
 
-	at("GET /internal/jobs/{id}/log", cert.Node, true, d.getLog)
-	at("POST /internal/jobs/{id}/log", cert.Node, true, d.postLog)
-	at("GET /internal/jobs/{id}/folder", cert.Node, true, d.getFolder)
-	at("POST /internal/jobs/{id}/folder", cert.Node, true, d.postFolder)
-	at("POST /internal/jobs/{id}/progress", cert.Node, true, d.postProgress)
-	at("POST /internal/jobs/{id}/end", cert.Node, true, d.postEnd)
-	at("GET /internal/uses", cert.Node, true, d.getUses)
-	at("POST /internal/run", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+	led("GET /internal/jobs/{id}/log", cert.Node, d.getLog)
+	led("POST /internal/jobs/{id}/log", cert.Node, d.postLog)
+	led("GET /internal/jobs/{id}/folder", cert.Node, d.getFolder)
+	led("POST /internal/jobs/{id}/folder", cert.Node, d.postFolder)
+	led("POST /internal/jobs/{id}/progress", cert.Node, d.postProgress)
+	led("POST /internal/jobs/{id}/end", cert.Node, d.postEnd)
+	led("GET /internal/uses", cert.Node, d.getUses)
+	at("POST /internal/run", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		var a assignment
 		if err := body(r, &a, maxJobFile); err != nil {
 			return err
@@ -115,7 +128,7 @@ func (d *Daemon) routes() http.Handler {
 		}
 		return answer(w, http.StatusAccepted, struct{}{})
 	})
-	at("POST /internal/stop", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+	at("POST /internal/stop", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		var a assignment
 		if err := body(r, &a, maxAsk); err != nil {
 			return err
@@ -127,21 +140,21 @@ func (d *Daemon) routes() http.Handler {
 		d.hands.stop(a.ID, a.Epoch, why)
 		return answer(w, http.StatusOK, struct{}{})
 	})
-	at("GET /internal/running", cert.Node, false, func(w http.ResponseWriter, _ *http.Request) error {
+	at("GET /internal/running", cert.Node, func(w http.ResponseWriter, _ *http.Request) error {
 		return answer(w, http.StatusOK, d.hands.list())
 	})
-	at("POST /internal/fit", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+	at("POST /internal/fit", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		var a assignment
 		if err := body(r, &a, maxJobFile); err != nil {
 			return err
 		}
 		return answer(w, http.StatusOK, d.fits(a))
 	})
-	at("POST /internal/drain", cert.Node, false, func(w http.ResponseWriter, _ *http.Request) error {
+	at("POST /internal/drain", cert.Node, func(w http.ResponseWriter, _ *http.Request) error {
 		d.Drain()
 		return answer(w, http.StatusAccepted, struct{}{})
 	})
-	at("POST /internal/want", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+	at("POST /internal/want", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		var ref files.Ref
 		if err := body(r, &ref, maxAsk); err != nil {
 			return err
@@ -151,7 +164,7 @@ func (d *Daemon) routes() http.Handler {
 		}
 		return answer(w, http.StatusOK, struct{}{})
 	})
-	at("GET /internal/files/{hash}", cert.Node, false, func(w http.ResponseWriter, r *http.Request) error {
+	at("GET /internal/files/{hash}", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		d.files.ServeHTTP(w, r)
 		return nil
 	})
@@ -275,14 +288,6 @@ func body(r *http.Request, v any, limit int64) error {
 	return nil
 }
 
-// leading is this node's chief, or the error that sends elsewhere.
-func (d *Daemon) leading() (*chief, error) {
-	if c := d.chiefNow(); c != nil {
-		return c, nil
-	}
-	return nil, &StatusError{codeNotLeader, "another node leads"}
-}
-
 // number reads a parameter, 0 when it is not there.
 func number(r *http.Request, name string) (uint64, error) {
 	s := r.URL.Query().Get(name)
@@ -296,11 +301,7 @@ func number(r *http.Request, name string) (uint64, error) {
 	return n, nil
 }
 
-func (d *Daemon) getJobs(w http.ResponseWriter, _ *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) getJobs(c *chief, w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, http.StatusOK, c.jobs())
 }
 
@@ -311,11 +312,7 @@ type Submission struct {
 	Files []Upload `json:"files,omitempty"`
 }
 
-func (d *Daemon) postJob(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) postJob(c *chief, w http.ResponseWriter, r *http.Request) error {
 	s := Submission{Spec: job.Default()}
 	if err := body(r, &s, maxJobFile); err != nil {
 		return err
@@ -357,14 +354,10 @@ type Detail struct {
 	Board journal.Leaderboard `json:"leaderboard"`
 }
 
-func (d *Daemon) getJob(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) getJob(c *chief, w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
 	st := journal.NewState()
-	err = c.read(id, 0, func(rec []byte) error {
+	err := c.read(id, 0, func(rec []byte) error {
 		e, err := journal.Decode(rec)
 		if err == nil {
 			st.Apply(e)
@@ -391,11 +384,7 @@ type Line struct {
 	Job      *Job            `json:"job,omitempty"`
 }
 
-func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) getEvents(c *chief, w http.ResponseWriter, r *http.Request) error {
 	from, err := number(r, "from")
 	if err != nil {
 		return err
@@ -449,11 +438,7 @@ func (d *Daemon) getEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-func (d *Daemon) getFolder(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) getFolder(c *chief, w http.ResponseWriter, r *http.Request) error {
 	f, err := c.folderOf(r.PathValue("id"))
 	if err != nil {
 		return err
@@ -461,11 +446,7 @@ func (d *Daemon) getFolder(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, f)
 }
 
-func (d *Daemon) postFolder(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) postFolder(c *chief, w http.ResponseWriter, r *http.Request) error {
 	epoch, err := number(r, "epoch")
 	if err != nil {
 		return err
@@ -480,11 +461,7 @@ func (d *Daemon) postFolder(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, struct{}{})
 }
 
-func (d *Daemon) cancelJob(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) cancelJob(c *chief, w http.ResponseWriter, r *http.Request) error {
 	j, err := c.stop(r.PathValue("id"))
 	if err != nil {
 		return err
@@ -492,11 +469,7 @@ func (d *Daemon) cancelJob(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusAccepted, j)
 }
 
-func (d *Daemon) deleteJob(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) deleteJob(c *chief, w http.ResponseWriter, r *http.Request) error {
 	if err := c.remove(r.PathValue("id")); err != nil {
 		if !errors.Is(err, errNoJob) {
 			err = &StatusError{http.StatusConflict, err.Error()}
@@ -506,15 +479,11 @@ func (d *Daemon) deleteJob(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, struct{}{})
 }
 
-func (d *Daemon) getLog(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) getLog(c *chief, w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	var frame []byte
 	began := false
-	err = c.read(r.PathValue("id"), 0, func(rec []byte) error {
+	err := c.read(r.PathValue("id"), 0, func(rec []byte) error {
 		began = true
 		frame = appendFrame(frame[:0], rec)
 		_, err := w.Write(frame)
@@ -526,11 +495,7 @@ func (d *Daemon) getLog(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-func (d *Daemon) postLog(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) postLog(c *chief, w http.ResponseWriter, r *http.Request) error {
 	epoch, err := number(r, "epoch")
 	if err != nil {
 		return err
@@ -545,11 +510,7 @@ func (d *Daemon) postLog(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, struct{}{})
 }
 
-func (d *Daemon) postProgress(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) postProgress(c *chief, w http.ResponseWriter, r *http.Request) error {
 	epoch, err := number(r, "epoch")
 	if err != nil {
 		return err
@@ -569,11 +530,7 @@ func (d *Daemon) postProgress(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, struct{}{})
 }
 
-func (d *Daemon) postEnd(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) postEnd(c *chief, w http.ResponseWriter, r *http.Request) error {
 	var e endReport
 	if err := body(r, &e, maxAsk); err != nil {
 		return err

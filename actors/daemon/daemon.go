@@ -45,6 +45,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -356,7 +357,7 @@ func load() float64 {
 	if err != nil {
 		return 0
 	}
-	return float64(int(10*f/float64(max(1, numCPU())))) / 10
+	return float64(int(10*f/float64(runtime.NumCPU()))) / 10
 }
 
 // lookAgain is how long an inventory is good for.

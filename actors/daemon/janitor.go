@@ -17,11 +17,7 @@ type uses struct {
 	Files map[string]bool   `json:"files"`
 }
 
-func (d *Daemon) getUses(w http.ResponseWriter, _ *http.Request) error {
-	c, err := d.leading()
-	if err != nil {
-		return err
-	}
+func (d *Daemon) getUses(c *chief, w http.ResponseWriter, _ *http.Request) error {
 	u, err := c.uses()
 	if err != nil {
 		return err

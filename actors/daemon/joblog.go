@@ -101,10 +101,6 @@ func (l *jobLog) flush() error {
 	}
 	path := fmt.Sprintf("/internal/jobs/%s/log?epoch=%d&seq=%d", l.id, l.epoch, l.first)
 	err := l.d.toLeader(l.ctx, http.MethodPost, path, l.wait, nil)
-	var s *StatusError
-	if errors.As(err, &s) && s.Code == codeStale {
-		return errTaken
-	}
 	if err == nil {
 		l.wait = l.wait[:0]
 	}
@@ -117,7 +113,7 @@ func (l *jobLog) Replay(f func([]byte) error) error {
 		return err
 	}
 	var all [][]byte
-	err := l.d.readLeader(l.ctx, fmt.Sprintf("/internal/jobs/%s/log", l.id), func(r io.Reader) error {
+	err := l.d.toLeader(l.ctx, http.MethodGet, fmt.Sprintf("/internal/jobs/%s/log", l.id), nil, func(r io.Reader) error {
 		all = all[:0]
 		return readFrames(r, func(b []byte) error {
 			all = append(all, b)
@@ -137,38 +133,3 @@ func (l *jobLog) Replay(f func([]byte) error) error {
 
 // Close implements journal.Log.
 func (l *jobLog) Close() error { return nil }
-
-// readLeader hands the body of the leader's answer to read, which may be called
-// again when the leader is lost.
-func (d *Daemon) readLeader(ctx context.Context, path string, read func(io.Reader) error) error {
-	last := errNoLeader
-	for {
-		if addr := d.leaderAddr(); addr != "" {
-			err := func() error {
-				held, cancel := d.whileLeads(ctx, addr)
-				defer cancel()
-				req, err := http.NewRequestWithContext(held, http.MethodGet, "http://"+addr+path, nil)
-				if err != nil {
-					return err
-				}
-				res, err := d.client.Do(req)
-				if err != nil {
-					return err
-				}
-				defer res.Body.Close()
-				if err := good(res); err != nil {
-					return err
-				}
-				return read(res.Body)
-			}()
-			var s *StatusError
-			if err == nil || errors.As(err, &s) && s.final() {
-				return err
-			}
-			last = fmt.Errorf("%s: %w", addr, err)
-		}
-		if !pause(ctx, leaderAgain) {
-			return errors.Join(ctx.Err(), last)
-		}
-	}
-}

@@ -183,10 +183,6 @@ func (m *mirror) keep(ctx context.Context) error {
 	}
 	if len(ch.Put)+len(ch.Drop) > 0 {
 		err := m.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/folder?epoch=%d", m.id, m.epoch), ch, nil)
-		var s *StatusError
-		if errors.As(err, &s) && s.Code == codeStale {
-			return errTaken
-		}
 		if err != nil {
 			return err
 		}

@@ -39,8 +39,9 @@ func (e *StatusError) Error() string { return e.Text }
 // leads by now, or the leader has trouble of its own.
 func (e *StatusError) final() bool { return e.Code != codeNotLeader && e.Code < 500 }
 
-// call sends a request and decodes the answer into out, which may be nil. The body
-// is JSON of in, or in itself when it is bytes.
+// call sends a request and decodes the answer into out, which may be nil, or a
+// func(io.Reader) error that reads it. The body is JSON of in, or in itself when it
+// is bytes.
 func call(ctx context.Context, c *http.Client, method, url string, in, out any) error {
 	var body io.Reader
 	switch b := in.(type) {
@@ -63,22 +64,17 @@ func call(ctx context.Context, c *http.Client, method, url string, in, out any) 
 		return err
 	}
 	defer res.Body.Close()
-	if err := good(res); err != nil {
-		return err
+	if res.StatusCode/100 != 2 {
+		return ReadError(res)
 	}
-	if out == nil {
+	switch read := out.(type) {
+	case nil:
 		_, err := io.Copy(io.Discard, res.Body)
 		return err
+	case func(io.Reader) error:
+		return read(res.Body)
 	}
 	return json.NewDecoder(res.Body).Decode(out)
-}
-
-// good turns any other answer into its error.
-func good(res *http.Response) error {
-	if res.StatusCode/100 == 2 {
-		return nil
-	}
-	return ReadError(res)
 }
 
 // ReadError is the error that an answer carries, a *StatusError.
@@ -108,7 +104,8 @@ var errNoLeader = errors.New("no node leads for now: an election is under way, o
 const leaderAgain = 100 * time.Millisecond
 
 // toLeader calls the leader, looking for the next one while ctx lasts. Only what may
-// be done twice may be sent.
+// be done twice may be sent, and out may be called more than once. Where a job is
+// another node's by now the error is errTaken.
 func (d *Daemon) toLeader(ctx context.Context, method, path string, in, out any) error {
 	last := errNoLeader
 	for {
@@ -117,14 +114,15 @@ func (d *Daemon) toLeader(ctx context.Context, method, path string, in, out any)
 			err := call(held, d.client, method, "http://"+addr+path, in, out)
 			cancel()
 			var s *StatusError
-			if err == nil || errors.As(err, &s) && s.final() {
+			switch {
+			case errors.As(err, &s) && s.Code == codeStale:
+				return errTaken
+			case err == nil, s != nil && s.final():
 				return err
 			}
 			last = fmt.Errorf("%s: %w", addr, err)
 		}
-		select {
-		case <-time.After(leaderAgain):
-		case <-ctx.Done():
+		if !pause(ctx, leaderAgain) {
 			return errors.Join(ctx.Err(), last)
 		}
 	}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -28,5 +27,3 @@ func oldest(ms []cluster.Member) []cluster.Member {
 	slices.SortFunc(ms, func(a, b cluster.Member) int { return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.ID, b.ID)) })
 	return ms
 }
-
-func numCPU() int { return runtime.NumCPU() }

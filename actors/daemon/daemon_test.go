@@ -15,11 +15,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/actors/node"
@@ -71,25 +71,7 @@ type town struct {
 type process struct {
 	name, addr string
 	cmd        *exec.Cmd
-	out        *lines
-}
-
-// lines keeps what a process says.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	out        *actorstest.Output
 }
 
 func newTown(t *testing.T) *town {
@@ -128,7 +110,7 @@ func (tn *town) start(name string, change ...func(*daemon.Config)) *process {
 	if err != nil {
 		tn.t.Fatal(err)
 	}
-	p := &process{name: name, cmd: exec.Command(os.Args[0]), out: &lines{}}
+	p := &process{name: name, cmd: exec.Command(os.Args[0]), out: &actorstest.Output{}}
 	p.cmd.Env = append(os.Environ(), nodeRole+"="+string(conf))
 	p.cmd.Stderr = p.out
 	r, err := p.cmd.StdoutPipe()
@@ -205,20 +187,6 @@ func waitFor(t *testing.T, f func() bool) {
 	}
 }
 
-// corpusFile is a text with something to learn.
-func corpusFile(t *testing.T) string {
-	t.Helper()
-	var b strings.Builder
-	for i := range 1200 {
-		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
-	}
-	path := filepath.Join(t.TempDir(), "log.txt")
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // tinySpec is a job of 12 trials.
 func tinySpec(file string, tokens int64) job.Spec {
 	s := job.Default()
@@ -281,7 +249,7 @@ func TestSubmitFollowFetch(t *testing.T) {
 	a := tn.start("a")
 	c := tn.client(a)
 	tn.settle(c, 1, 1)
-	spec := tinySpec(corpusFile(t), 24000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 24000)
 	id, err := c.Submit(t.Context(), "whales", spec, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -324,7 +292,7 @@ func TestSubmitFollowFetch(t *testing.T) {
 // Whoever is killed, the job ends as one that was not disturbed, and no trial that
 // finished is run again.
 func TestKills(t *testing.T) {
-	spec := tinySpec(corpusFile(t), 250000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 250000)
 	want := alone(t, spec)
 	for _, victim := range []string{"home", "leader"} {
 		t.Run(victim, func(t *testing.T) {
@@ -398,7 +366,7 @@ func TestZombie(t *testing.T) {
 	tn.start("c")
 	c := tn.client(a)
 	tn.settle(c, 3, 3)
-	spec := tinySpec(corpusFile(t), 250000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 250000)
 	id, err := c.Submit(t.Context(), "", spec, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -454,7 +422,7 @@ func TestCancelAndDrain(t *testing.T) {
 	tn.start("b")
 	c := tn.client(a)
 	tn.settle(c, 2, 1)
-	long := tinySpec(corpusFile(t), 50_000_000)
+	long := tinySpec(actorstest.Corpus(t, t.TempDir()), 50_000_000)
 	id, err := c.Submit(t.Context(), "", long, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -536,7 +504,7 @@ func TestRolesAndHostileRequests(t *testing.T) {
 	if _, err := reader.Jobs(t.Context()); err != nil {
 		t.Error(err)
 	}
-	spec := tinySpec(corpusFile(t), 24000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 24000)
 	if _, err := reader.Submit(t.Context(), "", spec, nil); err == nil || !strings.Contains(err.Error(), "needs the role submit") {
 		t.Errorf("a reader submits: %v", err)
 	}

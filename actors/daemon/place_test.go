@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/cluster/cert"
@@ -18,7 +19,7 @@ func TestPreemption(t *testing.T) {
 	a := tn.start("a")
 	c := tn.client(a)
 	tn.settle(c, 1, 1)
-	spec := tinySpec(corpusFile(t), 80000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 80000)
 	low, err := c.Submit(t.Context(), "low", spec, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +39,7 @@ func TestPreemption(t *testing.T) {
 		}
 		return d.State == daemon.Running && len(d.Board.Trials) > 0
 	})
-	urgent := tinySpec(corpusFile(t), 24000)
+	urgent := tinySpec(actorstest.Corpus(t, t.TempDir()), 24000)
 	urgent.Priority = 5
 	high, err := c.Submit(t.Context(), "high", urgent, nil)
 	if err != nil {
@@ -91,7 +92,7 @@ func TestFairShare(t *testing.T) {
 		return c
 	}
 	ada, bob := person("ada"), person("bob")
-	spec := tinySpec(corpusFile(t), 50_000_000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 50_000_000)
 	submit := func(c *driver.Client) string {
 		t.Helper()
 		id, err := c.Submit(t.Context(), "", spec, nil)

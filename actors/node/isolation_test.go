@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
@@ -107,7 +108,7 @@ func TestIsolatedBuildGivesTheSameBytes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short starts no processes")
 	}
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	calm := filepath.Join(t.TempDir(), "calm")
 	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
 		t.Fatal(err)
@@ -149,7 +150,7 @@ func TestKilledWorkersChangeNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short starts no processes")
 	}
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	calm := filepath.Join(t.TempDir(), "calm")
 	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
 		t.Fatal(err)
@@ -207,7 +208,7 @@ func TestKilledWorkersChangeNothing(t *testing.T) {
 
 // gpuSpec asks for GPUs.
 func gpuSpec(t testing.TB, constraint string) job.Spec {
-	s := tinySpec(corpusFile(t))
+	s := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	s.HardwareConstraint = constraint
 	return s
 }
@@ -350,7 +351,7 @@ func TestProcessorGoesOffline(t *testing.T) {
 			var mu sync.Mutex
 			told := ""
 			o := Options{
-				Dir: filepath.Join(t.TempDir(), "run"), Spec: tinySpec(corpusFile(t)), Lease: leaseIn(t), Worker: processOf("cpu"), Look: 5 * time.Millisecond,
+				Dir: filepath.Join(t.TempDir(), "run"), Spec: tinySpec(actorstest.Corpus(t, t.TempDir())), Lease: leaseIn(t), Worker: processOf("cpu"), Look: 5 * time.Millisecond,
 				Sources: func() []device.Source { return []device.Source{device.NewProcFS(os.DirFS(root))} },
 			}
 			o.Spec.Isolation = isolation

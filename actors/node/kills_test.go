@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 )
 
 // Worker processes die at random moments, a dozen a build, each by its own signal:
@@ -17,7 +18,7 @@ func TestRandomKillsChangeNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short starts no processes")
 	}
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	spec.Budget.Tokens = 60_000
 	spec.Retries = 3 // a child that dies before it can answer counts as the trial's failure
 	calm := filepath.Join(t.TempDir(), "calm")

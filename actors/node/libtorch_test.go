@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
 )
 
 // Engine torch computes in worker processes; one that is aborted in the final
 // training changes nothing.
 func TestTorchInAProcess(t *testing.T) {
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	spec.Engine, spec.HardwareConstraint = "torch", "cpu-2"
 	calm := filepath.Join(t.TempDir(), "calm")
 	if err := build(t, Options{Dir: calm, Spec: spec, Worker: processOf("cpu")}); err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
@@ -35,20 +35,6 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"),
 		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.startTimer"),
 	)
-}
-
-// corpusFile is a text with something to learn.
-func corpusFile(t testing.TB) string {
-	t.Helper()
-	var b strings.Builder
-	for i := range 1200 {
-		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
-	}
-	path := filepath.Join(t.TempDir(), "log.txt")
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // tinySpec is a job of 12 trials that takes a second.
@@ -125,7 +111,7 @@ func TestSettings(t *testing.T) {
 
 // Each of the four actors panics once in mid-job; the job ends as if none had.
 func TestPanicsOfActorsChangeNothing(t *testing.T) {
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	calm := filepath.Join(t.TempDir(), "calm")
 	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
 		t.Fatal(err)
@@ -175,7 +161,7 @@ func TestPanicsOfActorsChangeNothing(t *testing.T) {
 // Interrupted after every few events and resumed, the job ends as if it had not
 // been.
 func TestInterruptAndResume(t *testing.T) {
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	calm := filepath.Join(t.TempDir(), "calm")
 	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
 		t.Fatal(err)
@@ -217,7 +203,7 @@ func TestInterruptAndResume(t *testing.T) {
 }
 
 func TestFolderRules(t *testing.T) {
-	file := corpusFile(t)
+	file := actorstest.Corpus(t, t.TempDir())
 	spec := tinySpec(file)
 	dir := filepath.Join(t.TempDir(), "run")
 	n, err := Open(Options{Dir: dir, Spec: spec})

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
@@ -42,7 +43,7 @@ func TestCrewPins(t *testing.T) {
 
 // Pinned threads compute the same bytes.
 func TestPinnedBuildGivesTheSameBytes(t *testing.T) {
-	spec := tinySpec(corpusFile(t))
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
 	want := ""
 	for _, pinning := range []string{"never", "always"} {
 		spec.Pinning = pinning

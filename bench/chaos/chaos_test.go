@@ -30,11 +30,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/actors/node"
@@ -122,27 +122,10 @@ type box struct {
 	dir  string
 
 	cmd     *exec.Cmd // nil while it is down
-	out     *lines
+	out     *actorstest.Output
 	stopped bool
 	cut     bool
 	slow    bool
-}
-
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // start starts the node, which joins those given unless it is the first of all.
@@ -204,19 +187,6 @@ func (b *box) heal(join []string) {
 
 func (b *box) well() bool { return b.cmd != nil && !b.stopped && !b.cut && !b.slow }
 
-func corpusFile(t *testing.T) string {
-	t.Helper()
-	var b strings.Builder
-	for i := range 1200 {
-		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
-	}
-	path := filepath.Join(t.TempDir(), "log.txt")
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func spec(file string, seed uint64) job.Spec {
 	s := job.Default()
 	s.Data.Files = []string{file}
@@ -241,7 +211,7 @@ func model(t *testing.T, dir string) []byte {
 
 // drive is the test, on a host that reaches all others.
 func drive(t *testing.T, hosts []ringtest.Host) {
-	file := corpusFile(t)
+	file := actorstest.Corpus(t, t.TempDir())
 	want := map[uint64][]byte{} // by seed
 	for s := range uint64(atOnce) {
 		dir := filepath.Join(t.TempDir(), "alone")
@@ -258,7 +228,7 @@ func drive(t *testing.T, hosts []ringtest.Host) {
 	boxes := make([]*box, started+more)
 	for i := range boxes {
 		name := fmt.Sprintf("n%d", i)
-		boxes[i] = &box{t: t, host: hosts[i], name: name, addr: hosts[i].Address + ":7400", dir: filepath.Join(root, name), out: &lines{}}
+		boxes[i] = &box{t: t, host: hosts[i], name: name, addr: hosts[i].Address + ":7400", dir: filepath.Join(root, name), out: &actorstest.Output{}}
 	}
 	up := boxes[:0:0] // that have been started
 	defer func() {

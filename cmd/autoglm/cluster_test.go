@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 )
 
@@ -27,25 +27,7 @@ type town struct {
 type member struct {
 	addr string
 	cmd  *exec.Cmd
-	said *said
-}
-
-// said keeps what a process prints.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	said *actorstest.Output
 }
 
 func newTown(t *testing.T) *town {
@@ -69,7 +51,7 @@ func (tn *town) run(args ...string) string {
 // node starts a node and waits until it is ready.
 func (tn *town) node(name string, args ...string) *member {
 	tn.t.Helper()
-	m := &member{said: &said{}}
+	m := &member{said: &actorstest.Output{}}
 	m.cmd = exec.Command(binary, append([]string{"node", "--listen", "127.0.0.1:0", "--data", name, "--name", name, "--json"}, args...)...)
 	m.cmd.Dir = tn.dir
 	m.cmd.Env = append(os.Environ(), "AUTOGLM_LOCKS="+filepath.Join(tn.dir, name+"-locks"))

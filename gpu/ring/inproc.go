@@ -60,7 +60,7 @@ func NewGroup(world int, epoch uint64) *Group {
 	if off := uintptr(unsafe.Pointer(&mem[0])) & 127; off != 0 {
 		mem = mem[128-off:]
 	}
-	return &Group{world: world, epoch: epoch, backend: InProcess, stop: newStopper(), mem: mem, bufs: make([][2][]byte, world)}
+	return &Group{world: world, epoch: epoch, backend: InProcess, stop: newStopper(), mem: mem, bufs: make([][2][]byte, world), meet: new(Meeting)}
 }
 
 // NewGroupOver is NewGroup by another backend: the ranks join as processes would.

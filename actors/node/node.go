@@ -233,7 +233,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	strategy := actor.NewOneForOneStrategy(10, time.Minute, actor.DefaultDecider)
 	pids := make([]*actor.PID, len(n.crew.devices))
 	for i, d := range n.crew.devices {
-		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.executor(i), n.opts.Hooks, actor.WithGuardian(strategy)))
+		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.executor(i), nil, n.opts.Hooks, actor.WithGuardian(strategy)))
 	}
 	defer n.watch(func(i int, why string) { system.Root.Send(pids[i], &actors.Sick{Why: why}) })()
 	type ending struct {
@@ -255,8 +255,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	var epoch atomic.Uint64
 	start := time.Now()
 	supervisor := system.Root.Spawn(actors.SupervisorProps(actors.SupervisorConfig{
-		Spec: n.site.spec, Log: n.log, Work: n.site, Workers: pids, Epochs: func() uint64 { return epoch.Add(1) },
-		Clock: func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events, Hooks: n.opts.Hooks,
+		Spec: n.site.spec, Log: n.log, Work: n.site, Workers: pids,
+		TrialConfig: actors.TrialConfig{Epochs: func() uint64 { return epoch.Add(1) }, Hooks: n.opts.Hooks},
+		Clock:       func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events,
 	}, actor.WithGuardian(strategy)))
 
 	var end ending

@@ -26,9 +26,10 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice  func(text string)               // what the job outlived
-	keep    func(ctx context.Context) error // see Options.Keep
-	sources func() []device.Source          // of the machine
+	notice  func(text string)                            // what the job outlived
+	keep    func(ctx context.Context) error              // see Options.Keep
+	pull    func(ctx context.Context, path string) error // see Options.Pull
+	sources func() []device.Source                       // of the machine
 
 	mu struct {
 		sync.Mutex
@@ -42,7 +43,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, keep: func(context.Context) error { return nil }}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, keep: func(context.Context) error { return nil }, pull: func(context.Context, string) error { return nil }}
 	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
@@ -79,6 +80,9 @@ func DataConfig(spec job.Spec) data.Config {
 
 // Stage implements actors.Work.
 func (s *site) Stage(ctx context.Context, name string, st journal.State) error {
+	if err := s.pull(ctx, ""); err != nil {
+		return err
+	}
 	if err := s.stage(ctx, name, st); err != nil {
 		return err
 	}
@@ -93,6 +97,8 @@ func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 		return s.clean(ctx)
 	case job.StageTokenize:
 		return s.tokenize(ctx)
+	case job.StageTrain:
+		return nil // what other nodes have trained is here
 	case job.StageBundle:
 		return s.bundle(ctx, st)
 	}

@@ -201,8 +201,10 @@ func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress fu
 		return p, nil
 	}
 	// Where a ring is lost before it stands, this rank waits for the next one too.
+	var replaced <-chan struct{}
 	enter := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
 		for {
+			replaced = a.Replaced
 			p, err := join(ctx, a)
 			if err == nil || !errors.Is(err, ring.ErrLost) {
 				return p, err
@@ -223,6 +225,14 @@ func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress fu
 			return train.Place{}, err
 		}
 		return enter(ctx, a)
+	}
+	env.Regroup = func() bool {
+		select {
+		case <-replaced:
+			return true
+		default:
+			return false
+		}
 	}
 	return train.Execute(ctx, a.Task, env)
 }

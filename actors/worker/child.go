@@ -326,6 +326,7 @@ func (c *child) execute(ctx context.Context, run *running, m *trainMsg) (train.R
 			}
 			return enter(ctx)
 		},
+		Regroup: func() bool { return run.over(at.epoch) },
 	})
 }
 
@@ -426,6 +427,13 @@ func (r *running) abort(epoch uint64, why error) {
 	default:
 		p.cancel(why)
 	}
+}
+
+// over tells whether the ring of an epoch has ended.
+func (r *running) over(epoch uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.aborted[epoch] != nil
 }
 
 // leave closes the rings that this run was in.

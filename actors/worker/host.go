@@ -259,7 +259,7 @@ type rank struct {
 
 // follow makes an assignment the present one.
 func (r *rank) follow(a *actors.Assign) {
-	r.a, r.aborted = a, nil
+	r.a, r.aborted = a, a.Replaced // of a task of one rank
 	if a.Ring != nil {
 		r.aborted = a.Ring.Done()
 	}
@@ -329,7 +329,11 @@ func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train
 			r.tell(&nextMsg{Failure: actors.FailureOf(fmt.Errorf("no new ring within %s", RejoinWithin))})
 		case <-r.aborted:
 			r.aborted = nil
-			r.tell(&abortMsg{Epoch: r.a.Epoch, Failure: actors.FailureOf(r.a.Ring.Err())})
+			var why error
+			if r.a.Ring != nil {
+				why = r.a.Ring.Err()
+			}
+			r.tell(&abortMsg{Epoch: r.a.Epoch, Failure: actors.FailureOf(why)})
 		case <-done:
 			done = nil
 			stop = time.After(stopWithin)

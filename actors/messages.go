@@ -45,7 +45,7 @@ type Assign struct {
 	Epoch uint64
 	Rank  int
 	World int
-	Ring  *ring.Group // nil when World is 1; a worker of another node makes its own
+	Ring  *ring.Group `msgpack:"-"` // nil when World is 1; a worker of another node makes its own
 	Task  train.Task
 	Owner *actor.PID
 	// Resumes is the epoch whose ring lost a rank: a worker that still runs it goes
@@ -54,13 +54,13 @@ type Assign struct {
 	Resumes uint64
 	// Next brings the assignment under which the run goes on after its ring lost a
 	// rank. The worker sets it.
-	Next <-chan *Assign
+	Next <-chan *Assign `msgpack:"-"`
 	// Replaced is closed when Next brings one: a task of one rank has no ring whose end
 	// would tell. The worker sets it.
-	Replaced <-chan struct{}
+	Replaced <-chan struct{} `msgpack:"-"`
 	// Broken tells the Trial that the ring of an epoch has ended under this rank,
 	// where nobody aborted it. The worker sets it; any goroutine may call it.
-	Broken func(epoch uint64, why error)
+	Broken func(epoch uint64, why error) `msgpack:"-"`
 }
 
 // RingBroken says that a rank's ring ended without any worker being lost: a
@@ -90,7 +90,14 @@ type RingCards struct {
 
 // Enlist brings a Supervisor workers of another node. It comes again and again: the
 // Supervisor may not be there yet, or have started anew and know of none.
-type Enlist struct{ Workers []*actor.PID }
+type Enlist struct {
+	Workers []*actor.PID
+	From    *actor.PID // hears Enlisted
+}
+
+// Enlisted is the Supervisor's answer. Workers that it lost sight of are not taken
+// back: what they ran runs elsewhere by now.
+type Enlisted struct{ Lost bool }
 
 // Grow offers a Trial more workers while it runs.
 type Grow struct{ Workers []*actor.PID }

@@ -126,7 +126,7 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 	case *TrialEnded:
 		s.trialEnded(ctx, m)
 	case *Enlist:
-		s.enlist(ctx, m.Workers)
+		s.enlist(ctx, m)
 	case *Returned:
 		s.returned(ctx, m)
 	case *actor.Terminated:

@@ -204,19 +204,23 @@ func (s *Supervisor) again(ctx actor.Context, seq int, r *running) {
 
 // enlist takes workers of another node in: for the trials that wait, or into the final
 // training's ring.
-func (s *Supervisor) enlist(ctx actor.Context, workers []*actor.PID) {
+func (s *Supervisor) enlist(ctx actor.Context, m *Enlist) {
 	if s.over {
 		return
 	}
-	came := false
-	for _, w := range workers {
-		if slices.ContainsFunc(s.workers, w.Equal) {
+	came, lost := false, false
+	for _, w := range m.Workers {
+		if i := slices.IndexFunc(s.workers, w.Equal); i >= 0 {
+			lost = lost || s.gone[i]
 			continue // said before
 		}
 		s.free = append(s.free, len(s.workers))
 		s.workers = append(s.workers, w)
 		ctx.Watch(w)
 		came = true
+	}
+	if m.From != nil {
+		ctx.Send(m.From, &Enlisted{Lost: lost})
 	}
 	if !came {
 		return

@@ -26,10 +26,10 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice  func(text string)                            // what the job outlived
-	keep    func(ctx context.Context) error              // see Options.Keep
-	pull    func(ctx context.Context, path string) error // see Options.Pull
-	sources func() []device.Source                       // of the machine
+	notice  func(text string)      // what the job outlived
+	folder  Folder                 // dir, as other nodes have it
+	guest   bool                   // the job's Supervisor is on another node
+	sources func() []device.Source // of the machine
 
 	mu struct {
 		sync.Mutex
@@ -43,7 +43,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, keep: func(context.Context) error { return nil }, pull: func(context.Context, string) error { return nil }}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, folder: alone{}}
 	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
@@ -80,13 +80,13 @@ func DataConfig(spec job.Spec) data.Config {
 
 // Stage implements actors.Work.
 func (s *site) Stage(ctx context.Context, name string, st journal.State) error {
-	if err := s.pull(ctx, ""); err != nil {
+	if err := s.folder.Pull(ctx); err != nil {
 		return err
 	}
 	if err := s.stage(ctx, name, st); err != nil {
 		return err
 	}
-	return s.keep(ctx)
+	return s.folder.Keep(ctx)
 }
 
 func (s *site) stage(ctx context.Context, name string, st journal.State) error {

@@ -3,8 +3,24 @@ package actors
 import (
 	"github.com/vmihailenco/msgpack/v5"
 
+	"github.com/open-autoglm/autoglm/cluster/remote"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
+
+// Kinds are the messages that travel between nodes. A number is a message's for ever.
+func Kinds() *remote.Kinds {
+	k := remote.NewKinds()
+	remote.Register[Assign](k, 1)
+	remote.Register[Release](k, 2)
+	remote.Register[Progress](k, 3)
+	remote.Register[RankEnded](k, 4)
+	remote.Register[RingBroken](k, 5)
+	remote.Register[RingCard](k, 6)
+	remote.Register[RingCards](k, 7)
+	remote.Register[Enlist](k, 8)
+	remote.Register[Enlisted](k, 9)
+	return k
+}
 
 // Of the messages those between a Trial or a Supervisor and the workers of other nodes
 // travel. Errors go as Failures; what only holds within a process stays behind, and

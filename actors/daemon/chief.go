@@ -516,7 +516,7 @@ type assignment struct {
 
 	Devices    []string `json:"devices,omitempty"`    // chosen by the leader; in a node's answer, those it has leased
 	Constraint string   `json:"constraint,omitempty"` // of these devices, where the job's own is of several nodes'
-	Home       string   `json:"home,omitempty"`       // the devices are lent: address of the node that carries the job out
+	Home       string   `json:"home,omitempty"`       // the devices are lent: life of the node that carries the job out
 }
 
 // fit is a node's answer whether it could take a job now.

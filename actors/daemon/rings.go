@@ -35,7 +35,7 @@ const (
 // rings are the endpoints of this node's ranks.
 type rings struct {
 	port *port.Port
-	addr func() string // of the node
+	addr string // of the node
 
 	mu   sync.Mutex
 	ends map[[ringToken]byte]*ringEnd
@@ -50,7 +50,7 @@ type ringEnd struct {
 	once  sync.Once
 }
 
-func newRings(p *port.Port, addr func() string) *rings {
+func newRings(p *port.Port, addr string) *rings {
 	return &rings{port: p, addr: addr, ends: map[[ringToken]byte]*ringEnd{}}
 }
 
@@ -69,7 +69,7 @@ func (r *rings) endpoint() (*ring.Endpoint, error) {
 	r.ends[e.token] = e
 	r.mu.Unlock()
 	return ring.NewEndpoint(ring.EndpointConfig{
-		Listener: e, Advertise: r.addr() + "/" + hex.EncodeToString(e.token[:]), Dial: r.dial, Secured: r.port.Secure(),
+		Listener: e, Advertise: r.addr + "/" + hex.EncodeToString(e.token[:]), Dial: r.dial, Secured: r.port.Secure(),
 	})
 }
 

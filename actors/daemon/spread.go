@@ -2,10 +2,7 @@ package daemon
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -142,7 +139,7 @@ func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, 
 	if err != nil {
 		return false
 	}
-	a.Home = home.Addr
+	a.Home = life(home)
 	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
 		_ = c.left(a.ID, leftReport{a.Epoch, m.ID, err.Error()})
 		return false
@@ -187,14 +184,4 @@ func (c *chief) left(id string, r leftReport) error {
 	}
 	c.places.back(r.Node, l.Devices, c.d.members.News()[r.Node], time.Now())
 	return c.commit(record{Op: opLeft, ID: id, Epoch: r.Epoch, Node: r.Node, Why: r.Why})
-}
-
-// actorsAt is where a node's actors are reached: the port after its own.
-func actorsAt(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	n, err2 := strconv.Atoi(port)
-	if err != nil || err2 != nil {
-		return addr // nobody is there, which the first message finds out
-	}
-	return net.JoinHostPort(host, fmt.Sprint(n+1))
 }

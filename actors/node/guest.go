@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -17,11 +16,10 @@ import (
 // Guest is devices of this node at work for a job whose Supervisor is on another. Its
 // methods are for one goroutine.
 type Guest struct {
-	opts   Options
-	site   *site
-	crew   *crew
-	held   *device.Held
-	leaves atomic.Bool
+	opts Options
+	site *site
+	crew *crew
+	held *device.Held
 }
 
 // OpenGuest leases the devices. Of the options it takes Dir, Spec, Lease, Constraint,
@@ -55,9 +53,6 @@ func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, patience time.Du
 	defer g.held.Release()
 	defer g.crew.close()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), processors(g.crew.busy()))))
-	if err := g.site.folder.Pull(ctx); err != nil {
-		return err
-	}
 	root := g.opts.System.Root
 	strategy := actor.NewOneForOneStrategy(10, time.Minute, actor.DefaultDecider)
 	var pids []*actor.PID

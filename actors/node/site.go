@@ -29,6 +29,8 @@ type site struct {
 	notice  func(text string)      // what the job outlived
 	folder  Folder                 // dir, as other nodes have it
 	guest   bool                   // the job's Supervisor is on another node
+	feeding sync.Mutex             // guards fed
+	fed     bool                   // a guest has the job's data
 	sources func() []device.Source // of the machine
 
 	mu struct {

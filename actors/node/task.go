@@ -127,11 +127,6 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 func (s *site) executor(i int) actors.Executor {
 	run := s.runner(i)
 	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
-		if s.guest {
-			if err := s.own(a); err != nil {
-				return train.Report{}, err
-			}
-		}
 		if err := s.begin(ctx, a); err != nil {
 			return train.Report{}, err
 		}
@@ -155,6 +150,14 @@ const lastKeep = 5 * time.Second
 // begin says that a rank begins, or goes on in another ring. Rank 0 loads what it
 // goes on from; the others get it from a peer.
 func (s *site) begin(ctx context.Context, a *actors.Assign) error {
+	if s.guest {
+		if err := s.feed(ctx); err != nil {
+			return &ring.LostError{Rank: a.Rank, Why: err.Error()} // no fault of the task
+		}
+		if err := s.own(a); err != nil {
+			return err
+		}
+	}
 	var from []string
 	if a.Rank == 0 {
 		from = append(from, a.Task.Trial)
@@ -163,6 +166,23 @@ func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 		}
 	}
 	return s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from)
+}
+
+// feed brings the job's data here, once.
+func (s *site) feed(ctx context.Context) error {
+	s.feeding.Lock()
+	defer s.feeding.Unlock()
+	if s.fed {
+		return nil
+	}
+	if err := s.folder.Pull(ctx); err != nil {
+		return err
+	}
+	if _, err := s.tokenizer(0); err != nil {
+		return err
+	}
+	s.fed = true
+	return nil
 }
 
 // own makes the task of another node's Supervisor this node's: its folder, its

@@ -322,7 +322,7 @@ func (c *chief) refuse(what, node, why string) {
 // preempt has a job make way; its node gives it back.
 func (c *chief) preempt(ctx context.Context, a placement.Action) {
 	if id, node, ok := loanOf(a.Item); ok {
-		c.recall(ctx, id, node, "they are needed: "+a.Why)
+		c.recall(ctx, id, node, "job "+a.For+" needs them")
 		return
 	}
 	c.mu.Lock()

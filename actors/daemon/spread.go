@@ -155,13 +155,13 @@ func (c *chief) recall(ctx context.Context, id, node, why string) {
 		c.mu.Unlock()
 		return
 	}
-	a := assignment{ID: id, Epoch: j.Epoch, Why: why, Home: j.Node}
+	a, name := assignment{ID: id, Epoch: j.Epoch, Why: why, Home: j.Node}, j.lent(node).NodeName
 	err := c.commit(record{Op: opRecall, ID: id, Epoch: j.Epoch, Node: node, Why: why})
 	c.mu.Unlock()
 	if err != nil {
 		return
 	}
-	c.d.say("job %s: gives back the devices of node %s: %s", id, node, why)
+	c.d.say("job %s: gives back the devices of node %s: %s", id, name, why)
 	if m, ok := c.d.members.Member(node); ok {
 		_ = c.d.ask(ctx, m.Addr, "/internal/stop", a, nil) // the next look asks again
 	}

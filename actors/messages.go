@@ -92,6 +92,7 @@ type RingCards struct {
 // Supervisor may not be there yet, or have started anew and know of none.
 type Enlist struct {
 	Workers []*actor.PID
+	Asked   bool       // the job's constraint asks for them: no training tries whether they pay
 	From    *actor.PID // hears Enlisted
 }
 
@@ -99,7 +100,7 @@ type Enlist struct {
 // back: what they ran runs elsewhere by now.
 type Enlisted struct{ Lost bool }
 
-// Grow offers a Trial more workers while it runs.
+// Grow offers a Trial more workers while it runs, to be kept if it is faster with them.
 type Grow struct{ Workers []*actor.PID }
 
 // Returned gives workers back that a task did not get faster with.

@@ -47,6 +47,7 @@ type Supervisor struct {
 	workers []*actor.PID
 	free    []int        // indices of workers
 	gone    map[int]bool // … of those that will not come back
+	extra   map[int]bool // … of those that the job did not ask for: a training tries them
 	spare   map[int]bool // … of those that the final training gave back
 	idle    int          // attempt of a final training that has no worker yet; 0 is none
 
@@ -160,7 +161,7 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 
 // begin replays the journal and goes on.
 func (s *Supervisor) begin(ctx actor.Context) {
-	s.trials, s.stop, s.gone, s.spare = map[int]*running{}, make(chan struct{}), map[int]bool{}, map[int]bool{}
+	s.trials, s.stop, s.gone, s.extra, s.spare = map[int]*running{}, make(chan struct{}), map[int]bool{}, map[int]bool{}, map[int]bool{}
 	for i, w := range s.cfg.Workers {
 		s.workers, s.free = append(s.workers, w), append(s.free, i)
 		ctx.Watch(w)

@@ -214,6 +214,7 @@ func (s *Supervisor) enlist(ctx actor.Context, m *Enlist) {
 			lost = lost || s.gone[i]
 			continue // said before
 		}
+		s.extra[len(s.workers)] = !m.Asked
 		s.free = append(s.free, len(s.workers))
 		s.workers = append(s.workers, w)
 		ctx.Watch(w)
@@ -371,18 +372,24 @@ func (s *Supervisor) finalReady(ctx actor.Context, m *finalReady) {
 	s.trainOnAll(ctx, s.state.Retries[finalSeq]+1)
 }
 
-// trainOnAll starts the final training on all workers that are there; where none is,
-// the next one that enlists starts it.
+// trainOnAll starts the final training on all workers that the job asked for, or any
+// where none of them is there; the others are offered to it. Where there is none at
+// all, the next one that enlists starts it.
 func (s *Supervisor) trainOnAll(ctx actor.Context, attempt int) {
 	s.spare = map[int]bool{}
 	if len(s.free) == 0 {
 		s.idle = attempt
 		return
 	}
-	all := s.free
-	s.free, s.idle = nil, 0
-	slices.Sort(all)
-	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: all, attempt: attempt})
+	slices.Sort(s.free)
+	first := slices.DeleteFunc(slices.Clone(s.free), func(w int) bool { return s.extra[w] })
+	if len(first) == 0 {
+		first = slices.Clone(s.free)
+	}
+	s.free = slices.DeleteFunc(s.free, func(w int) bool { return slices.Contains(first, w) })
+	s.idle = 0
+	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: first, attempt: attempt})
+	s.grow(ctx)
 }
 
 func (s *Supervisor) finalEnded(ctx actor.Context, rep *journal.TrialReport) {

@@ -516,6 +516,7 @@ type assignment struct {
 
 	Devices    []string `json:"devices,omitempty"`    // chosen by the leader; in a node's answer, those it has leased
 	Constraint string   `json:"constraint,omitempty"` // of these devices, where the job's own is of several nodes'
+	Asked      bool     `json:"asked,omitempty"`      // the devices are lent, and the job's constraint asks for them
 	Home       string   `json:"home,omitempty"`       // the devices are lent: life of the node that carries the job out
 }
 

@@ -290,7 +290,7 @@ func (h *hands) serve(ctx context.Context, r *held) error {
 	h.holds(r, g.Devices())
 	d.change()
 	defer d.change()
-	return g.Run(ctx, d.remote.PID(r.Home, supervisor(r.ID, r.Epoch)), homeWithin)
+	return g.Run(ctx, d.remote.PID(r.Home, supervisor(r.ID, r.Epoch)), r.Asked, homeWithin)
 }
 
 // progressSender passes on what trials measure, at most a few times a second each:

@@ -193,7 +193,7 @@ func (c *chief) runs(j *Job) []placement.Running {
 	out := []placement.Running{own}
 	for _, l := range j.Lent {
 		sh := placement.Share{Node: l.Node, Devices: l.Devices}
-		if l.Part {
+		if l.Asked {
 			out[0].On = append(out[0].On, sh)
 			continue
 		}

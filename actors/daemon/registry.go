@@ -66,7 +66,7 @@ type Lent struct {
 	NodeName string    `json:"node_name"`
 	Devices  []string  `json:"devices"`
 	Since    time.Time `json:"since"`
-	Part     bool      `json:"part,omitempty"`     // of what the job asked for: without them it does not run
+	Asked    bool      `json:"asked,omitempty"`    // the job's constraint asks for them
 	Stopping string    `json:"stopping,omitempty"` // they are to come back: why
 }
 

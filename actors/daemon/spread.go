@@ -127,19 +127,19 @@ func (c *chief) refusedLately(what string, now time.Time) bool {
 }
 
 // lend has a node lend devices to a job that runs; false when it refuses.
-func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, part bool) bool {
+func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, asked bool) bool {
 	c.mu.Lock()
 	j := c.reg.jobs[a.ID]
 	if j == nil || j.State != Running || j.Epoch != a.Epoch || j.lent(m.ID) != nil {
 		c.mu.Unlock()
 		return false
 	}
-	err := c.commit(record{Op: opLend, ID: a.ID, Epoch: a.Epoch, Lent: &Lent{Node: m.ID, NodeName: m.Name, Devices: a.Devices, Part: part}})
+	err := c.commit(record{Op: opLend, ID: a.ID, Epoch: a.Epoch, Lent: &Lent{Node: m.ID, NodeName: m.Name, Devices: a.Devices, Asked: asked}})
 	c.mu.Unlock()
 	if err != nil {
 		return false
 	}
-	a.Home = life(home)
+	a.Home, a.Asked = life(home), asked
 	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
 		_ = c.left(a.ID, leftReport{a.Epoch, m.ID, err.Error()})
 		return false

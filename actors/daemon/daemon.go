@@ -58,6 +58,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
@@ -101,6 +102,7 @@ type Daemon struct {
 	system  *actor.ActorSystem
 	remote  *remote.Remote
 	rings   *rings
+	relay   *worker.Relay
 	client  *http.Client
 	server  *http.Server
 	lock    *os.File
@@ -250,6 +252,9 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.port.Handle(watchProtocol, cert.Node, d.watched)
 	d.rings = newRings(d.port, self.Addr)
 	d.port.Handle(ringProtocol, cert.Node, d.rings.serve)
+	if d.relay, err = worker.NewRelay(d.rings); err != nil {
+		return err
+	}
 	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: nil}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -563,6 +568,9 @@ func (d *Daemon) close() error {
 		errs = append(errs, d.server.Close())
 	}
 	d.follow()
+	if d.relay != nil {
+		errs = append(errs, d.relay.Close())
+	}
 	if d.remote != nil {
 		errs = append(errs, d.remote.Close())
 	}

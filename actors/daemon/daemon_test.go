@@ -33,6 +33,13 @@ import (
 const nodeRole = "AUTOGLM_TEST_NODE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" { // a node's device process
+		if err := node.ServeWorker(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if conf := os.Getenv(nodeRole); conf != "" {
 		if err := serve(conf); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -221,7 +221,7 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	n, err := node.Open(node.Options{
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Folder: m, Log: d.cfg.ActorLog,
 		Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
-		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across,
+		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across, Relay: d.relay.At(),
 		Events: actors.Events{Progress: pr.send},
 		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 		Fallback: func(asked error, has []device.Device) {
@@ -282,7 +282,7 @@ func (h *hands) serve(ctx context.Context, r *held) error {
 	defer m.start(ctx)()
 	g, err := node.OpenGuest(ctx, node.Options{
 		Dir: dir, Spec: r.Job.Spec, Folder: m, Lease: d.lease("job "+r.ID, r.Devices, true), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
-		System: d.system, Across: d.rings.across, Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
+		System: d.system, Across: d.rings.across, Relay: d.relay.At(), Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 	})
 	if err != nil {
 		return err

@@ -198,7 +198,7 @@ func (c *chief) runs(j *Job) []placement.Running {
 			continue
 		}
 		i := placement.Item{
-			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: device.CPU, Count: len(l.Devices)},
+			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: kindOf(j), Count: len(l.Devices)},
 			Submitted: l.Since, Preemptible: true,
 		}
 		out = append(out, placement.Running{Item: i, On: []placement.Share{sh}, Since: l.Since, Stopping: own.Stopping || l.Stopping != ""})
@@ -222,7 +222,7 @@ func (c *chief) item(j *Job) placement.Item {
 	}
 	i := placement.Item{
 		ID: j.ID, Owner: j.By, Priority: j.Spec.Priority, Need: need, Submitted: j.Submitted,
-		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j, need),
+		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j),
 	}
 	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
 		i.Either = j.Spec.Placement.Policy()
@@ -278,7 +278,7 @@ func (c *chief) give(ctx context.Context, id string, on []placement.Share) bool 
 		}
 		a := assignment{ID: id, Epoch: job.Epoch + 1, Devices: sh.Devices, Job: &job}
 		if len(on) > 1 {
-			a.Constraint = constraint(&job, len(sh.Devices))
+			a.Constraint = constraint(&job, device.CPU, len(sh.Devices))
 		}
 		var f fit
 		if err := c.d.ask(ctx, m.Addr, "/internal/fit", a, &f); err != nil {

@@ -115,12 +115,20 @@ func TestLoansGoBack(t *testing.T) {
 	}
 }
 
-// A training whose ranks are of three nodes goes on when one of them dies, from the
-// step at which it was.
+// A training whose ranks are of three nodes, each in its node's process or in one of
+// its own, goes on when a node dies, from the step at which it was.
 func TestRingOverNodes(t *testing.T) {
+	for _, isolation := range []string{"none", "process"} {
+		t.Run(isolation, func(t *testing.T) { testRingOverNodes(t, isolation) })
+	}
+}
+
+func testRingOverNodes(t *testing.T, isolation string) {
 	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 250000)
 	spec.HardwareConstraint, spec.Backend = "cpu-6", "tcp"
+	spec.Isolation = isolation
 	tn := newTown(t)
+	tn.authority()
 	c := tn.client(tn.start("a"))
 	tn.start("b")
 	tn.start("c")

@@ -23,7 +23,7 @@ type Guest struct {
 }
 
 // OpenGuest leases the devices. Of the options it takes Dir, Spec, Lease, Constraint,
-// Sources, Worker, Folder, System, Across, Hooks and Notice.
+// Sources, Worker, Folder, System, Across, Relay, Hooks and Notice.
 func OpenGuest(ctx context.Context, o Options) (*Guest, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, err

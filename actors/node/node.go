@@ -20,6 +20,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
@@ -51,6 +52,7 @@ type Options struct {
 	System     *actor.ActorSystem // that reaches them, and outlives the job; nil is the job's own
 	Name       string             // of the Supervisor's actor in it
 	Across     actors.Across      // see actors.TrialConfig
+	Relay      worker.RelayAt     // through which devices' processes reach those of others
 	Constraint string             // what to compute on here; the spec's hardware_constraint when empty
 }
 

@@ -544,7 +544,7 @@ func (d *Daemon) postEnd(c *chief, w http.ResponseWriter, r *http.Request) error
 func (d *Daemon) putFile(w http.ResponseWriter, r *http.Request) error {
 	ref, err := d.files.Put(r.Body)
 	if err != nil {
-		return err
+		return d.noRoom(err)
 	}
 	return answer(w, http.StatusCreated, ref)
 }

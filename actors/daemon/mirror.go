@@ -160,7 +160,7 @@ func (m *mirror) keep(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return m.d.noRoom(err)
 		}
 		fresh[rel] = stamp{info.Size(), info.ModTime(), ref}
 		if m.seen[rel].ref != ref {
@@ -218,7 +218,7 @@ func (d *Daemon) holders() []string {
 
 // fetch brings a file here from whoever has it.
 func (d *Daemon) fetch(ctx context.Context, ref files.Ref) error {
-	return d.files.Fetch(ctx, d.client, ref, d.holders())
+	return d.noRoom(d.files.Fetch(ctx, d.client, ref, d.holders()))
 }
 
 // spread has other nodes fetch a file of this one until Config.Copies hold it,

@@ -556,7 +556,7 @@ func (d *Daemon) postLeft(c *chief, w http.ResponseWriter, r *http.Request) erro
 func (d *Daemon) putFile(w http.ResponseWriter, r *http.Request) error {
 	ref, err := d.files.Put(r.Body)
 	if err != nil {
-		return err
+		return d.noRoom(err)
 	}
 	return answer(w, http.StatusCreated, ref)
 }

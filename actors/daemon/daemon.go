@@ -111,6 +111,7 @@ type Daemon struct {
 	wg      sync.WaitGroup // goroutines that end with ctx
 	drained chan struct{}  // closed by Drain
 	changed chan struct{}  // buffered, 1: there is news
+	full    chan struct{}  // buffered, 1: the store of files wants room
 
 	mu      sync.Mutex
 	chief   *chief // nil while another node leads
@@ -134,7 +135,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1), full: make(chan struct{}, 1)}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -190,6 +191,9 @@ func (d *Daemon) start(id *cert.Identity) error {
 	var err error
 	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
 		return err
+	}
+	d.files.Liar = func(holder string, ref files.Ref) {
+		d.say("%s sent other bytes than those of file %s: see to that machine's disk and memory", strings.TrimSuffix(holder, "/internal/files"), ref.Hash[:12])
 	}
 	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused()})
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
@@ -196,7 +197,7 @@ func ending(err, cause error) (JobState, string) {
 		return Cancelled, ""
 	case cause != nil:
 		return Queued, cause.Error()
-	case errors.Is(err, node.ErrInterrupted), errors.Is(err, device.ErrBusy), actors.DiskError(err), errors.Is(err, errHere):
+	case errors.Is(err, node.ErrInterrupted), errors.Is(err, device.ErrBusy), actors.DiskError(err), errors.Is(err, errHere), errors.Is(err, files.ErrQuota):
 		return Queued, err.Error()
 	}
 	return Failed, err.Error()

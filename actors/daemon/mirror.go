@@ -263,7 +263,7 @@ func (m *mirror) keepPart(ctx context.Context, trial string) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return m.d.noRoom(err)
 		}
 		fresh[rel] = stamp{info.Size(), info.ModTime(), ref}
 		if m.seen[rel].ref != ref {
@@ -321,7 +321,7 @@ func (d *Daemon) holders() []string {
 
 // fetch brings a file here from whoever has it.
 func (d *Daemon) fetch(ctx context.Context, ref files.Ref) error {
-	return d.files.Fetch(ctx, d.client, ref, d.holders())
+	return d.noRoom(d.files.Fetch(ctx, d.client, ref, d.holders()))
 }
 
 // spread has other nodes fetch a file of this one until Config.Copies hold it,

@@ -86,7 +86,7 @@ func actions(as []Action) string {
 }
 
 func TestMachine(t *testing.T) {
-	m := NewMachine([]Stage{{Name: "a"}, {Name: "b", Needs: []string{"a"}, Retries: 1}, {Name: "c", Needs: []string{"a"}}, {Name: "d", Needs: []string{"b", "c"}, Timeout: time.Second}})
+	m := NewMachine([]Stage{{Name: "a"}, {Name: "b", Needs: []string{"a"}, Retries: 1}, {Name: "c", Needs: []string{"a"}}, {Name: "d", Needs: []string{"b", "c"}, Timeout: time.Second}}, Resources{})
 	for i, step := range []struct {
 		e    Event
 		want string
@@ -110,7 +110,7 @@ func TestMachine(t *testing.T) {
 }
 
 func TestMachineGoesOnAfterARestart(t *testing.T) {
-	m := NewMachine(Stages())
+	m := NewMachine(Stages(), Resources{})
 	m.Restore(StageProbe)
 	m.Restore(StageClean)
 	if got := actions(m.Step(Event{Kind: Begin})); got != "start_stage tokenize 1" {
@@ -119,7 +119,7 @@ func TestMachineGoesOnAfterARestart(t *testing.T) {
 	if got := actions(m.Step(Event{Kind: Cancel})); got != "stop_stage tokenize 1" || m.Job() != Cancelled {
 		t.Fatal(got, m.Job())
 	}
-	m = NewMachine(Stages())
+	m = NewMachine(Stages(), Resources{})
 	for _, s := range Stages() {
 		m.Restore(s.Name)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -321,18 +322,32 @@ func (d *Daemon) postJob(c *chief, w http.ResponseWriter, r *http.Request) error
 	if err := s.Spec.Validate(); err != nil {
 		return err
 	}
-	if len(s.Spec.Data.Files)+len(s.Spec.Data.Valid) > 0 {
+	made := func(p string) bool {
+		_, ok := s.Spec.StepFile(p)
+		return ok
+	}
+	steps := slices.ContainsFunc(s.Spec.Data.Files, made)
+	if slices.ContainsFunc(append(slices.Clone(s.Spec.Data.Files), s.Spec.Data.Valid...), func(p string) bool { return !made(p) }) {
 		return &job.FieldError{Path: "data.files", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\""}
 	}
 	if len(s.Spec.Data.Plugin) > 0 {
 		return &job.FieldError{Path: "data.plugin", Msg: "would run a program of the submitter's choice on a node; prepare the data where you are and submit the result"}
 	}
-	if len(s.Files)+len(s.Spec.Data.URLs) == 0 {
+	for i, t := range s.Spec.Steps {
+		if len(t.Files) > 0 {
+			return &job.FieldError{Path: fmt.Sprintf("steps[%d].files", i), Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\", each with its \"step\""}
+		}
+	}
+	learn := slices.ContainsFunc(s.Files, func(u Upload) bool { return u.Step == "" && !u.Valid })
+	if !learn && !steps && len(s.Spec.Data.URLs) == 0 {
 		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
 	}
 	for _, u := range s.Files {
 		if err := u.Ref.Valid(); err != nil {
 			return &job.FieldError{Path: "files", Msg: err.Error()}
+		}
+		if _, ok := s.Spec.Step(u.Step); u.Step != "" && !ok {
+			return &job.FieldError{Path: "files", Msg: fmt.Sprintf("%s: the job has no step %q", u.Name, u.Step)}
 		}
 		if err := d.fetch(r.Context(), u.Ref); err != nil {
 			return &StatusError{http.StatusBadRequest, fmt.Sprintf("%s: %v; upload it again", u.Name, err)}
@@ -352,6 +367,7 @@ func (d *Daemon) postJob(c *chief, w http.ResponseWriter, r *http.Request) error
 type Detail struct {
 	Job
 	Board journal.Leaderboard `json:"leaderboard"`
+	Graph []journal.Node      `json:"graph,omitempty"` // its stages and steps, once it has begun
 }
 
 func (d *Daemon) getJob(c *chief, w http.ResponseWriter, r *http.Request) error {
@@ -369,7 +385,7 @@ func (d *Daemon) getJob(c *chief, w http.ResponseWriter, r *http.Request) error 
 	}
 	for _, j := range c.jobs() {
 		if j.ID == id {
-			return answer(w, http.StatusOK, Detail{j, st.Leaderboard(id)})
+			return answer(w, http.StatusOK, Detail{j, st.Leaderboard(id), st.Graph()})
 		}
 	}
 	return fmt.Errorf("%s: %w", id, errNoJob)

@@ -177,7 +177,7 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
 	spec := r.Job.Spec
-	if spec.Data.Files, spec.Data.Valid, err = m.uploads(ctx, r.Job.Files, spec); err != nil {
+	if err := m.uploads(ctx, r.Job.Files, &spec); err != nil {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
 	kept := make(chan struct{})
@@ -193,7 +193,7 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	pr := &progressSender{d: d, id: r.ID, epoch: r.Epoch}
 	n, err := node.Open(node.Options{
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Keep: m.keep, Log: d.cfg.ActorLog,
-		AllowFallback: false, Lease: d.lease("job "+r.ID, r.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		AllowFallback: false, AllowSteps: d.cfg.AllowSteps, Lease: d.lease("job "+r.ID, r.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker,
 		Events: actors.Events{Progress: pr.send},
 		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 		Fallback: func(asked error, has []device.Device) {
@@ -298,7 +298,7 @@ func (d *Daemon) fits(a assignment) fit {
 	if a.Job == nil {
 		return fit{Why: "an assignment without a job"}
 	}
-	_, ds, held, err := node.Devices(a.Job.Spec, node.Options{Spec: a.Job.Spec, Lease: d.lease("a look", a.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
+	_, ds, held, err := node.Devices(a.Job.Spec, node.Options{Spec: a.Job.Spec, AllowSteps: d.cfg.AllowSteps, Lease: d.lease("a look", a.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
 	if err != nil {
 		return fit{Why: err.Error()}
 	}
@@ -306,28 +306,32 @@ func (d *Daemon) fits(a assignment) fit {
 	return fit{OK: len(ds) > 0}
 }
 
-// uploads puts a job's files where its data stage reads them, each in a folder of its
-// own under the name that its user gave it, which the model's card repeats.
-func (m *mirror) uploads(ctx context.Context, ups []Upload, spec job.Spec) (data, valid []string, err error) {
-	if len(ups) == 0 {
-		return spec.Data.Files, spec.Data.Valid, nil // URLs and plugins
-	}
+// uploads puts a job's files where its stages read them, each in a folder of its own
+// under the name that its user gave it, which the model's card repeats. Data that
+// steps make stands in the spec already.
+func (m *mirror) uploads(ctx context.Context, ups []Upload, spec *job.Spec) error {
+	spec.Data.Files, spec.Data.Valid, spec.Steps = slices.Clone(spec.Data.Files), slices.Clone(spec.Data.Valid), slices.Clone(spec.Steps)
 	for i, u := range ups {
 		if err := m.d.fetch(ctx, u.Ref); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", u.Name, err)
+			return fmt.Errorf("%s: %w", u.Name, err)
 		}
 		path := filepath.Join(m.d.cfg.Dir, "uploads", m.id, strconv.Itoa(i), filepath.Base(u.Name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, nil, err
+			return err
 		}
 		if err := m.d.files.Lay(u.Ref, path); err != nil {
-			return nil, nil, err
+			return err
 		}
-		if u.Valid {
-			valid = append(valid, path)
-		} else {
-			data = append(data, path)
+		step := slices.IndexFunc(spec.Steps, func(t job.Step) bool { return t.Name == u.Step })
+		switch {
+		case step >= 0:
+			t := &spec.Steps[step]
+			t.Files = append(slices.Clone(t.Files), path)
+		case u.Valid:
+			spec.Data.Valid = append(spec.Data.Valid, path)
+		default:
+			spec.Data.Files = append(spec.Data.Files, path)
 		}
 	}
-	return data, valid, nil
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/cluster/files"
+	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
 // mirror keeps a job's folder beyond this node: each file goes to the store under
@@ -97,7 +98,9 @@ func (m *mirror) lay(ctx context.Context, path string, ref files.Ref) error {
 }
 
 // appended names files that are written in place; all others are replaced whole.
-func appended(path string) bool { return strings.HasSuffix(path, ".jsonl") }
+func appended(path string) bool {
+	return strings.HasSuffix(path, ".jsonl") || strings.HasPrefix(path, job.StepsDir+"/")
+}
 
 // passing names what a folder holds that another node makes anew by itself.
 func passing(path string) bool {

@@ -80,7 +80,11 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 func actions(as []Action) string {
 	var out []string
 	for _, a := range as {
-		out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %d %s", a.Kind, a.Stage, a.Attempt, a.Err)))
+		text := a.Err
+		if a.Delay > 0 {
+			text = a.Delay.String()
+		}
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %d %s", a.Kind, a.Stage, a.Attempt, text)))
 	}
 	return strings.Join(out, "; ")
 }
@@ -132,5 +136,6 @@ func FuzzParse(f *testing.F) {
 	f.Add("{\"seed\": 1} // x")
 	f.Add("space: {lr: [1, 2]}")
 	f.Add("a: &x [*x]")
+	f.Add("steps: [{name: a, run: ./x -v, needs: [b], resources: {cpus: 2, memory: 1GiB}}, {name: b, run: [], before: probe}]")
 	f.Fuzz(func(_ *testing.T, s string) { _, _ = Parse([]byte(s), "f") })
 }

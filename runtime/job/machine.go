@@ -9,14 +9,14 @@ import (
 
 // Stage is one node of the job's graph: a stage of ours, or a step of the user's.
 type Stage struct {
-	Name      string
-	Needs     []string
-	Step      bool          // of the user's
-	Priority  int           // of those that could start, the higher does first
-	Resources Resources     // that it takes while it runs; ours compute on the job's devices
-	Timeout   time.Duration // 0 is none
-	Retries   int           // further attempts after the first
-	Backoff   time.Duration // before the second attempt; doubled before each next, up to MaxBackoff
+	Name      string        `json:"name"`
+	Needs     []string      `json:"needs,omitempty"`
+	Step      bool          `json:"step,omitempty"`     // of the user's
+	Priority  int           `json:"priority,omitempty"` // of those that could start, the higher does first
+	Resources Resources     `json:"resources,omitzero"` // that it takes while it runs; ours compute on the job's devices
+	Timeout   time.Duration `json:"timeout,omitempty"`  // 0 is none
+	Retries   int           `json:"retries"`            // further attempts after the first
+	Backoff   time.Duration `json:"backoff,omitempty"`  // before the second attempt; doubled before each next, up to MaxBackoff
 }
 
 // MaxBackoff bounds the time between two attempts.
@@ -156,7 +156,8 @@ func (m *Machine) Restore(stage string) { m.status[stage] = Done }
 // how long its next one is to wait yet.
 func (m *Machine) RestoreFailed(stage string, attempts int, wait time.Duration) {
 	s := m.stage(stage)
-	m.attempts[stage] = min(attempts, s.Retries) // it was not given up yet
+	attempts = min(attempts, s.Retries) // it was not given up yet
+	m.attempts[stage] = attempts
 	if wait = min(wait, s.delay(attempts)); wait > 0 {
 		m.delays[stage] = wait
 	}

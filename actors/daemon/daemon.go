@@ -97,6 +97,7 @@ type Daemon struct {
 	files   *files.Store
 	hands   *hands
 	client  *http.Client
+	h2      *http.Transport // for calls over gRPC that are passed on
 	server  *http.Server
 	lock    *os.File
 	ctx     context.Context
@@ -188,7 +189,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	if err != nil {
 		return err
 	}
-	d.client = newClient(d.port.Dial)
+	d.client, d.h2 = newClient(d.port.Dial), newH2(d.port.Dial)
 	d.hands = newHands(d)
 	if d.cfg.CA != "" {
 		ca, err := cert.LoadCA(d.cfg.CA)
@@ -548,6 +549,7 @@ func (d *Daemon) close() error {
 	d.wg.Wait()
 	if d.client != nil {
 		d.client.CloseIdleConnections()
+		d.h2.CloseIdleConnections()
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }

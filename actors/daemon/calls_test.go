@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -268,6 +270,73 @@ func TestCallsUnderCertificates(t *testing.T) {
 	defer cancel()
 	refusedAs(t, second(call(t, a.addr, nil).Jobs(ctx, &api.JobsRequest{})), codes.Unavailable, "")
 	refusedAs(t, second(callAs(t, a.addr, &tls.Config{InsecureSkipVerify: true}).Jobs(ctx, &api.JobsRequest{})), codes.PermissionDenied, `the certificate has ""`)
+}
+
+// A message of two gigabytes is refused once its length is known, by the leader and by
+// who passes on to it; a request that is no call is told so.
+func TestHostileCalls(t *testing.T) {
+	tn := newTown(t)
+	a := tn.start("a")
+	b := tn.start("b")
+	tn.settle(tn.client(a), 2, 1)
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	h2 := &http.Client{Transport: &http.Transport{Protocols: &p}, Timeout: 20 * time.Second}
+	defer h2.CloseIdleConnections()
+	for _, tc := range []struct {
+		name string
+		body io.Reader
+		code codes.Code
+		text string
+	}{
+		{"2 GB", io.MultiReader(strings.NewReader("\x00\x7f\xff\xff\xff"), endless{}), codes.ResourceExhausted, "larger than 4 MB"},
+		{"nothing", strings.NewReader(""), codes.Internal, ""},
+		{"cut off", strings.NewReader("\x00\x00\x00\x01\x00abc"), codes.Internal, ""},
+		{"no message", strings.NewReader("\x00\x00\x00\x00\x03abc"), codes.Internal, ""},
+		{"an unknown compression", strings.NewReader("\x01\x00\x00\x00\x03abc"), codes.Internal, ""},
+	} {
+		for _, node := range []*process{a, b} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+node.addr+"/autoglm.v1.Control/Submit", tc.body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", "application/grpc")
+			req.Header.Set("Te", "trailers")
+			res, err := h2.Do(req)
+			if err != nil {
+				t.Errorf("%s: %v", tc.name, err)
+				continue
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			for k, v := range res.Trailer {
+				res.Header[k] = v
+			}
+			message, err := url.PathUnescape(res.Header.Get("Grpc-Message"))
+			got, _ := strconv.Atoi(res.Header.Get("Grpc-Status"))
+			if err != nil || codes.Code(got) != tc.code && codes.Code(got) != codes.Unimplemented || !strings.Contains(message, tc.text) {
+				t.Errorf("%s at %s: %v: %q", tc.name, node.name, codes.Code(got), message)
+			}
+			if tc.name == "2 GB" {
+				tc.body = io.MultiReader(strings.NewReader("\x00\x7f\xff\xff\xff"), endless{})
+			}
+		}
+	}
+	for _, path := range []string{"Submit", "NoSuchCall"} {
+		res, err := http.Post("http://"+a.addr+"/autoglm.v1.Control/"+path, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != map[string]int{"Submit": http.StatusUnsupportedMediaType, "NoSuchCall": http.StatusNotImplemented}[path] || !strings.Contains(string(body), `"error"`) {
+			t.Errorf("%s as JSON: %s: %s", path, res.Status, body)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if _, err := call(t, a.addr, nil).Nodes(t.Context(), &api.NodesRequest{}); err != nil {
+		t.Error(err)
+	}
 }
 
 func callAs(t *testing.T, addr string, conf *tls.Config) api.ControlClient {

@@ -184,8 +184,8 @@ func (m *mirror) keep(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(ch.Put)+len(ch.Drop) > 0 {
-		err := m.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/folder?epoch=%d", m.id, m.epoch), ch, nil)
+	for _, part := range ch.parts() {
+		err := m.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/folder?epoch=%d", m.id, m.epoch), part, nil)
 		if err != nil {
 			return err
 		}
@@ -197,6 +197,30 @@ func (m *mirror) keep(ctx context.Context) error {
 		delete(m.seen, rel)
 	}
 	return nil
+}
+
+// maxPart bounds the bytes of paths in one request: a step may leave any number of
+// files.
+const maxPart = 1 << 20
+
+// parts are a change in pieces that a request and a record hold.
+func (c change) parts() []change {
+	var out []change
+	size := maxPart
+	room := func(path string) *change {
+		if size += len(path) + 120; size > maxPart { // with the names of a file's content
+			out, size = append(out, change{Put: folder{}}), 0
+		}
+		return &out[len(out)-1]
+	}
+	for path, ref := range c.Put {
+		room(path).Put[path] = ref
+	}
+	for _, path := range c.Drop {
+		p := room(path)
+		p.Drop = append(p.Drop, path)
+	}
+	return out
 }
 
 func (m *mirror) copied(path string) (files.Ref, error) {

@@ -64,3 +64,57 @@ func TestStepsOnACluster(t *testing.T) {
 		t.Errorf("data that nobody makes: %v", err)
 	}
 }
+
+// When the node of a job is lost, another goes on: steps that were finished are not run
+// again, what they made is there, and one that was running is run anew.
+func TestStepsOutliveANode(t *testing.T) {
+	tn := newTown(t)
+	allow := func(cfg *daemon.Config) { cfg.AllowSteps = true }
+	a := tn.start("a", allow)
+	tn.start("b", allow)
+	tn.start("c", allow)
+	c := tn.client(a)
+	tn.settle(c, 3, 3)
+	dir := t.TempDir()
+	corpus := actorstest.Corpus(t, dir)
+	count := func(name string) int {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return 0
+		}
+		return strings.Count(string(b), "\n")
+	}
+	spec := tinySpec("", 24000)
+	spec.Data.Files = []string{"steps/make/corpus.txt"}
+	spec.Steps = []job.Step{
+		{Name: "make", Run: job.Line("echo x >> " + dir + "/made; cp " + corpus + " corpus.txt"), Before: []string{job.StageProbe}},
+		{Name: "hold", Run: job.Line("echo x >> " + dir + "/held; until test -e " + dir + "/go; do sleep 0.02; done"), Needs: []string{"make"}, Before: []string{job.StageClean}},
+	}
+	id, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return count("held") == 1 })
+	d, err := c.Job(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := tn.nodes[d.NodeName]
+	home.kill()
+	for _, p := range tn.nodes {
+		if p != home {
+			c = tn.client(p)
+		}
+	}
+	waitFor(t, func() bool { return count("held") == 2 })
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := c.Follow(t.Context(), id, nil, nil)
+	if err != nil || f.Job.State != daemon.Done || f.Job.NodeName == d.NodeName {
+		t.Fatalf("%+v, %v", f.Job, err)
+	}
+	if count("made") != 1 || count("held") != 2 {
+		t.Errorf("make ran %d times, hold %d", count("made"), count("held"))
+	}
+}

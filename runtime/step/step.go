@@ -22,8 +22,8 @@
 // may allocate so much memory (RLIMIT_DATA), what all of them use is looked at ten
 // times a second, and they run on so many processors.
 //
-// When the context ends, all processes of the step get SIGTERM, and SIGKILL after
-// Config.Grace. When the program itself ends, what it left in the background is
+// When the context ends, all processes of the step get SIGTERM, and those that are
+// there after Config.Grace SIGKILL. When the program itself ends, what it left in the background is
 // killed, and so is what an earlier attempt left whose node was killed: its
 // processes are known by their cgroup, their group, and AUTOGLM_JOB_DIR and
 // AUTOGLM_STEP in their environment.
@@ -329,7 +329,7 @@ func (p *process) within(f func() error) error {
 }
 
 // wait returns once the program has ended, with why it was made to, if it was for
-// its memory.
+// its memory. Where all were asked to end, it waits for all.
 func (p *process) wait(ctx context.Context, exited <-chan struct{}) (why error) {
 	var tick <-chan time.Time
 	if p.watched {
@@ -341,15 +341,31 @@ func (p *process) wait(ctx context.Context, exited <-chan struct{}) (why error) 
 	for {
 		select {
 		case <-exited:
-			return why
+			if late == nil {
+				return why
+			}
+			exited = nil
+			t := time.NewTicker(lookEvery / 5)
+			defer t.Stop()
+			tick = t.C
 		case <-done:
 			done = nil
 			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
 			p.group.signal(syscall.SIGTERM, p.cmd.Process.Pid)
 			late = time.After(p.c.Grace)
 		case <-late:
+			if exited == nil {
+				return why
+			}
+			late = nil
 			p.kill()
 		case <-tick:
+			if exited == nil {
+				if len(members(p.c.Job, p.c.Name, p.cmd.Process.Pid)) == 0 {
+					return why
+				}
+				continue
+			}
 			if used := p.memory(); used > p.c.Memory && why == nil {
 				why = fmt.Errorf("its processes took %s of memory, and may take %s", size(used>>20<<20), size(p.c.Memory))
 				p.kill()

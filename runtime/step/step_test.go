@@ -133,12 +133,11 @@ func TestContextEndsAllProcesses(t *testing.T) {
 	job := t.TempDir()
 	dir := filepath.Join(job, "steps", "s")
 	c := script(t, job, `
-		sh -c 'trap "echo asked; exit" TERM; echo $$ > polite; while :; do sleep 0.05; done' &
+		sh -c 'trap "sleep 0.2; echo asked; exit" TERM; echo $$ > polite; while :; do sleep 0.05; done' &
 		sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 0.05; done' &
 		setsid sh -c 'trap "" TERM; echo $$ > away; while :; do sleep 0.05; done' &
-		trap '' TERM
 		while :; do sleep 0.05; done`)
-	c.Grace = 300 * time.Millisecond
+	c.Grace = time.Second
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("took too long")
 	go func() {

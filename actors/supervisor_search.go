@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -26,25 +25,15 @@ func (s *Supervisor) startSearch(ctx actor.Context) {
 		s.startAgent(ctx)
 		return
 	}
-	run, cancel := context.WithCancelCause(context.Background())
-	s.stage = cancel
-	self, root, active := ctx.Self(), ctx.ActorSystem().Root, s.active()
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		m := &planMade{}
-		func() {
-			defer func() {
-				if p := recover(); p != nil {
-					m.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-				}
-			}()
-			m.plan, m.err = s.cfg.Work.Plan(run, active)
-		}()
-		if context.Cause(run) == nil {
-			root.Send(self, m)
-		}
-	}()
+	active := s.active()
+	m := &planMade{}
+	s.background(ctx, job.StageSearch, func(run context.Context) (err error) {
+		m.plan, err = s.cfg.Work.Plan(run, active)
+		return err
+	}, func(err error) any {
+		m.err = err
+		return m
+	})
 }
 
 func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
@@ -348,16 +337,10 @@ func (s *Supervisor) startFinal(ctx actor.Context) {
 			return
 		}
 	}
-	st := *s.state
-	run, cancel := context.WithCancelCause(context.Background())
-	s.stage = cancel
-	self, root := ctx.Self(), ctx.ActorSystem().Root
-	s.wg.Go(func() {
-		m := &finalReady{err: s.cfg.Work.Stage(run, job.StageTrain, st)}
-		if context.Cause(run) == nil {
-			root.Send(self, m)
-		}
-	})
+	st := s.state.Clone()
+	s.background(ctx, job.StageTrain, func(run context.Context) error {
+		return s.cfg.Work.Stage(run, job.StageTrain, st)
+	}, func(err error) any { return &finalReady{err} })
 }
 
 // finalReady begins the final training: what it starts from is here.

@@ -286,7 +286,7 @@ func (c *chief) remove(id string) error {
 		return fmt.Errorf("%s: %w", id, errNoJob)
 	}
 	if !j.State.Over() {
-		return fmt.Errorf("%s is %s; cancel it first", id, j.State)
+		return &StatusError{http.StatusConflict, fmt.Sprintf("%s is %s; cancel it first", id, j.State)}
 	}
 	if err := c.commit(record{Op: opRemove, ID: id}); err != nil {
 		return err

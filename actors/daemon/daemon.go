@@ -70,20 +70,21 @@ import (
 
 // Config of a node.
 type Config struct {
-	Dir       string            // what the node keeps
-	Listen    string            // host:port; the next port must be free too
-	Advertise string            // host:port under which others reach it; Listen when empty
-	Name      string            // unique in the cluster; the host's when empty
-	Join      []string          // see cluster.Config.Seeds
-	Labels    map[string]string //
-	TLS       string            // folder of the node's certificate; empty speaks plaintext
-	CA        string            // folder of the authority, which lets machines with a token in; may be empty
-	Insecure  bool              // listen beyond loopback without certificates
-	Copies    int               // nodes that hold what a job must not lose; 0 is 2
-	Quota     int64             // of the store of files, bytes; 0 is no bound
-	Software  string            // this program's version
-	Log       func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
-	ActorLog  io.Writer         `json:"-"` // failures of actors; may be nil
+	Dir        string            // what the node keeps
+	Listen     string            // host:port; the next port must be free too
+	Advertise  string            // host:port under which others reach it; Listen when empty
+	Name       string            // unique in the cluster; the host's when empty
+	Join       []string          // see cluster.Config.Seeds
+	Labels     map[string]string //
+	TLS        string            // folder of the node's certificate; empty speaks plaintext
+	CA         string            // folder of the authority, which lets machines with a token in; may be empty
+	Insecure   bool              // listen beyond loopback without certificates
+	Copies     int               // nodes that hold what a job must not lose; 0 is 2
+	AllowSteps bool              // jobs may run programs of their users'
+	Quota      int64             // of the store of files, bytes; 0 is no bound
+	Software   string            // this program's version
+	Log        func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
+	ActorLog   io.Writer         `json:"-"` // failures of actors; may be nil
 
 	Locks   string                 // folder of the leases; device.LockDir when empty
 	Sources func() []device.Source `json:"-"` // of the machine; nil is the machine's
@@ -104,6 +105,7 @@ type Daemon struct {
 	rings   *rings
 	relay   *worker.Relay
 	client  *http.Client
+	h2      *http.Transport // for calls over gRPC that are passed on
 	server  *http.Server
 	lock    *os.File
 	ctx     context.Context
@@ -199,7 +201,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	if err != nil {
 		return err
 	}
-	d.client = newClient(d.port.Dial)
+	d.client, d.h2 = newClient(d.port.Dial), newH2(d.port.Dial)
 	d.hands = newHands(d)
 	if d.cfg.CA != "" {
 		ca, err := cert.LoadCA(d.cfg.CA)
@@ -329,6 +331,7 @@ type news struct {
 	Card     uint32  `msgpack:"c"`           // sum of the card: a change says that it is to be read again
 	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
 	Draining bool    `msgpack:"d,omitempty"`
+	Steps    bool    `msgpack:"p,omitempty"` // it runs programs of jobs' users
 }
 
 func decodeNews(b []byte) (news, error) {
@@ -346,7 +349,7 @@ const publishEvery = time.Second
 func (d *Daemon) publish() {
 	var last string
 	for {
-		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card())}
+		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card()), Steps: d.cfg.AllowSteps}
 		n.Free, n.Held = d.free()
 		d.hands.mu.Lock()
 		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
@@ -594,6 +597,7 @@ func (d *Daemon) close() error {
 	d.wg.Wait()
 	if d.client != nil {
 		d.client.CloseIdleConnections()
+		d.h2.CloseIdleConnections()
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }

@@ -214,14 +214,14 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
 	spec := r.Job.Spec
-	if spec.Data.Files, spec.Data.Valid, err = m.uploads(ctx, r.Job.Files, spec); err != nil {
+	if err := m.uploads(ctx, r.Job.Files, &spec); err != nil {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
 	defer m.start(ctx)()
 	pr := &progressSender{d: d, id: r.ID, epoch: r.Epoch}
 	n, err := node.Open(node.Options{
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Folder: m, Log: d.cfg.ActorLog,
-		Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		AllowSteps: d.cfg.AllowSteps, Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
 		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across, Relay: d.relay.At(),
 		Events: actors.Events{Progress: pr.send},
 		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
@@ -384,7 +384,7 @@ func (d *Daemon) fits(a assignment) fit {
 	}
 	spec := a.Job.Spec
 	spec.HardwareConstraint = cmp.Or(a.Constraint, spec.HardwareConstraint)
-	_, ds, held, err := node.Devices(spec, node.Options{Spec: spec, Lease: d.lease("a look", a.Devices, false), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
+	_, ds, held, err := node.Devices(spec, node.Options{Spec: spec, AllowSteps: d.cfg.AllowSteps, Lease: d.lease("a look", a.Devices, false), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
 	if err != nil {
 		return fit{Why: err.Error()}
 	}
@@ -392,28 +392,32 @@ func (d *Daemon) fits(a assignment) fit {
 	return fit{OK: len(ds) > 0}
 }
 
-// uploads puts a job's files where its data stage reads them, each in a folder of its
-// own under the name that its user gave it, which the model's card repeats.
-func (m *mirror) uploads(ctx context.Context, ups []Upload, spec job.Spec) (data, valid []string, err error) {
-	if len(ups) == 0 {
-		return spec.Data.Files, spec.Data.Valid, nil // URLs and plugins
-	}
+// uploads puts a job's files where its stages read them, each in a folder of its own
+// under the name that its user gave it, which the model's card repeats. Data that
+// steps make stands in the spec already.
+func (m *mirror) uploads(ctx context.Context, ups []Upload, spec *job.Spec) error {
+	spec.Data.Files, spec.Data.Valid, spec.Steps = slices.Clone(spec.Data.Files), slices.Clone(spec.Data.Valid), slices.Clone(spec.Steps)
 	for i, u := range ups {
 		if err := m.d.fetch(ctx, u.Ref); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", u.Name, err)
+			return fmt.Errorf("%s: %w", u.Name, err)
 		}
 		path := filepath.Join(m.d.cfg.Dir, "uploads", m.id, strconv.Itoa(i), filepath.Base(u.Name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, nil, err
+			return err
 		}
 		if err := m.d.files.Lay(u.Ref, path); err != nil {
-			return nil, nil, err
+			return err
 		}
-		if u.Valid {
-			valid = append(valid, path)
-		} else {
-			data = append(data, path)
+		step := slices.IndexFunc(spec.Steps, func(t job.Step) bool { return t.Name == u.Step })
+		switch {
+		case step >= 0:
+			t := &spec.Steps[step]
+			t.Files = append(slices.Clone(t.Files), path)
+		case u.Valid:
+			spec.Data.Valid = append(spec.Data.Valid, path)
+		default:
+			spec.Data.Files = append(spec.Data.Files, path)
 		}
 	}
-	return data, valid, nil
+	return nil
 }

@@ -164,7 +164,7 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 			continue // it is looked at again
 		}
 		n := heard[m.ID]
-		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, Load: n.Load, Labels: m.Labels, Draining: n.Draining, Held: map[string]string{}}
+		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, Load: n.Load, Labels: labels(m.Labels, n), Draining: n.Draining, Held: map[string]string{}}
 		free := c.places.left[m.ID]
 		if age := now.Sub(free.at); age > newsLate || age > newsOnTheWay && free.news != string(raw[m.ID]) {
 			delete(c.places.left, m.ID)
@@ -206,6 +206,23 @@ func (c *chief) runs(j *Job) []placement.Running {
 	return out
 }
 
+// allowSteps is the label of nodes that run steps of jobs, named as the flag that
+// makes them.
+const allowSteps = "allow-steps"
+
+// labels are a node's own, and what it says of itself.
+func labels(own map[string]string, n news) map[string]string {
+	out := maps.Clone(own)
+	delete(out, allowSteps) // only the flag counts
+	if n.Steps {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[allowSteps] = "true"
+	}
+	return out
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -226,6 +243,9 @@ func (c *chief) item(j *Job) placement.Item {
 	}
 	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
 		i.Either = j.Spec.Placement.Policy()
+	}
+	if len(j.Spec.Steps) > 0 {
+		i.Labels = map[string]string{allowSteps: "true"}
 	}
 	if j.Node != "" {
 		i.Near = []string{j.Node} // its folder is there

@@ -33,6 +33,7 @@ type Upload struct {
 	Name  string    `json:"name"` // as its user calls it; the ending says its format
 	Ref   files.Ref `json:"ref"`
 	Valid bool      `json:"valid,omitempty"` // part of the user's own validation part
+	Step  string    `json:"step,omitempty"`  // a file of this step, not of the data
 }
 
 // Job is a job as the cluster knows it.

@@ -25,11 +25,12 @@ type crew struct {
 	hosts      []*worker.Host // of the devices' processes; nil where all compute in this one
 	memory     int64          // that one worker may take, bytes; 0 is not known
 	processors int            // that the machine has, leased or not
+	room       job.Resources  // of the machine, for steps
 }
 
 // newCrew shares a machine's devices out. Processes start with their work.
 func newCrew(spec job.Spec, m device.Machine, devices []device.Device, o Options) (*crew, error) {
-	c := &crew{on: worker.On{Engine: spec.Engine}, threads: 1, devices: devices, processors: m.Count(device.CPU)}
+	c := &crew{on: worker.On{Engine: spec.Engine}, threads: 1, devices: devices, processors: m.Count(device.CPU), room: room(m)}
 	gpu := len(devices) > 0 && devices[0].Kind == device.GPU
 	if gpu {
 		c.on = worker.On{Engine: "torch", CUDA: true}

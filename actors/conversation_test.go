@@ -44,6 +44,9 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	full KIND N            the journal can't be written at the Nth event of that kind
 //	interrupt KIND N       Ctrl-C after that event
 //	sick KIND N            the first device that is left turns sick after that event
+//	join KIND N            another node's worker enlists after that event, and is gone after GONE's
+//	gone KIND N
+//	speeds N…              tokens a second of the final training on 1, 2, … workers, which takes 8 s then
 //	resume                 once it has ended, go on
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -106,6 +109,8 @@ type script struct {
 	panics           []*nth
 	full, interrupts []*nth
 	sick             []*nth
+	joins, leaves    []*nth
+	speeds           []float64
 	resume           bool
 }
 
@@ -134,6 +139,18 @@ func parseScript(text string) (*script, error) {
 			s.full = append(s.full, &nth{"", f[1], last})
 		case f[0] == "interrupt" && len(f) == 3:
 			s.interrupts = append(s.interrupts, &nth{"", f[1], last})
+		case f[0] == "join" && len(f) == 3:
+			s.joins = append(s.joins, &nth{"", f[1], last})
+		case f[0] == "gone" && len(f) == 3:
+			s.leaves = append(s.leaves, &nth{"", f[1], last})
+		case f[0] == "speeds":
+			for _, x := range f[1:] {
+				n, err := strconv.ParseFloat(x, 64)
+				if err != nil {
+					return nil, err
+				}
+				s.speeds = append(s.speeds, n)
+			}
 		case f[0] == "sick" && len(f) == 3:
 			s.sick = append(s.sick, &nth{"", f[1], last})
 		default:
@@ -155,6 +172,8 @@ type stage struct {
 	end   bool
 	send  func(message any) // to the Supervisor
 	harm  func()            // makes the next device sick
+	join  func()            // another node's worker
+	leave func()
 
 	mu    sync.Mutex
 	queue []func()
@@ -209,7 +228,7 @@ func (s *script) play(t *testing.T) string {
 		var workers []*actor.PID
 		for i := range s.workers {
 			d := device.Device{ID: fmt.Sprintf("cpu:%d", i)}
-			workers = append(workers, system.Root.Spawn(WorkerProps(d, g.execute, hooks, strategy, here)))
+			workers = append(workers, system.Root.Spawn(WorkerProps(d, g.execute, nil, hooks, strategy, here)))
 		}
 		hurt := 0
 		g.harm = func() {
@@ -218,10 +237,20 @@ func (s *script) play(t *testing.T) string {
 			}
 			hurt++
 		}
+		var guests []*actor.PID
+		g.join = func() {
+			w := system.Root.Spawn(WorkerProps(device.Device{ID: fmt.Sprintf("guest:%d", len(guests))}, g.execute, nil, hooks, strategy, here))
+			guests = append(guests, w)
+			for range 2 { // it says so again and again
+				g.send(&Enlist{Workers: []*actor.PID{w}})
+			}
+		}
+		g.leave = func() { system.Root.Stop(guests[0]) }
 		epoch := uint64(0)
 		cfg := SupervisorConfig{
-			Spec: job.Default(), Log: g, Work: g, Workers: workers, Epochs: func() uint64 { epoch++; return epoch },
-			Clock: func() time.Duration { return time.Since(g.begun) }, Now: time.Now, Tick: time.Second, Hooks: hooks,
+			Spec: job.Default(), Log: g, Work: g, Workers: workers,
+			TrialConfig: TrialConfig{Epochs: func() uint64 { epoch++; return epoch }, Hooks: hooks},
+			Clock:       func() time.Duration { return time.Since(g.begun) }, Now: time.Now, Tick: time.Second,
 			Events: Events{
 				Journal: func(e journal.Event, _ *journal.State) { g.committed(e) },
 				End: func(err error, interrupted bool) {
@@ -250,7 +279,7 @@ func (s *script) play(t *testing.T) string {
 			time.Sleep(time.Second) // work that was cancelled ends
 			g.settle()
 		}
-		for _, w := range workers {
+		for _, w := range append(workers, guests...) {
 			system.Root.Stop(w)
 		}
 		g.settle()
@@ -282,7 +311,7 @@ func (g *stage) heard(who string, message any) {
 	}
 	from := map[string]string{
 		"AgentReady": "agent", "History": "supervisor", "Decide": "agent", "Outcome": "supervisor", "CloseSearch": "supervisor",
-		"SearchEnded": "agent", "Assign": "trial", "Release": "trial", "RankEnded": "worker", "Sick": "node", "TrialEnded": "trial", "Interrupt": "driver",
+		"SearchEnded": "agent", "Widen": "supervisor", "Enlist": "node", "Grow": "supervisor", "Returned": "trial", "Assign": "trial", "Release": "trial", "RankEnded": "worker", "Sick": "node", "TrialEnded": "trial", "Interrupt": "driver",
 	}[name]
 	if name == "Progress" {
 		if from = "worker"; who == "supervisor" {
@@ -334,6 +363,14 @@ func describe(message any) (name, line string) {
 		line = fmt.Sprintf("%s step %d", m.Trial, m.Metrics.Step)
 	case *Sick:
 		line = m.Why
+	case *Widen:
+		line = fmt.Sprintf("%d slots", m.Slots)
+	case *Enlist:
+		line = fmt.Sprintf("%d workers", len(m.Workers))
+	case *Grow:
+		line = fmt.Sprintf("%d workers", len(m.Workers))
+	case *Returned:
+		line = fmt.Sprintf("%d workers", len(m.Workers))
 	case *RankEnded:
 		line = fmt.Sprintf("rank %d, epoch %d: %s", m.Rank, m.Epoch, cmp.Or(reason(m.Err), "ok"))
 		if m.Lost {
@@ -348,9 +385,23 @@ func describe(message any) (name, line string) {
 }
 
 func (g *stage) committed(e journal.Event) {
-	if e.Kind == journal.Tick {
-		return
+	if e.Kind != journal.Tick {
+		g.write(e)
 	}
+	for _, on := range []struct {
+		events []*nth
+		do     func()
+	}{{g.sick, g.harm}, {g.joins, g.join}, {g.leaves, g.leave}, {g.interrupts, func() { g.send(&Interrupt{}) }}} {
+		for _, x := range on.events {
+			if x.hit("", string(e.Kind)) {
+				on.do()
+			}
+		}
+	}
+}
+
+// write notes an event.
+func (g *stage) write(e journal.Event) {
 	line := string(e.Kind)
 	if e.Stage != "" {
 		line += " " + e.Stage
@@ -371,16 +422,6 @@ func (g *stage) committed(e journal.Event) {
 		line += ": " + reason(errors.New(e.Err))
 	}
 	g.note("    journal  %s", line)
-	for _, x := range g.sick {
-		if x.hit("", string(e.Kind)) {
-			g.harm()
-		}
-	}
-	for _, x := range g.interrupts {
-		if x.hit("", string(e.Kind)) {
-			g.send(&Interrupt{})
-		}
-	}
 }
 
 // Append implements journal.Log.
@@ -447,6 +488,9 @@ func (g *stage) execute(ctx context.Context, a *Assign, progress func(train.Step
 	if id, ok := strings.CutPrefix(a.Task.Trial, "t"); ok {
 		n, _ = strconv.Atoi(id)
 	}
+	if a.Task.Trial == "final" && g.speeds != nil {
+		return g.elastic(ctx, a, progress)
+	}
 	took := time.Duration(1000+100*n+10*a.Rank+int(a.Epoch)) * time.Millisecond
 	what := a.Task.Trial
 	if a.Rank > 0 {
@@ -459,6 +503,23 @@ func (g *stage) execute(ctx context.Context, a *Assign, progress func(train.Step
 		progress(train.StepMetrics{Step: a.Task.Segment.Steps})
 	}
 	return train.Report{State: train.State{Step: a.Task.Segment.Steps}, Bits: 3 - 0.25*float64(n)}, nil
+}
+
+// elastic is a final training that goes on in the ring that follows.
+func (g *stage) elastic(ctx context.Context, a *Assign, progress func(train.StepMetrics)) (train.Report, error) {
+	next := a.Next
+	for time.Since(g.begun) < 12*time.Second {
+		select {
+		case a = <-next:
+		case <-ctx.Done():
+			return train.Report{}, context.Cause(ctx)
+		case <-time.After(250*time.Millisecond + time.Duration(a.Rank)*time.Millisecond):
+			if a.Rank == 0 {
+				progress(train.StepMetrics{Step: 1, PerSecond: g.speeds[min(a.World, len(g.speeds))-1]})
+			}
+		}
+	}
+	return train.Report{State: train.State{Step: 40}, Bits: 0.75}, nil
 }
 
 // Stage implements Work.

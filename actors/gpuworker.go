@@ -19,8 +19,10 @@ import (
 type GPUWorker struct {
 	device  device.Device
 	execute Executor
+	across  Across
 	hooks   Hooks
 
+	mail    byMail // where its rings meet, for Trials of other nodes
 	current *assignment
 	pending *Assign // starts when current has ended
 }
@@ -34,6 +36,7 @@ type assignment struct {
 	next    chan *Assign  // buffered, 1: the run takes it when its ring has lost a rank
 	epoch   atomic.Uint64 // of Assign, for the run's goroutine
 	done    chan struct{} // closed when the goroutine is through
+	over    chan struct{} // of the latest Assign: its Replaced
 }
 
 // taskEnded is a worker's own message: its goroutine is through.
@@ -48,10 +51,11 @@ var (
 	errRestarted = errors.New("the worker restarted")
 )
 
-// WorkerProps makes the actor of a device.
-func WorkerProps(d device.Device, execute Executor, hooks Hooks, opts ...actor.PropsOption) *actor.Props {
+// WorkerProps makes the actor of a device. Across is needed where Trials of other
+// nodes may have it as one of several ranks.
+func WorkerProps(d device.Device, execute Executor, across Across, hooks Hooks, opts ...actor.PropsOption) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &GPUWorker{device: d, execute: execute, hooks: hooks}
+		return &GPUWorker{device: d, execute: execute, across: across, hooks: hooks}
 	}, opts...)
 }
 
@@ -73,6 +77,8 @@ func (w *GPUWorker) Receive(ctx actor.Context) {
 		w.assign(ctx, m)
 	case *Release:
 		w.release(m.Epoch)
+	case *RingCards:
+		w.mail.take(m)
 	case *taskEnded:
 		w.ended(ctx, m)
 	case *Sick:
@@ -88,7 +94,7 @@ func (w *GPUWorker) assign(ctx actor.Context, a *Assign) {
 	case w.current == nil:
 		w.start(ctx, a)
 	case a.Resumes != 0 && a.Resumes == w.current.Epoch:
-		w.resume(a)
+		w.resume(ctx, a)
 	case a.Epoch > w.current.Epoch:
 		w.pending = a
 		w.release(w.current.Epoch)
@@ -110,23 +116,31 @@ func (w *GPUWorker) release(epoch uint64) {
 
 // resume hands the next ring to the run. A run that has ended meanwhile finds out
 // in ended.
-func (w *GPUWorker) resume(a *Assign) {
+func (w *GPUWorker) resume(ctx actor.Context, a *Assign) {
 	c := w.current
-	c.Assign = a
+	if c.Ring != nil {
+		c.Ring.Abort(&ring.LostError{Rank: a.Rank, Why: "the ring is formed anew"}) // harmless where it is over
+	}
+	a = w.joined(ctx, a)
+	old := c.over
+	c.Assign, c.over = a, make(chan struct{})
+	a.Replaced = c.over
 	c.epoch.Store(a.Epoch)
 	select {
 	case <-c.next: // never taken: that ring is lost too
 	default:
 	}
 	c.next <- a
+	close(old)
 }
 
 func (w *GPUWorker) start(ctx actor.Context, a *Assign) {
 	run, cancel := context.WithCancelCause(context.Background())
 	c := &assignment{cancel: cancel, next: make(chan *Assign, 1), done: make(chan struct{})}
 	self, root := ctx.Self(), ctx.ActorSystem().Root
-	mine := *a
-	mine.Next = c.next
+	mine := *w.joined(ctx, a)
+	c.over = make(chan struct{})
+	mine.Next, mine.Replaced = c.next, c.over
 	mine.Broken = func(epoch uint64, why error) {
 		root.Send(a.Owner, &RingBroken{Epoch: epoch, Rank: a.Rank, Err: why})
 	}
@@ -142,6 +156,20 @@ func (w *GPUWorker) start(ctx actor.Context, a *Assign) {
 		end.report, end.err = w.guarded(run, &mine, progress)
 		root.Send(self, end)
 	}()
+}
+
+// joined is an assignment with its ring, which one from another node does not bring.
+func (w *GPUWorker) joined(ctx actor.Context, a *Assign) *Assign {
+	own := *a // the sender's stays as it is
+	if a.World > 1 && a.Ring == nil && w.across != nil {
+		self, root := ctx.Self(), ctx.ActorSystem().Root
+		w.mail.via(func(m *RingCard) {
+			m.From = self
+			root.Send(a.Owner, m)
+		})
+		own.Ring = w.across(&own.Task, a.World, a.Epoch, &w.mail)
+	}
+	return &own
 }
 
 // guarded turns a panic of the task into its error.

@@ -45,7 +45,7 @@ type Assign struct {
 	Epoch uint64
 	Rank  int
 	World int
-	Ring  *ring.Group // nil when World is 1
+	Ring  *ring.Group `msgpack:"-"` // nil when World is 1; a worker of another node makes its own
 	Task  train.Task
 	Owner *actor.PID
 	// Resumes is the epoch whose ring lost a rank: a worker that still runs it goes
@@ -54,10 +54,13 @@ type Assign struct {
 	Resumes uint64
 	// Next brings the assignment under which the run goes on after its ring lost a
 	// rank. The worker sets it.
-	Next <-chan *Assign
+	Next <-chan *Assign `msgpack:"-"`
+	// Replaced is closed when Next brings one: a task of one rank has no ring whose end
+	// would tell. The worker sets it.
+	Replaced <-chan struct{} `msgpack:"-"`
 	// Broken tells the Trial that the ring of an epoch has ended under this rank,
 	// where nobody aborted it. The worker sets it; any goroutine may call it.
-	Broken func(epoch uint64, why error)
+	Broken func(epoch uint64, why error) `msgpack:"-"`
 }
 
 // RingBroken says that a rank's ring ended without any worker being lost: a
@@ -67,6 +70,46 @@ type RingBroken struct {
 	Rank  int
 	Err   error
 }
+
+// RingCard is a rank's card for a ring whose ranks are on several nodes, on its way to
+// the Trial, where they meet.
+type RingCard struct {
+	Epoch uint64
+	Rank  int
+	Card  []byte
+	From  *actor.PID // the worker
+}
+
+// RingCards are the cards of ranks At, At+1, …, or why there are none.
+type RingCards struct {
+	Epoch uint64
+	At    int
+	Cards [][]byte
+	Err   error
+}
+
+// Enlist brings a Supervisor workers of another node. It comes again and again: the
+// Supervisor may not be there yet, or have started anew and know of none.
+type Enlist struct {
+	Workers []*actor.PID
+	From    *actor.PID // hears Enlisted
+}
+
+// Enlisted is the Supervisor's answer. Workers that it lost sight of are not taken
+// back: what they ran runs elsewhere by now.
+type Enlisted struct{ Lost bool }
+
+// Grow offers a Trial more workers while it runs.
+type Grow struct{ Workers []*actor.PID }
+
+// Returned gives workers back that a task did not get faster with.
+type Returned struct {
+	Seq     int
+	Workers []*actor.PID
+}
+
+// Widen lets a search have so many trials side by side.
+type Widen struct{ Slots int }
 
 // Sick takes a worker's device out for good.
 type Sick struct{ Why string }
@@ -96,13 +139,18 @@ type TrialEnded struct {
 	Seq    int
 	Report train.Report
 	Err    error
+	Gone   bool // its last worker is gone: no fault of the task
 }
+
+// Across makes a group whose ranks are on several nodes; a nil meet is the group's own
+// Meeting. See ring.GroupConfig.
+type Across func(t *train.Task, world int, epoch uint64, meet ring.Rendezvous) *ring.Group
 
 // Work is what a Supervisor has done for it. Its methods run on goroutines of
 // the Supervisor, never two stages at once; errors that a retry can't mend are
 // wrapped in Final.
 type Work interface {
-	// Stage runs probe, clean, tokenize, or bundle.
+	// Stage runs probe, clean, tokenize or bundle, and brings here what train starts from.
 	Stage(ctx context.Context, name string, st journal.State) error
 	// Plan times the machine and divides the budget, active seconds of which are gone.
 	Plan(ctx context.Context, active float64) (search.Plan, error)

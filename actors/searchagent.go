@@ -47,6 +47,12 @@ func (a *SearchAgent) Receive(ctx actor.Context) {
 			return
 		}
 		a.next(ctx)
+	case *Widen:
+		a.slots = m.Slots
+		if a.search != nil {
+			a.search.Widen(m.Slots)
+			a.next(ctx)
+		}
 	case *CloseSearch:
 		if a.search != nil {
 			a.search.Close()
@@ -57,9 +63,13 @@ func (a *SearchAgent) Receive(ctx actor.Context) {
 
 // replay rebuilds the search and sends what was running once more.
 func (a *SearchAgent) replay(ctx actor.Context, h *History) error {
-	s, err := a.work.Search(h.Plan, a.slots)
+	s, err := a.work.Search(h.Plan, h.Plan.Slots)
 	if err != nil {
 		return Final{err}
+	}
+	s.Repeat(h.Decisions)
+	if a.slots != h.Plan.Slots {
+		s.Widen(a.slots)
 	}
 	a.search, a.ended = s, false
 	reported := map[int]bool{}

@@ -21,13 +21,12 @@ type SupervisorConfig struct {
 	Spec    job.Spec    // written to a new journal; an old one has its own
 	Log     journal.Log // appended to by the Supervisor alone
 	Work    Work
-	Workers []*actor.PID         // one a device
-	Epochs  func() uint64        // counts up over the node's life
-	Clock   func() time.Duration // monotonic
-	Now     func() time.Time     // for the journal's dates
-	Tick    time.Duration        // between records of the job's clock
-	Events  Events
-	Hooks   Hooks
+	Workers []*actor.PID // one a device of this node; those of others enlist
+	TrialConfig
+	Clock  func() time.Duration // monotonic
+	Now    func() time.Time     // for the journal's dates
+	Tick   time.Duration        // between records of the job's clock
+	Events Events
 }
 
 // Supervisor owns a job: its journal, its graph of stages, its devices and its
@@ -45,8 +44,11 @@ type Supervisor struct {
 	agent   *actor.PID
 	trials  map[int]*running // by decision; −1 is the final training
 	waiting []search.Decision
+	workers []*actor.PID
 	free    []int        // indices of workers
 	gone    map[int]bool // … of those that will not come back
+	spare   map[int]bool // … of those that the final training gave back
+	idle    int          // attempt of a final training that has no worker yet; 0 is none
 
 	stage  context.CancelCauseFunc // of the stage that runs on a goroutine
 	timer  *time.Timer             // of the running stage's timeout
@@ -75,7 +77,8 @@ type (
 		plan search.Plan
 		err  error
 	}
-	stageLate struct{ stage string }
+	finalReady struct{ err error }
+	stageLate  struct{ stage string }
 )
 
 var errInterrupted = errors.New("interrupted")
@@ -94,7 +97,7 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		s.begin(ctx)
 	case *actor.Restarting, *actor.Stopping:
 		s.over = true // children that end now are the next instance's to start
-		for _, w := range s.cfg.Workers {
+		for _, w := range s.workers {
 			ctx.Unwatch(w)
 		}
 		s.halt(errReleased)
@@ -108,6 +111,8 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		s.step(ctx, job.Event{Kind: job.StageTimeout, Stage: m.stage})
 	case *planMade:
 		s.planned(ctx, m)
+	case *finalReady:
+		s.finalReady(ctx, m)
 	case *AgentReady:
 		s.history(ctx)
 	case *Decide:
@@ -120,6 +125,10 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		}
 	case *TrialEnded:
 		s.trialEnded(ctx, m)
+	case *Enlist:
+		s.enlist(ctx, m)
+	case *Returned:
+		s.returned(ctx, m)
 	case *actor.Terminated:
 		s.terminated(ctx, m.Who)
 	}
@@ -151,9 +160,9 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 
 // begin replays the journal and goes on.
 func (s *Supervisor) begin(ctx actor.Context) {
-	s.trials, s.stop, s.gone = map[int]*running{}, make(chan struct{}), map[int]bool{}
+	s.trials, s.stop, s.gone, s.spare = map[int]*running{}, make(chan struct{}), map[int]bool{}, map[int]bool{}
 	for i, w := range s.cfg.Workers {
-		s.free = append(s.free, i)
+		s.workers, s.free = append(s.workers, w), append(s.free, i)
 		ctx.Watch(w)
 	}
 	var err error

@@ -58,9 +58,12 @@ func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
 }
 
 func (s *Supervisor) startAgent(ctx actor.Context) {
-	s.agent = ctx.Spawn(SearchAgentProps(s.cfg.Work, s.state.Plan.Slots, s.cfg.Hooks))
+	s.agent = ctx.Spawn(SearchAgentProps(s.cfg.Work, s.slots(), s.cfg.Hooks))
 	ctx.Watch(s.agent)
 }
+
+// slots is how many trials run side by side: as planned, or more where workers came.
+func (s *Supervisor) slots() int { return max(s.state.Plan.Slots, len(s.workers)-len(s.gone)) }
 
 // history answers an agent that (re)started.
 func (s *Supervisor) history(ctx actor.Context) {
@@ -120,9 +123,9 @@ func (s *Supervisor) startTrial(ctx actor.Context, seq int, r *running) {
 	}
 	pids := make([]*actor.PID, len(r.workers))
 	for i, w := range r.workers {
-		pids[i] = s.cfg.Workers[w]
+		pids[i] = s.workers[w]
 	}
-	r.pid = ctx.Spawn(TrialProps(seq, task, pids, s.cfg.Epochs, s.cfg.Hooks))
+	r.pid = ctx.Spawn(TrialProps(seq, task, pids, s.cfg.TrialConfig))
 	ctx.Watch(r.pid)
 }
 
@@ -142,7 +145,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		s.end(ctx, fmt.Errorf("trial %s: %w", r.d.Trial, m.Err), false)
 		return
 	}
-	if m.Err != nil && slices.ContainsFunc(r.workers, func(w int) bool { return s.gone[w] }) {
+	if m.Err != nil && (m.Gone || slices.ContainsFunc(r.workers, func(w int) bool { return s.gone[w] })) {
 		s.again(ctx, m.Seq, r)
 		return
 	}
@@ -196,11 +199,77 @@ func (s *Supervisor) again(ctx actor.Context, seq int, r *running) {
 		s.dispatch(ctx)
 		return
 	}
-	all := s.free
-	s.free = nil
-	if len(all) > 0 {
-		s.startTrial(ctx, finalSeq, &running{d: r.d, workers: all, attempt: r.attempt})
+	s.trainOnAll(ctx, r.attempt)
+}
+
+// enlist takes workers of another node in: for the trials that wait, or into the final
+// training's ring.
+func (s *Supervisor) enlist(ctx actor.Context, m *Enlist) {
+	if s.over {
+		return
 	}
+	came, lost := false, false
+	for _, w := range m.Workers {
+		if i := slices.IndexFunc(s.workers, w.Equal); i >= 0 {
+			lost = lost || s.gone[i]
+			continue // said before
+		}
+		s.free = append(s.free, len(s.workers))
+		s.workers = append(s.workers, w)
+		ctx.Watch(w)
+		came = true
+	}
+	if m.From != nil {
+		ctx.Send(m.From, &Enlisted{Lost: lost})
+	}
+	if !came {
+		return
+	}
+	if s.agent != nil {
+		ctx.Send(s.agent, &Widen{Slots: s.slots()})
+	}
+	s.dispatch(ctx)
+	if s.idle > 0 {
+		s.trainOnAll(ctx, s.idle)
+	}
+	s.grow(ctx)
+}
+
+// grow offers free workers to the final training.
+func (s *Supervisor) grow(ctx actor.Context) {
+	r := s.trials[finalSeq]
+	if r == nil || r.pid == nil {
+		return
+	}
+	var more []*actor.PID
+	s.free = slices.DeleteFunc(s.free, func(w int) bool {
+		if s.spare[w] {
+			return false
+		}
+		more, r.workers = append(more, s.workers[w]), append(slices.Clone(r.workers), w)
+		return true
+	})
+	if len(more) > 0 {
+		ctx.Send(r.pid, &Grow{Workers: more})
+	}
+}
+
+// returned takes back what a training is no faster with.
+func (s *Supervisor) returned(ctx actor.Context, m *Returned) {
+	r := s.trials[m.Seq]
+	if r == nil {
+		return
+	}
+	var back []int
+	r.workers = slices.DeleteFunc(slices.Clone(r.workers), func(w int) bool {
+		if !slices.ContainsFunc(m.Workers, s.workers[w].Equal) {
+			return false
+		}
+		back, s.spare[w] = append(back, w), true
+		return true
+	})
+	s.release(back)
+	s.dispatch(ctx)
 }
 
 // workerGone takes a worker out that will not come back. Without any the job
@@ -208,7 +277,7 @@ func (s *Supervisor) again(ctx actor.Context, seq int, r *running) {
 func (s *Supervisor) workerGone(ctx actor.Context, w int) {
 	s.gone[w] = true
 	s.free = slices.DeleteFunc(s.free, func(f int) bool { return f == w })
-	if len(s.gone) == len(s.cfg.Workers) {
+	if len(s.gone) == len(s.workers) {
 		s.end(ctx, errNoDevice, false)
 	}
 }
@@ -221,7 +290,7 @@ func (s *Supervisor) terminated(ctx actor.Context, who *actor.PID) {
 	if s.over {
 		return
 	}
-	if w := slices.IndexFunc(s.cfg.Workers, who.Equal); w >= 0 {
+	if w := slices.IndexFunc(s.workers, who.Equal); w >= 0 {
 		s.workerGone(ctx, w)
 		return
 	}
@@ -278,9 +347,42 @@ func (s *Supervisor) startFinal(ctx actor.Context) {
 			return
 		}
 	}
+	st := *s.state
+	run, cancel := context.WithCancelCause(context.Background())
+	s.stage = cancel
+	self, root := ctx.Self(), ctx.ActorSystem().Root
+	s.wg.Go(func() {
+		m := &finalReady{err: s.cfg.Work.Stage(run, job.StageTrain, st)}
+		if context.Cause(run) == nil {
+			root.Send(self, m)
+		}
+	})
+}
+
+// finalReady begins the final training: what it starts from is here.
+func (s *Supervisor) finalReady(ctx actor.Context, m *finalReady) {
+	if s.over || s.machine.Status(job.StageTrain) != job.Running {
+		return
+	}
+	if m.err != nil {
+		s.stageFailed(ctx, job.StageTrain, m.err)
+		return
+	}
+	s.trainOnAll(ctx, s.state.Retries[finalSeq]+1)
+}
+
+// trainOnAll starts the final training on all workers that are there; where none is,
+// the next one that enlists starts it.
+func (s *Supervisor) trainOnAll(ctx actor.Context, attempt int) {
+	s.spare = map[int]bool{}
+	if len(s.free) == 0 {
+		s.idle = attempt
+		return
+	}
 	all := s.free
-	s.free = nil
-	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: all, attempt: s.state.Retries[finalSeq] + 1})
+	s.free, s.idle = nil, 0
+	slices.Sort(all)
+	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: all, attempt: attempt})
 }
 
 func (s *Supervisor) finalEnded(ctx actor.Context, rep *journal.TrialReport) {

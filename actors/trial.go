@@ -27,8 +27,7 @@ type Trial struct {
 	seq     int
 	task    train.Task
 	workers []*actor.PID
-	epochs  func() uint64
-	hooks   Hooks
+	cfg     TrialConfig
 
 	epoch  uint64
 	group  *ring.Group
@@ -39,24 +38,33 @@ type Trial struct {
 	lost   int
 	step   int // the furthest that was reported
 	lostAt int // … when a worker was lost last
+	growth
 }
 
-// TrialProps makes the actor of a task. Epochs counts up over the whole node.
-func TrialProps(seq int, task train.Task, workers []*actor.PID, epochs func() uint64, hooks Hooks) *actor.Props {
+// TrialConfig is what the Trials of a node have in common.
+type TrialConfig struct {
+	Epochs func() uint64 // counts up over the node's life
+	Across Across        // nil: all workers are of this node
+	Hooks  Hooks
+}
+
+// TrialProps makes the actor of a task.
+func TrialProps(seq int, task train.Task, workers []*actor.PID, cfg TrialConfig) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &Trial{seq: seq, task: task, workers: workers, epochs: epochs, hooks: hooks}
+		return &Trial{seq: seq, task: task, workers: workers, cfg: cfg}
 	})
 }
 
 // Receive implements actor.Actor.
 func (t *Trial) Receive(ctx actor.Context) {
-	t.hooks.receive("trial", ctx.Message())
+	t.cfg.Hooks.receive("trial", ctx.Message())
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		t.form(ctx)
 	case *Progress:
 		if m.Epoch == t.epoch {
 			t.reached(m.Metrics.Step)
+			t.measured(ctx, m.Metrics)
 			ctx.Send(ctx.Parent(), &Progress{Epoch: m.Epoch, Seq: t.seq, Trial: m.Trial, Metrics: m.Metrics})
 		}
 	case *RankEnded:
@@ -67,6 +75,10 @@ func (t *Trial) Receive(ctx actor.Context) {
 		if m.Epoch == t.epoch {
 			t.replace(ctx, -1, m.Err)
 		}
+	case *RingCard:
+		t.meet(ctx, m)
+	case *Grow:
+		t.grow(ctx, m.Workers)
 	case *actor.Terminated:
 		t.gone(ctx, m.Who)
 	case *actor.Restarting, *actor.Stopping:
@@ -103,10 +115,10 @@ func (t *Trial) form(ctx actor.Context) {
 // begin starts an epoch. Ranks other than the lost one go on from the epoch that
 // it resumes.
 func (t *Trial) begin(ctx actor.Context, resumes uint64, lost int) {
-	t.epoch = t.epochs()
+	t.epoch = t.cfg.Epochs()
 	t.group, t.left, t.err, t.isLost, t.report = nil, len(t.workers), nil, false, train.Report{}
 	if len(t.workers) > 1 {
-		t.group = ring.NewGroupOver(t.task.Backend, len(t.workers), t.epoch)
+		t.group = t.newGroup(ctx)
 	}
 	for r, w := range t.workers {
 		a := &Assign{Epoch: t.epoch, Rank: r, World: len(t.workers), Ring: t.group, Task: t.task, Owner: ctx.Self()}
@@ -115,6 +127,23 @@ func (t *Trial) begin(ctx actor.Context, resumes uint64, lost int) {
 		}
 		ctx.Send(w, a)
 	}
+}
+
+// newGroup is the ring of an epoch: of this node, or of several.
+func (t *Trial) newGroup(ctx actor.Context) *ring.Group {
+	if t.cfg.Across != nil && slices.ContainsFunc(t.workers, func(w *actor.PID) bool { return w.Address != ctx.Self().Address }) {
+		return t.cfg.Across(&t.task, len(t.workers), t.epoch, nil)
+	}
+	return ring.NewGroupOver(t.task.Backend, len(t.workers), t.epoch)
+}
+
+// meet has a rank of another node meet the others.
+func (t *Trial) meet(ctx actor.Context, m *RingCard) {
+	if m.Epoch != t.epoch || t.group == nil {
+		ctx.Send(m.From, &RingCards{Epoch: m.Epoch, Err: fmt.Errorf("no ring of epoch %d forms: %w", m.Epoch, ring.ErrLost)})
+		return
+	}
+	go meet(ctx.ActorSystem().Root, t.group, m)
 }
 
 // replace lets the others go on without waiting for the disk. It tells whether
@@ -140,10 +169,11 @@ func (t *Trial) gone(ctx actor.Context, who *actor.PID) {
 		t.group.Abort(&ring.LostError{Rank: r, Why: why.Error()})
 	}
 	if len(t.workers) == 1 {
-		ctx.Send(ctx.Parent(), &TrialEnded{Seq: t.seq, Report: t.report, Err: why})
+		ctx.Send(ctx.Parent(), &TrialEnded{Seq: t.seq, Report: t.report, Err: why, Gone: true})
 		return
 	}
 	t.workers = slices.Delete(slices.Clone(t.workers), r, r+1)
+	t.growth.over()
 	t.loses()
 	t.begin(ctx, t.epoch, -1)
 }

@@ -117,6 +117,7 @@ func (d *Daemon) routes() http.Handler {
 	led("POST /internal/jobs/{id}/folder", cert.Node, d.postFolder)
 	led("POST /internal/jobs/{id}/progress", cert.Node, d.postProgress)
 	led("POST /internal/jobs/{id}/end", cert.Node, d.postEnd)
+	led("POST /internal/jobs/{id}/left", cert.Node, d.postLeft)
 	led("GET /internal/uses", cert.Node, d.getUses)
 	at("POST /internal/run", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		var a assignment
@@ -137,7 +138,7 @@ func (d *Daemon) routes() http.Handler {
 		if a.Why != errCancelled.Error() {
 			why = errors.New(a.Why)
 		}
-		d.hands.stop(a.ID, a.Epoch, why)
+		d.hands.stop(a, why)
 		return answer(w, http.StatusOK, struct{}{})
 	})
 	at("GET /internal/running", cert.Node, func(w http.ResponseWriter, _ *http.Request) error {
@@ -536,6 +537,17 @@ func (d *Daemon) postEnd(c *chief, w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	if err := c.end(r.PathValue("id"), e.Epoch, e.State, e.Why); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) postLeft(c *chief, w http.ResponseWriter, r *http.Request) error {
+	var l leftReport
+	if err := body(r, &l, maxAsk); err != nil {
+		return err
+	}
+	if err := c.left(r.PathValue("id"), l); err != nil {
 		return err
 	}
 	return answer(w, http.StatusOK, struct{}{})

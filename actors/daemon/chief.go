@@ -29,7 +29,7 @@ type chief struct {
 	reg      *registry
 	regLog   *replica.Log
 	logs     map[string]*stream // by job
-	folders  map[string]folder  // by job, as far as they were asked for
+	folders  map[string]*kept   // by job, as far as they were asked for
 	missing  map[string]time.Time
 	refusals map[string]string // why no node takes a queued job, by job
 	places   places
@@ -55,7 +55,7 @@ func (d *Daemon) newChief(term uint64) (*chief, error) {
 	ctx, cancel := context.WithCancel(d.ctx)
 	c := &chief{
 		d: d, term: term, cancel: cancel, kick: make(chan struct{}, 1), reg: newRegistry(), regLog: d.store.Log(streamOfJobs, term),
-		logs: map[string]*stream{}, folders: map[string]folder{}, missing: map[string]time.Time{}, refusals: map[string]string{},
+		logs: map[string]*stream{}, folders: map[string]*kept{}, missing: map[string]time.Time{}, refusals: map[string]string{},
 		places: newPlaces(),
 	}
 	err := c.regLog.Replay(func(b []byte) error {
@@ -301,36 +301,47 @@ type folder map[string]files.Ref
 
 // change of a folder: one record of its stream.
 type change struct {
-	Put  folder   `json:"put,omitempty"`
-	Drop []string `json:"drop,omitempty"`
+	Put   folder   `json:"put,omitempty"`
+	Drop  []string `json:"drop,omitempty"`
+	Trial string   `json:"trial,omitempty"` // whose files these are, if they are a trial's
+	Fence uint64   `json:"fence,omitempty"` // its epoch: the highest that was seen counts
 }
 
-func (f folder) apply(c change) {
-	maps.Copy(f, c.Put)
+// kept is what a folder's stream adds up to.
+type kept struct {
+	files  folder
+	fences map[string]uint64 // by trial
+}
+
+func (k *kept) apply(c change) {
+	maps.Copy(k.files, c.Put)
 	for _, p := range c.Drop {
-		delete(f, p)
+		delete(k.files, p)
+	}
+	if c.Trial != "" {
+		k.fences[c.Trial] = max(k.fences[c.Trial], c.Fence)
 	}
 }
 
 // folder of a job; the lock is held.
-func (c *chief) folder(id string) (folder, error) {
-	if f := c.folders[id]; f != nil {
-		return f, nil
+func (c *chief) folder(id string) (*kept, error) {
+	if k := c.folders[id]; k != nil {
+		return k, nil
 	}
-	f := folder{}
+	k := &kept{folder{}, map[string]uint64{}}
 	err := c.d.store.Replay(folderStream(id), func(b []byte) error {
 		var ch change
 		if err := json.Unmarshal(b, &ch); err != nil {
 			return err
 		}
-		f.apply(ch)
+		k.apply(ch)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.folders[id] = f
-	return f, nil
+	c.folders[id] = k
+	return k, nil
 }
 
 func (c *chief) folderOf(id string) (folder, error) {
@@ -339,11 +350,14 @@ func (c *chief) folderOf(id string) (folder, error) {
 	if c.reg.jobs[id] == nil {
 		return nil, fmt.Errorf("%s: %w", id, errNoJob)
 	}
-	f, err := c.folder(id)
-	return maps.Clone(f), err
+	k, err := c.folder(id)
+	if err != nil {
+		return nil, err
+	}
+	return maps.Clone(k.files), nil
 }
 
-// lay records what a job's node has kept of its folder.
+// lay records what one of a job's nodes has kept of its folder.
 func (c *chief) lay(id string, epoch uint64, ch change) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -351,9 +365,12 @@ func (c *chief) lay(id string, epoch uint64, ch change) error {
 	if j == nil || j.State != Running || j.Epoch != epoch {
 		return errTaken
 	}
-	f, err := c.folder(id)
+	k, err := c.folder(id)
 	if err != nil {
 		return err
+	}
+	if ch.Trial != "" && ch.Fence < k.fences[ch.Trial] {
+		return errTaken
 	}
 	b, err := json.Marshal(ch)
 	if err != nil {
@@ -362,7 +379,7 @@ func (c *chief) lay(id string, epoch uint64, ch change) error {
 	if err := c.d.store.Log(folderStream(id), c.term).Append(b, true); err != nil {
 		return err
 	}
-	f.apply(ch)
+	k.apply(ch)
 	return nil
 }
 
@@ -386,6 +403,7 @@ func (c *chief) run(ctx context.Context) {
 		}
 		c.check(ctx)
 		c.assign(ctx)
+		c.spread(ctx)
 	}
 }
 
@@ -401,49 +419,82 @@ func (c *chief) jobs() []Job {
 	return out
 }
 
-// check takes back the jobs of nodes that are gone or know nothing of them, and
-// stops those that are to be cancelled.
+// check takes back the jobs of nodes that are gone or know nothing of them, with what
+// is lent to them, and stops those that are to be cancelled.
 func (c *chief) check(ctx context.Context) {
-	running := map[string][]assignment{} // by node, asked once
+	k := checking{c: c, running: map[string][]assignment{}}
 	for _, j := range c.jobs() {
 		if j.State != Running {
 			continue
 		}
-		m, alive := c.d.members.Member(j.Node)
-		if !alive {
-			c.takeBack(j, "node "+j.NodeName+" is gone")
-			continue
-		}
-		if j.Cancel {
-			_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: j.ID, Epoch: j.Epoch, Why: errCancelled.Error()}, nil)
-		} else if j.Stopping != "" {
-			_ = c.d.ask(ctx, m.Addr, "/internal/stop", assignment{ID: j.ID, Epoch: j.Epoch, Why: j.Stopping}, nil)
-		}
-		now, asked := running[j.Node]
-		if !asked {
-			if err := c.d.get(ctx, m.Addr, "/internal/running", &now); err != nil {
-				continue // gossip or the next look will tell
+		for _, l := range j.Lent {
+			a := assignment{ID: j.ID, Epoch: j.Epoch, Why: l.Stopping, Home: j.Node}
+			if why := k.trouble(ctx, l.Node, l.NodeName, a, l.Stopping != ""); why != "" {
+				if err := c.left(j.ID, leftReport{j.Epoch, l.Node, why}); err == nil {
+					c.d.say("job %s: %s; it goes on without its devices", j.ID, why)
+				}
 			}
-			running[j.Node] = now
 		}
-		if i := slices.IndexFunc(now, func(a assignment) bool { return a.ID == j.ID && a.Epoch == j.Epoch }); i >= 0 {
-			c.mu.Lock()
-			delete(c.missing, j.ID)
-			c.places.holds[j.ID] = now[i].Devices
-			c.mu.Unlock()
-			continue
+		a := assignment{ID: j.ID, Epoch: j.Epoch, Why: j.Stopping}
+		if j.Cancel {
+			a.Why = errCancelled.Error()
 		}
-		c.mu.Lock()
-		since, ok := c.missing[j.ID]
-		if !ok {
-			since = time.Now()
-			c.missing[j.ID] = since
-		}
-		c.mu.Unlock()
-		if time.Since(since) > missingAfter {
-			c.takeBack(j, "node "+j.NodeName+" no longer works on it")
+		if why := k.trouble(ctx, j.Node, j.NodeName, a, a.Why != ""); why != "" {
+			c.takeBack(j, why)
 		}
 	}
+}
+
+// checking is one round of check.
+type checking struct {
+	c       *chief
+	running map[string][]assignment // by node, asked once
+}
+
+// trouble says why a node no longer does what it was given, "" while it does, or while
+// that is not known. With stop it is told to end it.
+func (k *checking) trouble(ctx context.Context, node, name string, a assignment, stop bool) string {
+	c := k.c
+	m, alive := c.d.members.Member(node)
+	if !alive {
+		return "node " + name + " is gone"
+	}
+	if stop {
+		_ = c.d.ask(ctx, m.Addr, "/internal/stop", a, nil) // the next look asks again
+	}
+	now, asked := k.running[node]
+	if !asked {
+		if err := c.d.get(ctx, m.Addr, "/internal/running", &now); err != nil {
+			return "" // gossip or the next look will tell
+		}
+		k.running[node] = now
+	}
+	i := slices.IndexFunc(now, func(n assignment) bool {
+		return n.ID == a.ID && n.Epoch == a.Epoch && (n.Home != "") == (a.Home != "")
+	})
+	key := a.ID
+	if a.Home != "" {
+		key = loan(a.ID, node)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i >= 0 {
+		delete(c.missing, key)
+		if a.Home == "" {
+			c.places.holds[a.ID] = now[i].Devices
+		}
+		return ""
+	}
+	since, ok := c.missing[key]
+	if !ok {
+		since = time.Now()
+		c.missing[key] = since
+	}
+	if time.Since(since) <= missingAfter {
+		return ""
+	}
+	delete(c.missing, key)
+	return "node " + name + " no longer works on it"
 }
 
 func (c *chief) takeBack(j Job, why string) {
@@ -463,7 +514,9 @@ type assignment struct {
 	Why   string `json:"why,omitempty"`
 	Job   *Job   `json:"job,omitempty"`
 
-	Devices []string `json:"devices,omitempty"` // chosen by the leader; in a node's answer, those it has leased
+	Devices    []string `json:"devices,omitempty"`    // chosen by the leader; in a node's answer, those it has leased
+	Constraint string   `json:"constraint,omitempty"` // of these devices, where the job's own is of several nodes'
+	Home       string   `json:"home,omitempty"`       // the devices are lent: life of the node that carries the job out
 }
 
 // fit is a node's answer whether it could take a job now.

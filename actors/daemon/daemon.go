@@ -52,14 +52,17 @@ import (
 	"sync"
 	"time"
 
+	"github.com/asynkron/protoactor-go/actor"
 	"github.com/vmihailenco/msgpack/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/cluster/port"
+	"github.com/open-autoglm/autoglm/cluster/remote"
 	"github.com/open-autoglm/autoglm/cluster/replica"
 	"github.com/open-autoglm/autoglm/gpu/device"
 )
@@ -95,6 +98,9 @@ type Daemon struct {
 	store   *replica.Store
 	files   *files.Store
 	hands   *hands
+	system  *actor.ActorSystem
+	remote  *remote.Remote
+	rings   *rings
 	client  *http.Client
 	server  *http.Server
 	lock    *os.File
@@ -207,14 +213,26 @@ func (d *Daemon) start(id *cert.Identity) error {
 		Software: d.cfg.Software, Card: d.card,
 		Events: cluster.Events{
 			Joined: func(m cluster.Member) { d.say("node %s joined (%s)", m.Name, m.Addr); d.change(); d.nudge() },
-			Gone:   func(m cluster.Member, why string) { d.say("node %s is gone: %s", m.Name, why); d.nudge() },
-			Warn:   func(about, addr string, err error) { d.say("%s: %v", about, err) },
+			Gone: func(m cluster.Member, why string) {
+				d.say("node %s is gone: %s", m.Name, why)
+				d.lost(m)
+				d.nudge()
+			},
+			Warn: func(about, addr string, err error) { d.say("%s: %v", about, err) },
 		},
 	})
 	if err != nil {
 		return err
 	}
 	self := d.members.Self()
+	d.system = node.NewSystem(d.cfg.ActorLog)
+	d.remote, err = remote.Start(d.system, remote.Config{
+		Port: d.port, Addr: self.Addr, Boot: self.Boot, Kinds: actors.Kinds(),
+		Refused: func(from string, why error) { d.say("actors: refused %s: %v", from, why) },
+	})
+	if err != nil {
+		return err
+	}
 	d.store, err = replica.Open(replica.Config{
 		Dir: filepath.Join(d.cfg.Dir, "journal"), Port: d.port, Node: self.ID, Addr: self.Addr, Found: len(d.cfg.Join) == 0,
 		Candidates: d.candidates, Timing: d.cfg.Timing,
@@ -230,6 +248,8 @@ func (d *Daemon) start(id *cert.Identity) error {
 		return err
 	}
 	d.port.Handle(watchProtocol, cert.Node, d.watched)
+	d.rings = newRings(d.port, self.Addr)
+	d.port.Handle(ringProtocol, cert.Node, d.rings.serve)
 	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: nil}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -473,6 +493,16 @@ func (d *Daemon) chiefNow() *chief {
 	return d.chief
 }
 
+// lost ends what waits for a node that is gone.
+func (d *Daemon) lost(m cluster.Member) {
+	if d.remote != nil { // the first members come before
+		d.remote.Lost(life(m))
+	}
+}
+
+// life is where a member's actors are reached, as long as it lives.
+func life(m cluster.Member) string { return remote.At(m.Addr, m.Boot) }
+
 // nudge has the leader look at its jobs.
 func (d *Daemon) nudge() {
 	if c := d.chiefNow(); c != nil {
@@ -533,6 +563,12 @@ func (d *Daemon) close() error {
 		errs = append(errs, d.server.Close())
 	}
 	d.follow()
+	if d.remote != nil {
+		errs = append(errs, d.remote.Close())
+	}
+	if d.system != nil {
+		d.system.Shutdown()
+	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())
 	}

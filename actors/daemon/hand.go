@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,13 +21,15 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
-// hands is a node's part: the jobs that it carries out.
+// hands is a node's part: the jobs that it carries out, and those of other nodes that
+// it lends devices to.
 type hands struct {
 	d  *Daemon
 	wg sync.WaitGroup
 
 	mu       sync.Mutex
 	running  map[string]*held // by job
+	lent     map[string]*held // by job
 	draining bool
 }
 
@@ -44,16 +47,35 @@ var (
 	errStopping  = errors.New("the node stops")
 )
 
-func newHands(d *Daemon) *hands { return &hands{d: d, running: map[string]*held{}} }
+func newHands(d *Daemon) *hands {
+	return &hands{d: d, running: map[string]*held{}, lent: map[string]*held{}}
+}
+
+// of is the list that an assignment belongs to.
+func (h *hands) of(a *assignment) map[string]*held {
+	if a.Home != "" {
+		return h.lent
+	}
+	return h.running
+}
 
 func (h *hands) list() []assignment {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := []assignment{}
-	for _, r := range h.running {
-		out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices})
+	for _, list := range []map[string]*held{h.running, h.lent} {
+		for _, r := range list {
+			out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices, Home: r.Home})
+		}
 	}
 	return out
+}
+
+// busy tells whether a job's folder is in use.
+func (h *hands) busy(id string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.running[id] != nil || h.lent[id] != nil
 }
 
 // take begins a job; an older epoch of it that still runs is stopped first.
@@ -66,22 +88,29 @@ func (h *hands) take(a assignment) error {
 	if h.draining {
 		return errDraining
 	}
-	old := h.running[a.ID]
-	if old != nil && old.Epoch >= a.Epoch {
+	list := h.of(&a)
+	if old := list[a.ID]; old != nil && old.Epoch >= a.Epoch {
 		return nil // it was heard already
 	}
+	before := []*held{h.running[a.ID], h.lent[a.ID]} // of an earlier epoch, in the same folder
 	ctx, cancel := context.WithCancelCause(h.d.ctx)
 	r := &held{assignment: a, cancel: cancel, done: make(chan struct{})}
-	h.running[a.ID] = r
+	list[a.ID] = r
 	h.wg.Add(1)
 	go func() {
 		defer h.wg.Done()
 		defer close(r.done)
-		if old != nil {
-			old.cancel(errTaken)
-			<-old.done
+		for _, old := range before {
+			if old != nil {
+				old.cancel(errTaken)
+				<-old.done
+			}
 		}
-		h.run(ctx, r)
+		if r.Home != "" {
+			h.lend(ctx, r)
+		} else {
+			h.run(ctx, r)
+		}
 	}()
 	return nil
 }
@@ -97,10 +126,10 @@ func (h *hands) holds(r *held, ds []device.Device) {
 }
 
 // stop ends a job in hand.
-func (h *hands) stop(id string, epoch uint64, why error) {
+func (h *hands) stop(a assignment, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if r := h.running[id]; r != nil && r.Epoch == epoch {
+	if r := h.of(&a)[a.ID]; r != nil && r.Epoch == a.Epoch {
 		r.cancel(why)
 	}
 }
@@ -110,8 +139,10 @@ func (h *hands) drain(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining = true
-	for _, r := range h.running {
-		r.cancel(why)
+	for _, list := range []map[string]*held{h.running, h.lent} {
+		for _, r := range list {
+			r.cancel(why)
+		}
 	}
 }
 
@@ -125,13 +156,18 @@ func (h *hands) run(ctx context.Context, r *held) {
 		h.forget(r)
 		return
 	}
-	// The node may be stopping: the report has its own bound then.
-	report, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	h.report(ctx, fmt.Sprintf("/internal/jobs/%s/end", r.ID), endReport{r.Epoch, state, why})
+	h.forget(r)
+}
+
+// report tells the leader how something ended. The node may be stopping: the report
+// has its own bound then.
+func (h *hands) report(ctx context.Context, path string, what any) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(h.d.ctx, func() { time.AfterFunc(farewell, cancel) })
 	defer stop()
-	_ = h.d.toLeader(report, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/end", r.ID), endReport{r.Epoch, state, why}, nil)
-	h.forget(r)
+	_ = h.d.toLeader(ctx, http.MethodPost, path, what, nil)
 }
 
 // forget takes a job out of the list, after its end was heard: until then the
@@ -139,8 +175,8 @@ func (h *hands) run(ctx context.Context, r *held) {
 func (h *hands) forget(r *held) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.running[r.ID] == r {
-		delete(h.running, r.ID)
+	if list := h.of(&r.assignment); list[r.ID] == r {
+		delete(list, r.ID)
 	}
 }
 
@@ -180,20 +216,12 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	if spec.Data.Files, spec.Data.Valid, err = m.uploads(ctx, r.Job.Files, spec); err != nil {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
-	kept := make(chan struct{})
-	every, stop := context.WithCancel(ctx)
-	go func() {
-		defer close(kept)
-		m.run(every)
-	}()
-	defer func() {
-		stop()
-		<-kept
-	}()
+	defer m.start(ctx)()
 	pr := &progressSender{d: d, id: r.ID, epoch: r.Epoch}
 	n, err := node.Open(node.Options{
-		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Keep: m.keep, Log: d.cfg.ActorLog,
-		AllowFallback: false, Lease: d.lease("job "+r.ID, r.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Folder: m, Log: d.cfg.ActorLog,
+		Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across,
 		Events: actors.Events{Progress: pr.send},
 		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 		Fallback: func(asked error, has []device.Device) {
@@ -209,9 +237,60 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	if err := n.Run(ctx); err != nil {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 		defer cancel()
-		return errors.Join(err, m.keep(last))
+		return errors.Join(err, m.Keep(last))
 	}
-	return m.keep(ctx)
+	return m.Keep(ctx)
+}
+
+// supervisor is the name of a job's Supervisor.
+func supervisor(id string, epoch uint64) string { return fmt.Sprintf("job/%s/%d", id, epoch) }
+
+// lend has a job of another node use devices of this one.
+func (h *hands) lend(ctx context.Context, r *held) {
+	h.d.say("job %s: lends it %s", r.ID, strings.Join(r.Devices, " "))
+	err := h.serve(ctx, r)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	h.d.say("job %s: takes its devices back: %s", r.ID, why)
+	h.report(ctx, fmt.Sprintf("/internal/jobs/%s/left", r.ID), leftReport{r.Epoch, h.d.members.Self().ID, why})
+	h.forget(r)
+}
+
+// leftReport says that devices are no longer lent.
+type leftReport struct {
+	Epoch uint64 `json:"epoch"`
+	Node  string `json:"node"`
+	Why   string `json:"why,omitempty"`
+}
+
+// homeWithin bounds how long a job's Supervisor is waited for, which may lay a large
+// folder out first.
+const homeWithin = 2 * time.Minute
+
+func (h *hands) serve(ctx context.Context, r *held) error {
+	d := h.d
+	dir := filepath.Join(d.cfg.Dir, "jobs", r.ID)
+	m, err := d.openMirror(ctx, r, dir)
+	if err != nil {
+		return err
+	}
+	defer m.start(ctx)()
+	g, err := node.OpenGuest(ctx, node.Options{
+		Dir: dir, Spec: r.Job.Spec, Folder: m, Lease: d.lease("job "+r.ID, r.Devices, true), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		System: d.system, Across: d.rings.across, Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
+	})
+	if err != nil {
+		return err
+	}
+	h.holds(r, g.Devices())
+	d.change()
+	defer d.change()
+	return g.Run(ctx, d.remote.PID(r.Home, supervisor(r.ID, r.Epoch)), homeWithin)
 }
 
 // progressSender passes on what trials measure, at most a few times a second each:
@@ -256,8 +335,8 @@ func (p *progressSender) send(m actors.Progress) {
 }
 
 // lease holds devices for a job, without waiting: the leader waits. Those that the
-// leader chose are taken if they can be had, else others.
-func (d *Daemon) lease(owner string, chosen []string) node.Lease {
+// leader chose are taken if they can be had, else others unless it said only those.
+func (d *Daemon) lease(owner string, chosen []string, only bool) node.Lease {
 	return func(m device.Machine, r device.Request, _ bool) ([]device.Device, *device.Held, error) {
 		l, err := device.OpenLeases(d.locks())
 		if err != nil {
@@ -271,9 +350,13 @@ func (d *Daemon) lease(owner string, chosen []string) node.Lease {
 			}
 		}
 		if len(ds) > 0 && len(ds) == r.Count {
-			if h, err := l.Lease(ds, owner, 0); err == nil {
-				return ds, h, nil
+			h, err := l.Lease(ds, owner, 0)
+			if err == nil || only {
+				return ds, h, err
 			}
+		}
+		if only {
+			return nil, nil, fmt.Errorf("%w: %s", device.ErrUnmet, strings.Join(chosen, " "))
 		}
 		return l.Acquire(m, r, owner, 0)
 	}
@@ -298,7 +381,9 @@ func (d *Daemon) fits(a assignment) fit {
 	if a.Job == nil {
 		return fit{Why: "an assignment without a job"}
 	}
-	_, ds, held, err := node.Devices(a.Job.Spec, node.Options{Spec: a.Job.Spec, Lease: d.lease("a look", a.Devices), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
+	spec := a.Job.Spec
+	spec.HardwareConstraint = cmp.Or(a.Constraint, spec.HardwareConstraint)
+	_, ds, held, err := node.Devices(spec, node.Options{Spec: spec, Lease: d.lease("a look", a.Devices, false), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
 	if err != nil {
 		return fit{Why: err.Error()}
 	}

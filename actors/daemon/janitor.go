@@ -41,7 +41,7 @@ func (c *chief) uses() (uses, error) {
 		if err != nil {
 			return u, err
 		}
-		for _, ref := range f {
+		for _, ref := range f.files {
 			u.Files[ref.Hash] = true
 		}
 	}
@@ -79,10 +79,7 @@ func (d *Daemon) tidyOnce(ctx context.Context, grace time.Duration) error {
 			continue // no job has been here yet
 		}
 		for _, e := range dirs {
-			d.hands.mu.Lock()
-			held := d.hands.running[e.Name()] != nil
-			d.hands.mu.Unlock()
-			if at, ok := u.Jobs[e.Name()]; held || ok && at == self {
+			if at, ok := u.Jobs[e.Name()]; d.hands.busy(e.Name()) || ok && at == self {
 				continue
 			}
 			if err := os.RemoveAll(filepath.Join(d.cfg.Dir, kind, e.Name())); err != nil {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,15 +19,22 @@ import (
 
 // mirror keeps a job's folder beyond this node: each file goes to the store under
 // its content, to other nodes, and into the folder's stream. A node that takes the
-// job over lays the folder out again from there.
+// job over, or lends it devices, lays the folder out again from there. It is the
+// job's node.Folder.
+//
+// A trial's folder is written by the node of its first rank alone. Its changes carry
+// the trial's epoch, and the leader refuses those of an earlier one: a node that was
+// taken for lost can do no harm.
 type mirror struct {
 	d     *Daemon
 	id    string
 	epoch uint64
 	dir   string
+	guest bool // the folder but for trials is another node's
 
 	mu   sync.Mutex // one keeping at a time
 	seen map[string]stamp
+	mine map[string]uint64 // epochs of the trials that were begun here
 }
 
 // stamp tells whether a file has changed.
@@ -41,20 +50,85 @@ const mirrorEvery = 10 * time.Second
 // that was never acknowledged, and is kept where it does no harm: the stream's files
 // win.
 func (d *Daemon) openMirror(ctx context.Context, r *held, dir string) (*mirror, error) {
-	m := &mirror{d: d, id: r.ID, epoch: r.Epoch, dir: dir, seen: map[string]stamp{}}
+	m := &mirror{d: d, id: r.ID, epoch: r.Epoch, dir: dir, guest: r.Home != "", seen: map[string]stamp{}, mine: map[string]uint64{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if m.guest {
+		return m, nil // what is needed comes with the work
+	}
+	return m, m.Pull(ctx)
+}
+
+// Pull implements node.Folder. A guest needs the data alone.
+func (m *mirror) Pull(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pull(ctx, func(path string) bool {
+		trial := trialOf(path)
+		return m.mine[trial] == 0 && (!m.guest || strings.HasPrefix(path, "data/"))
+	})
+}
+
+// pull lays out what the stream has that this node has not; the lock is held.
+func (m *mirror) pull(ctx context.Context, wanted func(path string) bool) error {
 	var f folder
-	if err := d.toLeader(ctx, http.MethodGet, fmt.Sprintf("/internal/jobs/%s/folder", r.ID), nil, &f); err != nil {
-		return nil, err
+	if err := m.d.toLeader(ctx, http.MethodGet, fmt.Sprintf("/internal/jobs/%s/folder", m.id), nil, &f); err != nil {
+		return err
 	}
 	for path, ref := range f {
+		if m.seen[path].ref == ref || !wanted(path) {
+			continue
+		}
 		if err := m.lay(ctx, path, ref); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return m, nil
+	return nil
+}
+
+// trialOf is the trial that a path of the folder belongs to, "" where it is none's. A
+// trial's configuration is the Supervisor's to write.
+func trialOf(path string) string {
+	rest, ok := strings.CutPrefix(path, "trials/")
+	trial, file, inside := strings.Cut(rest, "/")
+	if !ok || !inside || file == "config.json" {
+		return ""
+	}
+	return trial
+}
+
+// fence orders a trial's epochs over all times that the job was given to a node.
+func (m *mirror) fence(epoch uint64) uint64 { return m.epoch<<32 | epoch }
+
+// Begin implements node.Folder.
+func (m *mirror) Begin(ctx context.Context, trial string, epoch uint64, from []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(from) > 0 {
+		if err := m.pull(ctx, func(path string) bool { return slices.Contains(from, trialOf(path)) }); err != nil {
+			return err
+		}
+	}
+	m.mine[trial] = m.fence(epoch)
+	return nil
+}
+
+// End implements node.Folder.
+func (m *mirror) End(ctx context.Context, trial string, epoch uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mine[trial] == m.fence(epoch) {
+		defer delete(m.mine, trial)
+	}
+	return m.keepAll(ctx, []string{trial})
+}
+
+// Keep implements node.Folder: what is new in the folder comes to safety.
+func (m *mirror) Keep(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.keepAll(ctx, append(slices.Sorted(maps.Keys(m.mine)), ""))
 }
 
 func (m *mirror) lay(ctx context.Context, path string, ref files.Ref) error {
@@ -106,25 +180,54 @@ func passing(path string) bool {
 		strings.HasPrefix(path, "data/tokens/") || strings.HasPrefix(path, "sample/") || path == "devices.json"
 }
 
+// start keeps now and then until stop is called, which waits for it.
+func (m *mirror) start(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // run keeps now and then, so that a checkpoint in the middle of a long training
 // outlives the node.
 func (m *mirror) run(ctx context.Context) {
 	for pause(ctx, mirrorEvery) {
-		if err := m.keep(ctx); err != nil && ctx.Err() == nil {
+		if err := m.Keep(ctx); err != nil && ctx.Err() == nil {
 			m.d.say("job %s: its folder could not be kept: %v", m.id, err)
 		}
 	}
 }
 
-// keep brings what is new in the folder to safety. It returns once as many nodes as
-// Config.Copies, or all there are, hold it and the stream says so.
-func (m *mirror) keep(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	ch := change{Put: folder{}}
+// keepAll brings what is new of some trials, and of what is no trial's ("") to safety.
+// It returns once as many nodes as Config.Copies, or all there are, hold it and the
+// stream says so. The lock is held.
+func (m *mirror) keepAll(ctx context.Context, parts []string) error {
+	for _, part := range parts {
+		if part == "" && m.guest {
+			continue
+		}
+		if err := m.keepPart(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *mirror) keepPart(ctx context.Context, trial string) error {
+	ch := change{Put: folder{}, Trial: trial, Fence: m.mine[trial]}
 	here := map[string]bool{}
 	fresh := map[string]stamp{}
-	err := filepath.WalkDir(m.dir, func(path string, e fs.DirEntry, err error) error {
+	root := m.dir
+	if trial != "" {
+		root = filepath.Join(m.dir, "trials", trial)
+	}
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // a checkpoint that another replaced meanwhile
@@ -135,7 +238,7 @@ func (m *mirror) keep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if passing(rel) || !e.Type().IsRegular() {
+		if passing(rel) || !e.Type().IsRegular() || trialOf(rel) != trial {
 			return nil
 		}
 		info, err := e.Info()
@@ -172,7 +275,7 @@ func (m *mirror) keep(ctx context.Context) error {
 		return err
 	}
 	for rel := range m.seen {
-		if !here[rel] {
+		if !here[rel] && trialOf(rel) == trial {
 			ch.Drop = append(ch.Drop, rel)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -61,14 +62,19 @@ func (p *places) refuse(job, node, why string, now time.Time) {
 
 // freed notes that a job's node let its devices go.
 func (p *places) freed(j *Job, news []byte, now time.Time) {
-	l := p.left[j.Node]
+	p.back(j.Node, p.devicesOf(j), news, now)
+	delete(p.holds, j.ID)
+}
+
+// back notes that a node's devices are free.
+func (p *places) back(node string, devices []string, news []byte, now time.Time) {
+	l := p.left[node]
 	if l.news != string(news) {
 		l = left{news: string(news)}
 	}
 	l.at = now
-	l.devices = append(l.devices, p.devicesOf(j)...)
-	p.left[j.Node] = l
-	delete(p.holds, j.ID)
+	l.devices = append(l.devices, devices...)
+	p.left[node] = l
 }
 
 // forget drops what is known of a job that is over.
@@ -133,10 +139,13 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 		case Queued:
 			v.Waiting = append(v.Waiting, c.item(&j))
 		case Running:
-			ds := c.places.devicesOf(&j)
-			v.Running = append(v.Running, placement.Running{Item: c.item(&j), On: []placement.Share{{Node: j.Node, Devices: ds}}, Since: j.Given, Stopping: j.Stopping != "" || j.Cancel})
-			for _, d := range ds {
-				held[j.Node+"/"+d] = true
+			for _, r := range c.runs(&j) {
+				v.Running = append(v.Running, r)
+				for _, sh := range r.On {
+					for _, d := range sh.Devices {
+						held[sh.Node+"/"+d] = true
+					}
+				}
 			}
 		}
 		if !j.Given.IsZero() && j.State != Queued {
@@ -174,6 +183,29 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 	return v
 }
 
+// runs is a running job as placement sees it: what it asked for, and apart from that
+// each loan, which makes way for whatever else could have the devices.
+func (c *chief) runs(j *Job) []placement.Running {
+	own := placement.Running{
+		Item: c.item(j), On: []placement.Share{{Node: j.Node, Devices: c.places.devicesOf(j)}},
+		Since: j.Given, Stopping: j.Stopping != "" || j.Cancel,
+	}
+	out := []placement.Running{own}
+	for _, l := range j.Lent {
+		sh := placement.Share{Node: l.Node, Devices: l.Devices}
+		if l.Part {
+			out[0].On = append(out[0].On, sh)
+			continue
+		}
+		i := placement.Item{
+			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: device.CPU, Count: len(l.Devices)},
+			Submitted: l.Since, Preemptible: true,
+		}
+		out = append(out, placement.Running{Item: i, On: []placement.Share{sh}, Since: l.Since, Stopping: own.Stopping || l.Stopping != ""})
+	}
+	return out
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -190,7 +222,7 @@ func (c *chief) item(j *Job) placement.Item {
 	}
 	i := placement.Item{
 		ID: j.ID, Owner: j.By, Priority: j.Spec.Priority, Need: need, Submitted: j.Submitted,
-		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted,
+		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j, need),
 	}
 	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
 		i.Either = j.Spec.Placement.Policy()
@@ -213,7 +245,7 @@ func (c *chief) assign(ctx context.Context) {
 		for _, a := range placement.Decide(c.view(ctx, now), now, placement.DefaultConfig()) {
 			switch a.Do {
 			case placement.Start:
-				again = !c.give(ctx, a.Item, a.On[0]) || again
+				again = !c.give(ctx, a.Item, a.On) || again
 			case placement.Preempt:
 				c.preempt(ctx, a)
 			case placement.Wait:
@@ -226,50 +258,73 @@ func (c *chief) assign(ctx context.Context) {
 	}
 }
 
-// give hands a job to a node; false when the node refuses.
-func (c *chief) give(ctx context.Context, id string, on placement.Share) bool {
-	m, ok := c.d.members.Member(on.Node)
+// give hands a job to the node of its first share, and has the others lend it theirs;
+// false when one refuses.
+func (c *chief) give(ctx context.Context, id string, on []placement.Share) bool {
 	c.mu.Lock()
 	j := c.reg.jobs[id]
-	if !ok || j == nil || j.State != Queued {
+	if j == nil || j.State != Queued {
 		c.mu.Unlock()
 		return true // the next look sees why
 	}
-	a := assignment{ID: id, Epoch: j.Epoch + 1, Devices: on.Devices}
 	job := *j
-	a.Job = &job
 	c.mu.Unlock()
-	var f fit
-	if err := c.d.ask(ctx, m.Addr, "/internal/fit", a, &f); err != nil {
-		f.Why = err.Error()
+	parts := make([]assignment, len(on))
+	at := make([]cluster.Member, len(on))
+	for i, sh := range on {
+		m, ok := c.d.members.Member(sh.Node)
+		if !ok {
+			return true
+		}
+		a := assignment{ID: id, Epoch: job.Epoch + 1, Devices: sh.Devices, Job: &job}
+		if len(on) > 1 {
+			a.Constraint = constraint(&job, len(sh.Devices))
+		}
+		var f fit
+		if err := c.d.ask(ctx, m.Addr, "/internal/fit", a, &f); err != nil {
+			f.Why = err.Error()
+		}
+		if !f.OK {
+			c.refuse(id, m.ID, f.Why)
+			return false
+		}
+		parts[i], at[i] = a, m
 	}
+	home, a := at[0], parts[0]
 	c.mu.Lock()
-	if !f.OK {
-		c.places.refuse(id, m.ID, f.Why, time.Now())
-		c.mu.Unlock()
-		return false
-	}
 	err := errTaken
 	if j := c.reg.jobs[id]; j != nil && j.State == Queued && j.Epoch == job.Epoch {
-		err = c.commit(record{Op: opAssign, ID: id, Node: m.ID, NodeName: m.Name, Devices: on.Devices, Epoch: a.Epoch})
+		err = c.commit(record{Op: opAssign, ID: id, Node: home.ID, NodeName: home.Name, Devices: a.Devices, Epoch: a.Epoch})
 	}
 	c.mu.Unlock()
 	if err != nil {
 		return true
 	}
-	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
-		c.mu.Lock()
-		c.places.refuse(id, m.ID, err.Error(), time.Now())
-		c.mu.Unlock()
+	if err := c.d.ask(ctx, home.Addr, "/internal/run", a, nil); err != nil {
+		c.refuse(id, home.ID, err.Error())
 		job.Epoch = a.Epoch
-		c.takeBack(job, fmt.Sprintf("node %s: %v", m.Name, err))
+		c.takeBack(job, fmt.Sprintf("node %s: %v", home.Name, err))
 		return false
+	}
+	for i := range parts[1:] {
+		c.lend(ctx, parts[i+1], at[i+1], home, true) // where it fails, spread finds others
 	}
 	return true
 }
 
+// refuse notes that a node does not take a job, or a loan.
+func (c *chief) refuse(what, node, why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.places.refuse(what, node, why, time.Now())
+}
+
 // preempt has a job make way; its node gives it back.
 func (c *chief) preempt(ctx context.Context, a placement.Action) {
+	if id, node, ok := loanOf(a.Item); ok {
+		c.recall(ctx, id, node, "they are needed: "+a.Why)
+		return
+	}
 	c.mu.Lock()
 	j, by := c.reg.jobs[a.Item], c.reg.jobs[a.For]
 	if j == nil || by == nil || j.State != Running || c.commit(record{Op: opPreempt, ID: j.ID, Epoch: j.Epoch, Owner: by.By, Why: "it makes way: " + a.Why}) != nil {

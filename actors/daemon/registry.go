@@ -54,8 +54,28 @@ type Job struct {
 	Stopping  string               `json:"stopping,omitempty"`  // it is stopped for another job: why
 	Preempted map[string]time.Time `json:"preempted,omitempty"` // when it was so last, by the owner of the other
 
+	Lent []Lent `json:"lent,omitempty"` // devices of other nodes that it has
+
 	Spec  job.Spec `json:"spec"`
 	Files []Upload `json:"files,omitempty"`
+}
+
+// Lent is devices that another node lends a job.
+type Lent struct {
+	Node     string    `json:"node"`
+	NodeName string    `json:"node_name"`
+	Devices  []string  `json:"devices"`
+	Since    time.Time `json:"since"`
+	Part     bool      `json:"part,omitempty"`     // of what the job asked for: without them it does not run
+	Stopping string    `json:"stopping,omitempty"` // they are to come back: why
+}
+
+// lent is what a node lends the job.
+func (j *Job) lent(node string) *Lent {
+	if i := slices.IndexFunc(j.Lent, func(l Lent) bool { return l.Node == node }); i >= 0 {
+		return &j.Lent[i]
+	}
+	return nil
 }
 
 // op of a record of the stream of jobs.
@@ -64,6 +84,9 @@ type op string
 const (
 	opSubmit  op = "submit"  // Job
 	opAssign  op = "assign"  // ID, Node, NodeName, Devices, Epoch
+	opLend    op = "lend"    // ID, Epoch, Lent: another node's devices are for it too
+	opRecall  op = "recall"  // ID, Epoch, Node, Why: they are to come back
+	opLeft    op = "left"    // ID, Epoch, Node: they are back, or lost
 	opPreempt op = "preempt" // ID, Epoch, Owner, Why: it makes way for a job of the owner's
 	opReturn  op = "return"  // ID, Epoch, Why: its node gave it back, or is gone
 	opCancel  op = "cancel"  // ID
@@ -80,6 +103,7 @@ type record struct {
 	Node     string    `json:"node,omitempty"`
 	NodeName string    `json:"node_name,omitempty"`
 	Devices  []string  `json:"devices,omitempty"`
+	Lent     *Lent     `json:"lent,omitempty"`
 	Owner    string    `json:"owner,omitempty"`
 	Epoch    uint64    `json:"epoch,omitempty"`
 	State    JobState  `json:"state,omitempty"`
@@ -118,10 +142,25 @@ func (r *registry) apply(rec record) {
 	case opAssign:
 		if j.State == Queued && rec.Epoch > j.Epoch {
 			j.State, j.Node, j.NodeName, j.Epoch, j.Why = Running, rec.Node, rec.NodeName, rec.Epoch, ""
-			j.Devices, j.Given, j.Stopping = rec.Devices, rec.At, ""
+			j.Devices, j.Given, j.Stopping, j.Lent = rec.Devices, rec.At, "", nil
 			if j.Started.IsZero() {
 				j.Started = rec.At
 			}
+		}
+	case opLend:
+		if j.State == Running && rec.Epoch == j.Epoch && rec.Lent != nil && j.lent(rec.Lent.Node) == nil {
+			l := *rec.Lent
+			l.Since = rec.At
+			j.Lent = append(slices.Clone(j.Lent), l) // copies of the job are about
+		}
+	case opRecall:
+		if j.State == Running && rec.Epoch == j.Epoch && j.lent(rec.Node) != nil {
+			j.Lent = slices.Clone(j.Lent)
+			j.lent(rec.Node).Stopping = rec.Why
+		}
+	case opLeft:
+		if rec.Epoch == j.Epoch {
+			j.Lent = slices.DeleteFunc(slices.Clone(j.Lent), func(l Lent) bool { return l.Node == rec.Node })
 		}
 	case opPreempt:
 		if j.State == Running && rec.Epoch == j.Epoch {
@@ -134,7 +173,7 @@ func (r *registry) apply(rec record) {
 		}
 	case opReturn:
 		if j.State == Running && rec.Epoch == j.Epoch {
-			j.State, j.Why, j.Stopping = Queued, rec.Why, ""
+			j.State, j.Why, j.Stopping, j.Lent = Queued, rec.Why, "", nil
 			if j.Cancel {
 				j.State, j.Ended = Cancelled, rec.At
 			}
@@ -148,7 +187,7 @@ func (r *registry) apply(rec record) {
 		}
 	case opEnd:
 		if j.State == Running && rec.Epoch == j.Epoch {
-			j.State, j.Ended, j.Why = rec.State, rec.At, rec.Why
+			j.State, j.Ended, j.Why, j.Lent = rec.State, rec.At, rec.Why, nil
 		}
 	case opRemove:
 		if j.State.Over() {

@@ -44,8 +44,11 @@ const evalSequences = 8
 
 // Evaluate implements actors.Work: the finished model on the held-out part.
 func (s *site) Evaluate(ctx context.Context, st journal.State) (score train.Score, on *journal.Placed, err error) {
+	if err := s.folder.Pull(ctx); err != nil {
+		return score, on, err
+	}
 	if score, on, err = s.evaluate(ctx, st); err == nil {
-		err = s.keep(ctx)
+		err = s.folder.Keep(ctx)
 	}
 	return score, on, err
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,10 +45,38 @@ type Options struct {
 	// also locks it. With one the job begins or goes on as it says, and the data's
 	// files are those of Spec, since a folder may move between machines.
 	Journal journal.Log
-	// Keep is called after each stage and each training, before its end is committed:
-	// what the folder then holds must outlive this machine. Calls overlap. May be nil.
-	Keep func(ctx context.Context) error
+	Folder  Folder // Dir, as other nodes have it; nil: it is this machine's alone
+
+	// Of a job whose workers may be of several nodes:
+	System     *actor.ActorSystem // that reaches them, and outlives the job; nil is the job's own
+	Name       string             // of the Supervisor's actor in it
+	Across     actors.Across      // see actors.TrialConfig
+	Constraint string             // what to compute on here; the spec's hardware_constraint when empty
 }
+
+// Folder keeps a job's folder beyond this machine. Its methods may be called from any
+// goroutine.
+type Folder interface {
+	// Pull brings here what other nodes have added.
+	Pull(ctx context.Context) error
+	// Keep is called after each stage, before its end is committed: what the folder
+	// then holds must outlive this machine.
+	Keep(ctx context.Context) error
+	// Begin is called before a training, or an epoch of it, begins here. The first rank
+	// goes on from what any node has left of the trials that are named.
+	Begin(ctx context.Context, trial string, epoch uint64, from []string) error
+	// End is Keep of a training's folder. Of a trial that has a later epoch elsewhere it
+	// is refused.
+	End(ctx context.Context, trial string, epoch uint64) error
+}
+
+// alone is a folder of this machine only.
+type alone struct{}
+
+func (alone) Pull(context.Context) error                            { return nil }
+func (alone) Keep(context.Context) error                            { return nil }
+func (alone) Begin(context.Context, string, uint64, []string) error { return nil }
+func (alone) End(context.Context, string, uint64) error             { return nil }
 
 // Lease picks the devices of a request and holds them until Release; with wait it
 // may wait for them. Its errors are those of device.Leases.Acquire.
@@ -150,13 +179,13 @@ func (n *Node) open() error {
 		return err
 	}
 	before := readRan(n.opts.Dir)
-	if n.crew, n.held, err = hire(context.Background(), spec, n.opts, before.Kind); err != nil {
+	if n.crew, n.held, err = hire(context.Background(), n.opts.constrained(spec), n.opts, before.Kind); err != nil {
 		return err
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)
 	n.site.notice = n.notice
-	if n.opts.Keep != nil {
-		n.site.keep = n.opts.Keep
+	if n.opts.Folder != nil {
+		n.site.folder = n.opts.Folder
 	}
 	if n.opts.Sources != nil {
 		n.site.sources = n.opts.Sources
@@ -168,6 +197,12 @@ func (n *Node) open() error {
 		return err
 	}
 	return n.site.writeJSON(spec, "job.json")
+}
+
+// constrained is a spec with the hardware that is asked for here.
+func (o *Options) constrained(spec job.Spec) job.Spec {
+	spec.HardwareConstraint = cmp.Or(o.Constraint, spec.HardwareConstraint)
+	return spec
 }
 
 // clear empties a folder whose job failed before it trained anything: there is
@@ -222,18 +257,16 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.Close()) }()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors(n.crew.busy())))
 
-	w := n.opts.Log
-	if w == nil {
-		w = io.Discard
+	system := n.opts.System
+	if system == nil {
+		system = NewSystem(n.opts.Log)
+		defer system.Shutdown()
 	}
-	logger := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelError}))
-	system := actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return logger }), actor.WithDeadLetterRequestLogging(false))
-	defer system.Shutdown()
 
 	strategy := actor.NewOneForOneStrategy(10, time.Minute, actor.DefaultDecider)
 	pids := make([]*actor.PID, len(n.crew.devices))
 	for i, d := range n.crew.devices {
-		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.executor(i), n.opts.Hooks, actor.WithGuardian(strategy)))
+		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.executor(i), n.opts.Across, n.opts.Hooks, actor.WithGuardian(strategy)))
 	}
 	defer n.watch(func(i int, why string) { system.Root.Send(pids[i], &actors.Sick{Why: why}) })()
 	type ending struct {
@@ -254,10 +287,16 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	var epoch atomic.Uint64
 	start := time.Now()
-	supervisor := system.Root.Spawn(actors.SupervisorProps(actors.SupervisorConfig{
-		Spec: n.site.spec, Log: n.log, Work: n.site, Workers: pids, Epochs: func() uint64 { return epoch.Add(1) },
-		Clock: func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events, Hooks: n.opts.Hooks,
-	}, actor.WithGuardian(strategy)))
+	props := actors.SupervisorProps(actors.SupervisorConfig{
+		Spec: n.site.spec, Log: n.log, Work: n.site, Workers: pids,
+		TrialConfig: actors.TrialConfig{Epochs: func() uint64 { return epoch.Add(1) }, Across: n.opts.Across, Hooks: n.opts.Hooks},
+		Clock:       func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events,
+	}, actor.WithGuardian(strategy))
+	name := cmp.Or(n.opts.Name, "supervisor")
+	supervisor, err := system.Root.SpawnNamed(props, name)
+	if err != nil {
+		return fmt.Errorf("actor %s: %w", name, err)
+	}
 
 	var end ending
 	select {
@@ -277,6 +316,15 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return bad
 	}
 	return end.err
+}
+
+// NewSystem makes an actor system that writes failures of actors to w, which may be nil.
+func NewSystem(w io.Writer) *actor.ActorSystem {
+	if w == nil {
+		w = io.Discard
+	}
+	logger := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelError}))
+	return actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return logger }), actor.WithDeadLetterRequestLogging(false))
 }
 
 // committed keeps leaderboard.json true.

@@ -52,7 +52,7 @@ func TestPingWhileAllCoresTrain(t *testing.T) {
 	for i := range workers {
 		w := system.Root.Spawn(actors.WorkerProps(device.Device{ID: strconv.Itoa(i)}, func(ctx context.Context, _ *actors.Assign, _ func(train.StepMetrics)) (train.Report, error) {
 			return train.Report{}, trainUntil(ctx, steps)
-		}, actors.Hooks{}))
+		}, nil, actors.Hooks{}))
 		pids = append(pids, w)
 		system.Root.Send(w, &actors.Assign{Epoch: uint64(i + 1), World: 1, Owner: owner})
 	}

@@ -26,9 +26,12 @@ type site struct {
 	crew  *crew
 	start time.Time
 
-	notice  func(text string)               // what the job outlived
-	keep    func(ctx context.Context) error // see Options.Keep
-	sources func() []device.Source          // of the machine
+	notice  func(text string)      // what the job outlived
+	folder  Folder                 // dir, as other nodes have it
+	guest   bool                   // the job's Supervisor is on another node
+	feeding sync.Mutex             // guards fed
+	fed     bool                   // a guest has the job's data
+	sources func() []device.Source // of the machine
 
 	mu struct {
 		sync.Mutex
@@ -42,7 +45,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, keep: func(context.Context) error { return nil }}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, folder: alone{}}
 	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s
@@ -79,10 +82,13 @@ func DataConfig(spec job.Spec) data.Config {
 
 // Stage implements actors.Work.
 func (s *site) Stage(ctx context.Context, name string, st journal.State) error {
+	if err := s.folder.Pull(ctx); err != nil {
+		return err
+	}
 	if err := s.stage(ctx, name, st); err != nil {
 		return err
 	}
-	return s.keep(ctx)
+	return s.folder.Keep(ctx)
 }
 
 func (s *site) stage(ctx context.Context, name string, st journal.State) error {
@@ -93,6 +99,8 @@ func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 		return s.clean(ctx)
 	case job.StageTokenize:
 		return s.tokenize(ctx)
+	case job.StageTrain:
+		return nil // what other nodes have trained is here
 	case job.StageBundle:
 		return s.bundle(ctx, st)
 	}

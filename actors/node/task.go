@@ -77,14 +77,8 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 			return t, err
 		}
 	}
-	v := t.Config.Arch.Vocab
-	lens, err := s.byteLens(v)
-	if err != nil {
+	if err := s.corpora(&t); err != nil {
 		return t, err
-	}
-	t.ByteLens, t.TrainPath, t.ValidPath = lens, s.corpus(v, "train"), s.corpus(v, "valid")
-	if t.Final {
-		t.TrainPath, t.ValidPath = s.corpus(v, finalCorpus), s.corpus(v, guardCorpus)
 	}
 	if err := s.writeJSON(t.Config, "trials", t.Trial, "config.json"); err != nil {
 		return t, err
@@ -133,12 +127,91 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 func (s *site) executor(i int) actors.Executor {
 	run := s.runner(i)
 	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
-		rep, err := run(ctx, a, progress)
-		if err == nil && a.Rank == 0 {
-			err = s.keep(ctx)
+		if err := s.begin(ctx, a); err != nil {
+			return train.Report{}, err
 		}
-		return rep, err
+		rep, err := run(ctx, a, progress)
+		if a.Rank > 0 || err != nil && context.Cause(ctx) == nil {
+			return rep, err
+		}
+		// What a task that was told to stop has saved goes on elsewhere.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastKeep)
+		defer cancel()
+		if err == nil {
+			last = ctx
+		}
+		return rep, errors.Join(err, s.folder.End(last, a.Task.Trial, a.Epoch))
 	}
+}
+
+// lastKeep bounds how long a rank that was told to stop is waited for.
+const lastKeep = 5 * time.Second
+
+// begin says that a rank begins, or goes on in another ring. Rank 0 loads what it
+// goes on from; the others get it from a peer.
+func (s *site) begin(ctx context.Context, a *actors.Assign) error {
+	if s.guest {
+		if err := s.feed(ctx); err != nil {
+			return &ring.LostError{Rank: a.Rank, Why: err.Error()} // no fault of the task
+		}
+		if err := s.own(a); err != nil {
+			return err
+		}
+	}
+	var from []string
+	if a.Rank == 0 {
+		from = append(from, a.Task.Trial)
+		if a.Task.From != "" {
+			from = append(from, filepath.Base(filepath.Dir(a.Task.From)))
+		}
+	}
+	return s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from)
+}
+
+// feed brings the job's data here, once.
+func (s *site) feed(ctx context.Context) error {
+	s.feeding.Lock()
+	defer s.feeding.Unlock()
+	if s.fed {
+		return nil
+	}
+	if err := s.folder.Pull(ctx); err != nil {
+		return err
+	}
+	if _, err := s.tokenizer(0); err != nil {
+		return err
+	}
+	s.fed = true
+	return nil
+}
+
+// own makes the task of another node's Supervisor this node's: its folder, its
+// threads, its memory.
+func (s *site) own(a *actors.Assign) error {
+	t := &a.Task
+	if t.Trial == "" || t.Trial != filepath.Base(t.Trial) {
+		return fmt.Errorf("a task of trial %q", t.Trial)
+	}
+	t.Dir = s.path("trials", t.Trial)
+	if t.From != "" {
+		t.From = s.path("trials", filepath.Base(filepath.Dir(t.From)), "checkpoint")
+	}
+	t.Threads, t.MaxBytes = s.crew.threads, s.crew.memory
+	return s.corpora(t)
+}
+
+// corpora names the token files of a task.
+func (s *site) corpora(t *train.Task) error {
+	v := t.Config.Arch.Vocab
+	lens, err := s.byteLens(v)
+	if err != nil {
+		return err
+	}
+	t.ByteLens, t.TrainPath, t.ValidPath = lens, s.corpus(v, "train"), s.corpus(v, "valid")
+	if t.Final {
+		t.TrainPath, t.ValidPath = s.corpus(v, finalCorpus), s.corpus(v, guardCorpus)
+	}
+	return nil
 }
 
 // runner runs ranks on the i-th device: in its process where it has one.
@@ -201,8 +274,10 @@ func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress fu
 		return p, nil
 	}
 	// Where a ring is lost before it stands, this rank waits for the next one too.
+	var replaced <-chan struct{}
 	enter := func(ctx context.Context, a *actors.Assign) (train.Place, error) {
 		for {
+			replaced = a.Replaced
 			p, err := join(ctx, a)
 			if err == nil || !errors.Is(err, ring.ErrLost) {
 				return p, err
@@ -218,11 +293,24 @@ func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress fu
 	}
 	env.Rank, env.World, env.Ring = p.Rank, p.World, p.Ring
 	env.Rejoin = func(ctx context.Context, _ error) (train.Place, error) {
-		a, err := awaitNext(ctx, next)
+		next, err := awaitNext(ctx, next)
 		if err != nil {
 			return train.Place{}, err
 		}
-		return enter(ctx, a)
+		// The state is in memory: nothing is loaded.
+		if err := s.folder.Begin(ctx, a.Task.Trial, next.Epoch, nil); err != nil {
+			return train.Place{}, err
+		}
+		a.Epoch, a.Rank = next.Epoch, next.Rank
+		return enter(ctx, next)
+	}
+	env.Regroup = func() bool {
+		select {
+		case <-replaced:
+			return true
+		default:
+			return false
+		}
 	}
 	return train.Execute(ctx, a.Task, env)
 }

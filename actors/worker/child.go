@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
@@ -133,17 +134,17 @@ func (c *child) listen() error {
 		case *timeMsg:
 			err = c.task(func() message {
 				if c.able.Time == nil {
-					return &timedMsg{Failure: failureOf(errors.New("this worker times nothing"))}
+					return &timedMsg{Failure: actors.FailureOf(errors.New("this worker times nothing"))}
 				}
 				runtime.GOMAXPROCS(max(m.Timing.Threads, 1) + 2)
 				rates, err := c.able.Time(context.Background(), m.Timing)
-				return &timedMsg{Rates: rates, Failure: failureOf(err)}
+				return &timedMsg{Rates: rates, Failure: actors.FailureOf(err)}
 			})
 		case *scoreMsg:
 			err = c.task(func() message {
 				runtime.GOMAXPROCS(max(m.Scoring.Threads, 1) + 2)
 				score, err := c.score(m.Scoring)
-				return &scoredMsg{Score: score, Failure: failureOf(err)}
+				return &scoredMsg{Score: score, Failure: actors.FailureOf(err)}
 			})
 		case *lookMsg:
 			err = c.task(c.look)
@@ -153,15 +154,15 @@ func (c *child) listen() error {
 					return &factsMsg{}
 				}
 				f, err := c.able.Facts()
-				return &factsMsg{Facts: f, Failure: failureOf(err)}
+				return &factsMsg{Facts: f, Failure: actors.FailureOf(err)}
 			})
 		case *stopMsg:
 			if run := c.running(); run != nil {
-				run.cancel(m.Failure.err())
+				run.cancel(m.Failure.Err())
 			}
 		case *abortMsg:
 			if run := c.running(); run != nil {
-				run.abort(m.Epoch, m.Failure.err())
+				run.abort(m.Epoch, m.Failure.Err())
 			}
 		case *cardsMsg:
 			if run := c.running(); run != nil {
@@ -255,13 +256,13 @@ func (c *child) score(s Scoring) (train.Score, error) {
 
 func (c *child) look() message {
 	if c.able.GPUs == nil {
-		return &seenMsg{Failure: failureOf(errors.New("this build has no NVML"))}
+		return &seenMsg{Failure: actors.FailureOf(errors.New("this build has no NVML"))}
 	}
 	if c.gpus == nil {
 		c.gpus = c.able.GPUs()
 	}
 	m, err := c.gpus.Scan()
-	return &seenMsg{Machine: m, Failure: failureOf(err)}
+	return &seenMsg{Machine: m, Failure: actors.FailureOf(err)}
 }
 
 // train starts a rank's part of a task. A panic in it ends the process: its
@@ -278,7 +279,7 @@ func (c *child) train(m *trainMsg) error {
 	go func() {
 		defer cancel(nil)
 		rep, err := c.execute(ctx, run, m)
-		c.finish(&endedMsg{Report: rep, Failure: failureOf(err)})
+		c.finish(&endedMsg{Report: rep, Failure: actors.FailureOf(err)})
 		if errors.Is(err, engine.ErrDevice) {
 			c.end(fmt.Errorf("worker: %w: %w", errDone, err))
 		}
@@ -325,6 +326,7 @@ func (c *child) execute(ctx context.Context, run *running, m *trainMsg) (train.R
 			}
 			return enter(ctx)
 		},
+		Regroup: func() bool { return run.over(at.epoch) },
 	})
 }
 
@@ -349,12 +351,12 @@ func (at seat) ring(m *trainMsg) ring.Config {
 
 // next asks the host for the ring that follows a lost one.
 func (c *child) next(ctx context.Context, run *running, lost uint64, cause error) (seat, error) {
-	if err := c.send(&rejoinMsg{Epoch: lost, Failure: failureOf(cause)}); err != nil {
+	if err := c.send(&rejoinMsg{Epoch: lost, Failure: actors.FailureOf(cause)}); err != nil {
 		return seat{}, err
 	}
 	select {
 	case m := <-run.next:
-		return seat{m.Rank, m.World, m.Epoch}, m.Failure.err()
+		return seat{m.Rank, m.World, m.Epoch}, m.Failure.Err()
 	case <-ctx.Done():
 		return seat{}, context.Cause(ctx)
 	}
@@ -427,6 +429,13 @@ func (r *running) abort(epoch uint64, why error) {
 	}
 }
 
+// over tells whether the ring of an epoch has ended.
+func (r *running) over(epoch uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.aborted[epoch] != nil
+}
+
 // leave closes the rings that this run was in.
 func (r *running) leave() {
 	r.mu.Lock()
@@ -456,7 +465,7 @@ func (a *asking) Join(ctx context.Context, rank, world int, epoch uint64, card [
 			if m.Epoch != epoch {
 				continue // of a ring that is over
 			}
-			return m.Cards, m.Failure.err()
+			return m.Cards, m.Failure.Err()
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}

@@ -3,18 +3,16 @@ package worker
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"reflect"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
-	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -26,7 +24,7 @@ func messages(t testing.TB) []message {
 	}
 	m.Notes = []string{"a note"}
 	rank := 3
-	fail := &failure{Text: "why", Is: []string{"lost"}, Lost: &rank, Errno: 28}
+	fail := &actors.Failure{Text: "why", Is: []string{"lost"}, Lost: &rank, Errno: 28}
 	task := train.Task{
 		Trial: "t1", Dir: "d", Config: train.Config{Arch: glm.Arch{Vocab: 7, Dim: 8}, Optimizer: engine.Muon, LR: 0.1, Seed: 1 << 63},
 		Segment: train.Segment{Steps: 3, ByTime: true}, ByteLens: []int{1, 2, 300}, CheckpointEvery: 5e9, Final: true, Balance: true,
@@ -90,26 +88,6 @@ func TestFrames(t *testing.T) {
 		if _, err := readFrame(strings.NewReader(frame)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", frame, err, want)
 		}
-	}
-}
-
-func TestFailuresKeepWhatCallersTellApart(t *testing.T) {
-	for _, s := range sentinels {
-		err := failureOf(fmt.Errorf("at step 3: %w", s.err)).err()
-		if !errors.Is(err, s.err) || !strings.HasPrefix(err.Error(), "at step 3: ") {
-			t.Errorf("%v comes out as %v", s.err, err)
-		}
-	}
-	err := failureOf(fmt.Errorf("x: %w", &ring.LostError{Rank: 2, Why: "gone"})).err()
-	var lost *ring.LostError
-	if !errors.As(err, &lost) || lost.Rank != 2 {
-		t.Errorf("%v names no rank", err)
-	}
-	if err := failureOf(fmt.Errorf("x: %w", syscall.ENOSPC)).err(); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("%v is not the disk's", err)
-	}
-	if failureOf(nil).err() != nil {
-		t.Error("no error comes out as one")
 	}
 }
 

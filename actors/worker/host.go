@@ -171,7 +171,7 @@ func (h *Host) Time(ctx context.Context, t Timing) (glm.Rates, error) {
 	if !ok {
 		return glm.Rates{}, h.nonsense(m)
 	}
-	return a.Rates, a.Failure.err()
+	return a.Rates, a.Failure.Err()
 }
 
 // Score scores a checkpoint in the child, for as long as that takes.
@@ -184,7 +184,7 @@ func (h *Host) Score(ctx context.Context, s Scoring) (train.Score, error) {
 	if !ok {
 		return train.Score{}, h.nonsense(m)
 	}
-	err = a.Failure.err()
+	err = a.Failure.Err()
 	if errors.Is(err, engine.ErrDevice) {
 		h.Kill(err)
 	}
@@ -201,7 +201,7 @@ func (h *Host) Look() (device.Machine, error) {
 	if !ok {
 		return device.Machine{}, h.nonsense(m)
 	}
-	return a.Machine, a.Failure.err()
+	return a.Machine, a.Failure.Err()
 }
 
 // Facts asks the child what it can compute with.
@@ -214,7 +214,7 @@ func (h *Host) Facts(ctx context.Context) (Facts, error) {
 	if !ok {
 		return Facts{}, h.nonsense(m)
 	}
-	return a.Facts, a.Failure.err()
+	return a.Facts, a.Failure.Err()
 }
 
 func (h *Host) nonsense(m message) error {
@@ -259,7 +259,7 @@ type rank struct {
 
 // follow makes an assignment the present one.
 func (r *rank) follow(a *actors.Assign) {
-	r.a, r.aborted = a, nil
+	r.a, r.aborted = a, a.Replaced // of a task of one rank
 	if a.Ring != nil {
 		r.aborted = a.Ring.Done()
 	}
@@ -272,13 +272,13 @@ func (r *rank) meet(ctx context.Context, m *cardMsg) {
 	}
 	group := r.a.Ring
 	if group == nil || m.Epoch != r.a.Epoch || m.Rank != r.a.Rank {
-		r.tell(&cardsMsg{Epoch: m.Epoch, Failure: failureOf(fmt.Errorf("rank %d has no place in a ring of epoch %d", m.Rank, m.Epoch))})
+		r.tell(&cardsMsg{Epoch: m.Epoch, Failure: actors.FailureOf(fmt.Errorf("rank %d has no place in a ring of epoch %d", m.Rank, m.Epoch))})
 		return
 	}
 	ctx, r.leave = context.WithCancel(ctx)
 	r.meeting.Go(func() {
 		cards, err := group.Meet(ctx, m.Rank, m.Card)
-		r.tell(&cardsMsg{Epoch: m.Epoch, Cards: cards, Failure: failureOf(err)})
+		r.tell(&cardsMsg{Epoch: m.Epoch, Cards: cards, Failure: actors.FailureOf(err)})
 	})
 }
 
@@ -313,7 +313,7 @@ func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train
 			case *rejoinMsg:
 				next, late = r.next, time.After(RejoinWithin)
 				if r.a.Ring != nil && r.a.Ring.Err() == nil && r.broken != nil {
-					r.broken(r.a.Epoch, m.Failure.err()) // nobody else has noticed
+					r.broken(r.a.Epoch, m.Failure.Err()) // nobody else has noticed
 				}
 			case *endedMsg:
 				return r.ended(ctx, m)
@@ -326,14 +326,18 @@ func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train
 			r.tell(&nextMsg{Rank: a.Rank, World: a.World, Epoch: a.Epoch})
 		case <-late:
 			next, late = nil, nil
-			r.tell(&nextMsg{Failure: failureOf(fmt.Errorf("no new ring within %s", RejoinWithin))})
+			r.tell(&nextMsg{Failure: actors.FailureOf(fmt.Errorf("no new ring within %s", RejoinWithin))})
 		case <-r.aborted:
 			r.aborted = nil
-			r.tell(&abortMsg{Epoch: r.a.Epoch, Failure: failureOf(r.a.Ring.Err())})
+			var why error
+			if r.a.Ring != nil {
+				why = r.a.Ring.Err()
+			}
+			r.tell(&abortMsg{Epoch: r.a.Epoch, Failure: actors.FailureOf(why)})
 		case <-done:
 			done = nil
 			stop = time.After(stopWithin)
-			r.tell(&stopMsg{Failure: failureOf(context.Cause(ctx))})
+			r.tell(&stopMsg{Failure: actors.FailureOf(context.Cause(ctx))})
 		case <-stop:
 			stop = nil
 			r.p.kill(fmt.Errorf("it did not stop within %s", stopWithin))
@@ -343,7 +347,7 @@ func (r *rank) run(ctx context.Context, progress func(train.StepMetrics)) (train
 
 // ended reads how the child's run ended.
 func (r *rank) ended(ctx context.Context, m *endedMsg) (train.Report, error) {
-	err := m.Failure.err()
+	err := m.Failure.Err()
 	if errors.Is(err, engine.ErrDevice) {
 		r.p.kill(err)
 		return m.Report, &ring.LostError{Rank: r.a.Rank, Why: err.Error()}

@@ -1,13 +1,10 @@
 package worker
 
 import (
-	"errors"
-	"syscall"
-
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
-	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -59,10 +56,10 @@ type (
 	}
 	// nextMsg answers rejoinMsg; with Failure there is no next ring.
 	nextMsg struct {
-		Rank    int      `msgpack:"rank"`
-		World   int      `msgpack:"world"`
-		Epoch   uint64   `msgpack:"epoch"`
-		Failure *failure `msgpack:"failure"`
+		Rank    int             `msgpack:"rank"`
+		World   int             `msgpack:"world"`
+		Epoch   uint64          `msgpack:"epoch"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	cardMsg struct {
 		Rank  int    `msgpack:"rank"`
@@ -71,51 +68,51 @@ type (
 		Card  []byte `msgpack:"card"`
 	}
 	cardsMsg struct {
-		Epoch   uint64   `msgpack:"epoch"`
-		Cards   [][]byte `msgpack:"cards"`
-		Failure *failure `msgpack:"failure"`
+		Epoch   uint64          `msgpack:"epoch"`
+		Cards   [][]byte        `msgpack:"cards"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	abortMsg struct {
-		Epoch   uint64   `msgpack:"epoch"`
-		Failure *failure `msgpack:"failure"`
+		Epoch   uint64          `msgpack:"epoch"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	stopMsg struct {
-		Failure *failure `msgpack:"failure"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	rejoinMsg struct {
-		Epoch   uint64   `msgpack:"epoch"`
-		Failure *failure `msgpack:"failure"`
+		Epoch   uint64          `msgpack:"epoch"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	progressMsg struct {
 		Metrics train.StepMetrics `msgpack:"metrics"`
 	}
 	endedMsg struct {
-		Report  train.Report `msgpack:"report"`
-		Failure *failure     `msgpack:"failure"`
+		Report  train.Report    `msgpack:"report"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	timeMsg struct {
 		Timing Timing `msgpack:"timing"`
 	}
 	timedMsg struct {
-		Rates   glm.Rates `msgpack:"rates"`
-		Failure *failure  `msgpack:"failure"`
+		Rates   glm.Rates       `msgpack:"rates"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	scoreMsg struct {
 		Scoring Scoring `msgpack:"scoring"`
 	}
 	scoredMsg struct {
-		Score   train.Score `msgpack:"score"`
-		Failure *failure    `msgpack:"failure"`
+		Score   train.Score     `msgpack:"score"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	lookMsg struct{}
 	seenMsg struct {
-		Machine device.Machine `msgpack:"machine"`
-		Failure *failure       `msgpack:"failure"`
+		Machine device.Machine  `msgpack:"machine"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 	askMsg   struct{}
 	factsMsg struct {
-		Facts   Facts    `msgpack:"facts"`
-		Failure *failure `msgpack:"failure"`
+		Facts   Facts           `msgpack:"facts"`
+		Failure *actors.Failure `msgpack:"failure"`
 	}
 )
 
@@ -156,87 +153,3 @@ func init() {
 		kinds[make().kind()] = make
 	}
 }
-
-// failure is an error on its way to the other process: its text, and what a
-// caller may branch on.
-type failure struct {
-	Text  string   `msgpack:"text"`
-	Is    []string `msgpack:"is"`    // names of sentinels
-	Lost  *int     `msgpack:"lost"`  // the rank of a ring.LostError
-	Errno int      `msgpack:"errno"` // the system's error behind it; 0 is none
-}
-
-// sentinels are the errors that a caller on the other side tells apart.
-var sentinels = []struct {
-	name string
-	err  error
-}{
-	{"diverged", train.ErrDiverged},
-	{"memory", train.ErrMemory},
-	{"checkpoint", train.ErrCheckpoint},
-	{"not finite", engine.ErrNotFinite},
-	{"device", engine.ErrDevice},
-	{"lost", ring.ErrLost},
-	{"out of step", ring.ErrOutOfStep},
-	{"timed out", ring.ErrTimeout},
-	{"closed", ring.ErrClosed},
-}
-
-// maxText bounds the text of an error that travels.
-const maxText = 16 << 10
-
-// failureOf packs an error; nil stays nil.
-func failureOf(err error) *failure {
-	if err == nil {
-		return nil
-	}
-	f := &failure{Text: err.Error()}
-	if len(f.Text) > maxText {
-		f.Text = f.Text[:maxText] + "…"
-	}
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			f.Is = append(f.Is, s.name)
-		}
-	}
-	var lost *ring.LostError
-	if errors.As(err, &lost) {
-		f.Lost = &lost.Rank
-	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		f.Errno = int(errno)
-	}
-	return f
-}
-
-// err unpacks it; nil stays nil.
-func (f *failure) err() error {
-	if f == nil {
-		return nil
-	}
-	e := &remoteError{text: f.Text}
-	for _, name := range f.Is {
-		for _, s := range sentinels {
-			if s.name == name {
-				e.causes = append(e.causes, s.err)
-			}
-		}
-	}
-	if f.Lost != nil {
-		e.causes = append(e.causes, &ring.LostError{Rank: *f.Lost, Why: f.Text})
-	}
-	if f.Errno != 0 {
-		e.causes = append(e.causes, syscall.Errno(f.Errno))
-	}
-	return e
-}
-
-// remoteError is an error of the other process.
-type remoteError struct {
-	text   string
-	causes []error
-}
-
-func (e *remoteError) Error() string   { return e.text }
-func (e *remoteError) Unwrap() []error { return e.causes }

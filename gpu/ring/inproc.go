@@ -12,8 +12,8 @@ import (
 // InProcess is the backend of a Group whose ranks share memory without more ado.
 const InProcess = "inproc"
 
-// Group is a ring whose ranks are goroutines of one process. Its methods are
-// safe for concurrent use.
+// Group is a ring of ranks that are goroutines, of one process or of several. Its
+// methods are safe for concurrent use.
 type Group struct {
 	world   int
 	epoch   uint64
@@ -25,9 +25,33 @@ type Group struct {
 	bufs [][2][]byte // by rank and parity of the operation
 
 	// Of the others.
-	meet Meeting
+	over GroupConfig
+	meet Rendezvous
 	mu   sync.Mutex
 	ends []*Comm
+}
+
+// GroupConfig is of a Group some of whose ranks are other processes'.
+type GroupConfig struct {
+	Backend    string // see Config
+	World      int
+	Epoch      uint64
+	Rendezvous Rendezvous                // nil: the ranks, or who speaks for them, meet here, by Meet
+	Endpoint   func() (*Endpoint, error) // for each rank of this process, which closes it; nil is one of loopback
+	Suspect    time.Duration             // see Config
+	Plaintext  bool                      // see Config.PlaintextCollectives
+}
+
+// NewGroupAcross makes a ring that has some of its ranks in this process.
+func NewGroupAcross(cfg GroupConfig) *Group {
+	g := &Group{world: cfg.World, epoch: cfg.Epoch, backend: cfg.Backend, stop: newStopper(), over: cfg, meet: cfg.Rendezvous}
+	if g.backend == "" {
+		g.backend = Auto
+	}
+	if g.meet == nil {
+		g.meet = new(Meeting)
+	}
+	return g
 }
 
 // NewGroup makes a ring of world ranks in this process.
@@ -36,7 +60,7 @@ func NewGroup(world int, epoch uint64) *Group {
 	if off := uintptr(unsafe.Pointer(&mem[0])) & 127; off != 0 {
 		mem = mem[128-off:]
 	}
-	return &Group{world: world, epoch: epoch, backend: InProcess, stop: newStopper(), mem: mem, bufs: make([][2][]byte, world)}
+	return &Group{world: world, epoch: epoch, backend: InProcess, stop: newStopper(), mem: mem, bufs: make([][2][]byte, world), meet: new(Meeting)}
 }
 
 // NewGroupOver is NewGroup by another backend: the ranks join as processes would.
@@ -45,7 +69,7 @@ func NewGroupOver(backend string, world int, epoch uint64) *Group {
 	if backend == InProcess || backend == Auto || backend == "" {
 		return NewGroup(world, epoch)
 	}
-	return &Group{world: world, epoch: epoch, backend: backend, stop: newStopper()}
+	return NewGroupAcross(GroupConfig{Backend: backend, World: world, Epoch: epoch, Suspect: time.Minute}) // they live and die together
 }
 
 // Join gives rank r's end, 0 ≤ r < world, once for each rank; close it when it is
@@ -64,10 +88,18 @@ func (g *Group) Join(ctx context.Context, r int) (*Comm, error) {
 		case <-ctx.Done():
 		}
 	}()
-	c, err := Form(ctx, Config{
-		Rank: r, World: g.world, Epoch: g.epoch, Backend: g.backend, Rendezvous: &g.meet,
-		Suspect: time.Minute, // they live and die together
-	})
+	cfg := Config{
+		Rank: r, World: g.world, Epoch: g.epoch, Backend: g.backend, Rendezvous: g.meet, Suspect: g.over.Suspect,
+		PlaintextCollectives: g.over.Plaintext,
+	}
+	if g.over.Endpoint != nil {
+		var err error
+		if cfg.Endpoint, err = g.over.Endpoint(); err != nil {
+			return nil, err
+		}
+		cfg.own = true
+	}
+	c, err := Form(ctx, cfg)
 	if err != nil {
 		g.stop.stop(err)
 		return nil, err

@@ -31,7 +31,8 @@
 // is made from the results of exactly the decisions 0 … k−slots, and of later
 // ones only as far as the scheduler must wait for them. This costs little, since
 // trials of one rung are given equal resources, and makes a search with a budget in trials
-// reproducible on any number of restarts.
+// reproducible on any number of restarts. A search that devices join is made wider;
+// its decisions say so, and are repeated as they were.
 //
 // Vocabulary: a trial is one configuration, a resource the amount of training it
 // has had (in the units of the plan), a rung a resource level at which trials are

@@ -48,6 +48,10 @@ type Decision struct {
 	From     float64      `json:"from" msgpack:"from"`         // resource already spent
 	Resource float64      `json:"resource" msgpack:"resource"` // train up to here
 	Reason   string       `json:"reason" msgpack:"reason"`     // why this one, in words
+	// Where the search was made wider than its plan: the slots, and how many results,
+	// in the order of their decisions, this one was made from.
+	Slots int `json:"slots,omitempty" msgpack:"slots"`
+	Told  int `json:"told,omitempty" msgpack:"told"`
 }
 
 // Outcome is how a decision ended.
@@ -70,7 +74,10 @@ type Ranked struct {
 type Search struct {
 	strategy  Strategy
 	scheduler *Hyperband
+	plan      int // slots at the beginning
 	slots     int
+	widened   bool // decisions say what they were made from
+	recorded  []Decision // of an earlier run, made with the slots that they name
 	decisions []Decision
 	outcomes  []*Outcome // by Seq; nil while it runs
 	told      int        // Invariant: outcomes[:told] were told, in order
@@ -82,7 +89,26 @@ type Search struct {
 
 // New starts a search that keeps at most slots decisions unfinished.
 func New(strategy Strategy, scheduler *Hyperband, slots int) *Search {
-	return &Search{strategy: strategy, scheduler: scheduler, slots: max(slots, 1), trials: map[string]*Ranked{}}
+	slots = max(slots, 1)
+	return &Search{strategy: strategy, scheduler: scheduler, plan: slots, slots: slots, trials: map[string]*Ranked{}}
+}
+
+// Widen lets so many decisions be unfinished from the next one on. Decisions then
+// say what they were made from, so that Repeat makes them again.
+func (s *Search) Widen(slots int) { s.slots, s.widened = max(slots, 1), true }
+
+// Repeat has the first decisions made as those of an earlier run were. Call it
+// before Next.
+func (s *Search) Repeat(decisions []Decision) { s.recorded = decisions }
+
+// terms are how many decisions may be unfinished once the k-th is made, and how many
+// results must be told before.
+func (s *Search) terms(k int) (slots, told int) {
+	slots = s.slots
+	if k < len(s.recorded) {
+		slots, told = cmp.Or(s.recorded[k].Slots, s.plan), s.recorded[k].Told
+	}
+	return slots, max(told, k-slots+1)
 }
 
 // Next returns the decisions to start now; none means wait for a Report, or
@@ -96,11 +122,9 @@ func (s *Search) Next() ([]Decision, error) {
 				running++
 			}
 		}
-		if running >= s.slots {
-			return out, nil
-		}
 		k := len(s.decisions)
-		if !s.tell(k - s.slots + 1) {
+		slots, told := s.terms(k)
+		if running >= slots || !s.tell(told) {
 			return out, nil
 		}
 		var d Decision
@@ -134,6 +158,9 @@ func (s *Search) Next() ([]Decision, error) {
 			d.Config = s.trials[d.Trial].Config
 		}
 		d.Seq = k
+		if s.widened || k < len(s.recorded) && s.recorded[k].Slots > 0 {
+			d.Slots, d.Told = slots, s.told
+		}
 		s.decisions = append(s.decisions, d)
 		s.outcomes = append(s.outcomes, nil)
 		out = append(out, d)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -175,6 +176,72 @@ func TestDecisionsDoNotDependOnArrival(t *testing.T) {
 		}
 		if len(first) < 20 {
 			t.Fatalf("only %d decisions", len(first))
+		}
+	}
+}
+
+// A search that is made wider in its middle is repeated decision by decision, whenever
+// results arrive.
+func TestWidenIsRepeated(t *testing.T) {
+	begin := func() *Search {
+		st, err := NewStrategy("evolutionary", bowl(t), Options{Seed: 3, Startup: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return New(st, NewHyperband([]Bracket{
+			{Trials: 12, Keep: []int{12, 4, 2}, Resources: []float64{1, 3, 9}},
+			{Trials: 4, Keep: []int{4, 2}, Resources: []float64{3, 9}},
+		}), 2)
+	}
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		s := begin()
+		var all, open []Decision
+		var outcomes []Outcome
+		for !s.Done() {
+			switch rng.IntN(6) {
+			case 0:
+				s.Widen(2 + rng.IntN(4))
+			case 1:
+				s.Widen(1)
+			}
+			ds, err := s.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, open = append(all, ds...), append(open, ds...)
+			if len(open) == 0 {
+				continue
+			}
+			i := rng.IntN(len(open))
+			d := open[i]
+			open = slices.Delete(open, i, i+1)
+			outcomes = append(outcomes, make([]Outcome, max(0, d.Seq+1-len(outcomes)))...)
+			outcomes[d.Seq] = Outcome{Score: bowlScore(d.Config) + 1/d.Resource, Failed: d.Seq%7 == 3}
+			if err := s.Report(d.Seq, outcomes[d.Seq]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again := begin()
+		again.Repeat(all)
+		var repeated []Decision
+		for !again.Done() {
+			ds, err := again.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range slices.Backward(ds) { // in another order than before
+				if err := again.Report(d.Seq, outcomes[d.Seq]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			repeated = append(repeated, ds...)
+			if len(ds) == 0 && !again.Done() {
+				t.Fatalf("seed %d: %d of %d decisions, and nothing more", seed, len(repeated), len(all))
+			}
+		}
+		if got, want := fmt.Sprint(repeated), fmt.Sprint(all); got != want {
+			t.Fatalf("seed %d:\n%s\nwant\n%s", seed, got, want)
 		}
 	}
 }

@@ -37,6 +37,9 @@ const (
 	decay
 )
 
+// errRegroup ends a ring of one.
+var errRegroup = &ring.LostError{Why: "a larger ring is formed"}
+
 // mendable tells whether the run goes on in another ring after that error.
 func (r *Run) mendable(err error) bool {
 	return r.Rejoin != nil && r.Shard == nil && errors.Is(err, ring.ErrLost)

@@ -77,6 +77,9 @@ type Run struct {
 	// Rejoin gives the run its place in the next ring after a rank was lost. Nil:
 	// the loss ends the run.
 	Rejoin func(ctx context.Context, cause error) (Place, error)
+	// Regroup tells a run of one rank, between two steps, that Rejoin has a place in a
+	// larger ring. A run of several is told by its ring. May be nil.
+	Regroup func() bool
 
 	elastic
 	sync    *meter
@@ -121,6 +124,9 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return st, err
+		}
+		if r.World <= 1 && r.Regroup != nil && r.Regroup() {
+			return st, errRegroup
 		}
 		now := r.Clock()
 		st.Seconds = base + (now - start).Seconds()

@@ -53,7 +53,8 @@ type Env struct {
 	Clock       func() time.Duration
 	Metrics     func(StepMetrics) // rank 0; may be nil
 	// Rejoin is Run's; nil: a lost rank ends the task.
-	Rejoin func(ctx context.Context, cause error) (Place, error)
+	Rejoin  func(ctx context.Context, cause error) (Place, error)
+	Regroup func() bool // Run's
 }
 
 // Report is how a task ended.
@@ -103,7 +104,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	r := Run{
 		Model: m, Config: t.Config, Train: corpus, Valid: valid, Rank: env.Rank, World: env.World, Ring: env.Ring, Clock: env.Clock,
 		ByteLen: func(id int32) int { return t.ByteLens[id] }, EvalTokens: t.EvalTokens,
-		Balance: t.Balance, Rejoin: env.Rejoin, Compression: t.Compression,
+		Balance: t.Balance, Rejoin: env.Rejoin, Regroup: env.Regroup, Compression: t.Compression,
 	}
 	defer func() {
 		err = errors.Join(err, r.Close(err))

@@ -1,0 +1,74 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+)
+
+// clerk enlists a node's workers with a Supervisor of another node, and sees whether
+// that lives.
+type clerk struct {
+	supervisor  *actor.PID
+	workers     []*actor.PID
+	every       time.Duration
+	heard, gone chan struct{}
+	watching    bool
+	done        chan struct{}
+}
+
+// EnlistProps makes the actor that enlists workers: heard gets a word with each answer,
+// and gone is closed when the Supervisor has ended, its node is lost, or it has lost sight of
+// the workers. Heard should have room for one.
+func EnlistProps(supervisor *actor.PID, workers []*actor.PID, every time.Duration, heard, gone chan struct{}) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		return &clerk{supervisor: supervisor, workers: workers, every: every, heard: heard, gone: gone}
+	})
+}
+
+// Receive implements actor.Actor.
+func (c *clerk) Receive(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		c.done = make(chan struct{})
+		self, root, done := ctx.Self(), ctx.ActorSystem().Root, c.done
+		go func() {
+			t := time.NewTicker(c.every)
+			defer t.Stop()
+			for {
+				root.Send(self, &tick{})
+				select {
+				case <-t.C:
+				case <-done:
+					return
+				}
+			}
+		}()
+	case *tick:
+		ctx.Send(c.supervisor, &Enlist{Workers: c.workers, From: ctx.Self()})
+	case *Enlisted:
+		if m.Lost {
+			c.end()
+			return
+		}
+		select {
+		case c.heard <- struct{}{}:
+		default:
+		}
+		if !c.watching {
+			c.watching = true
+			ctx.Watch(c.supervisor)
+		}
+	case *actor.Terminated:
+		c.end()
+	case *actor.Stopping, *actor.Restarting:
+		close(c.done)
+	}
+}
+
+func (c *clerk) end() {
+	if c.gone != nil {
+		close(c.gone)
+		c.gone = nil
+	}
+}

@@ -1,0 +1,187 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-autoglm/autoglm/cluster"
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/placement"
+)
+
+// A job runs on the node of its Supervisor, and on devices that other nodes lend it.
+// Those that it asked for and that no single node had are part of it. Apart from that
+// a job which takes as many devices as there are is lent whatever idles, until
+// something else could have it.
+
+// spreads tells whether a job's ranks may be of several nodes: they compute on
+// processors, in their nodes' own processes, and meet by a backend that reaches other
+// hosts.
+func spreads(j *Job, need device.Request) bool {
+	s := &j.Spec
+	return need.Kind != device.GPU && s.Engine != "torch" && s.Isolation != "process" &&
+		slices.Contains([]string{"", "auto", "tcp", "hierarchical"}, s.Backend)
+}
+
+// constraint asks for so many devices of those that a job asks for.
+func constraint(j *Job, n int) string {
+	need, err := device.ParseRequest(j.Spec.HardwareConstraint)
+	if err != nil || need.Kind == device.Auto {
+		need = device.Request{Kind: device.CPU}
+	}
+	need.Count = n
+	return need.String()
+}
+
+// loan names what a node lends a job among placement's items.
+func loan(job, node string) string { return job + " on " + node }
+
+func loanOf(item string) (job, node string, ok bool) { return strings.Cut(item, " on ") }
+
+// wants is how many more devices a running job takes: any number is -1.
+func wants(j *Job) int {
+	need, err := device.ParseRequest(j.Spec.HardwareConstraint)
+	if err != nil || j.State != Running || j.Stopping != "" || j.Cancel || !spreads(j, need) {
+		return 0
+	}
+	if need.Kind == device.Auto && slices.ContainsFunc(j.Devices, func(id string) bool { return !strings.HasPrefix(id, "cpu:") }) {
+		return 0 // it went to GPUs
+	}
+	if need.Count == 0 {
+		return -1
+	}
+	return max(0, need.Count-has(j))
+}
+
+// has counts a job's devices.
+func has(j *Job) int {
+	n := len(j.Devices)
+	for _, l := range j.Lent {
+		n += len(l.Devices)
+	}
+	return n
+}
+
+// spread lends what idles to the jobs that can use it, to the one with the fewest
+// devices first.
+func (c *chief) spread(ctx context.Context) {
+	jobs := slices.DeleteFunc(c.jobs(), func(j Job) bool { return wants(&j) == 0 })
+	if len(jobs) == 0 {
+		return
+	}
+	now := time.Now()
+	v := c.view(ctx, now)
+	taken := map[string]bool{} // node/device
+	for _, r := range v.Running {
+		for _, sh := range r.On {
+			for _, d := range sh.Devices {
+				taken[sh.Node+"/"+d] = true
+			}
+		}
+	}
+	for _, n := range v.Nodes {
+		var idle []string
+		for _, d := range n.Machine.Devices {
+			if d.Kind == device.CPU && d.Sick == "" && n.Held[d.ID] == "" && !taken[n.ID+"/"+d.ID] && !n.Draining {
+				idle = append(idle, d.ID)
+			}
+		}
+		m, ok := c.d.members.Member(n.ID)
+		if !ok || len(idle) == 0 {
+			continue
+		}
+		best := -1
+		for i := range jobs {
+			j := &jobs[i]
+			if j.Node == n.ID || j.lent(n.ID) != nil || wants(j) == 0 || c.refusedLately(loan(j.ID, n.ID), now) {
+				continue
+			}
+			if best < 0 || has(j) < has(&jobs[best]) {
+				best = i
+			}
+		}
+		if best < 0 {
+			continue
+		}
+		j := &jobs[best]
+		if w := wants(j); w > 0 {
+			idle = idle[:min(w, len(idle))]
+		}
+		home, ok := c.d.members.Member(j.Node)
+		if !ok {
+			continue
+		}
+		a := assignment{ID: j.ID, Epoch: j.Epoch, Devices: idle, Constraint: constraint(j, len(idle)), Job: j}
+		if c.lend(ctx, a, m, home, wants(j) > 0) {
+			j.Lent = append(slices.Clone(j.Lent), Lent{Node: n.ID, Devices: idle})
+		}
+	}
+}
+
+func (c *chief) refusedLately(what string, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.places.refusals[what], func(r placement.Refusal) bool { return r.Until.After(now) })
+}
+
+// lend has a node lend devices to a job that runs; false when it refuses.
+func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, part bool) bool {
+	c.mu.Lock()
+	j := c.reg.jobs[a.ID]
+	if j == nil || j.State != Running || j.Epoch != a.Epoch || j.lent(m.ID) != nil {
+		c.mu.Unlock()
+		return false
+	}
+	err := c.commit(record{Op: opLend, ID: a.ID, Epoch: a.Epoch, Lent: &Lent{Node: m.ID, NodeName: m.Name, Devices: a.Devices, Part: part}})
+	c.mu.Unlock()
+	if err != nil {
+		return false
+	}
+	a.Home = life(home)
+	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
+		_ = c.left(a.ID, leftReport{a.Epoch, m.ID, err.Error()})
+		return false
+	}
+	return true
+}
+
+// recall has a node take back what it lends.
+func (c *chief) recall(ctx context.Context, id, node, why string) {
+	c.mu.Lock()
+	j := c.reg.jobs[id]
+	if j == nil || j.lent(node) == nil || j.lent(node).Stopping != "" {
+		c.mu.Unlock()
+		return
+	}
+	a := assignment{ID: id, Epoch: j.Epoch, Why: why, Home: j.Node}
+	err := c.commit(record{Op: opRecall, ID: id, Epoch: j.Epoch, Node: node, Why: why})
+	c.mu.Unlock()
+	if err != nil {
+		return
+	}
+	c.d.say("job %s: gives back the devices of node %s: %s", id, node, why)
+	if m, ok := c.d.members.Member(node); ok {
+		_ = c.d.ask(ctx, m.Addr, "/internal/stop", a, nil) // the next look asks again
+	}
+}
+
+// left takes a node's word, or what the leader sees, that devices are no longer lent.
+func (c *chief) left(id string, r leftReport) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil || j.Epoch != r.Epoch {
+		return nil // it was heard already, or does not count
+	}
+	l := j.lent(r.Node)
+	if l == nil {
+		return nil
+	}
+	if l.Stopping == "" {
+		c.places.refuse(loan(id, r.Node), r.Node, r.Why, time.Now())
+	}
+	c.places.back(r.Node, l.Devices, c.d.members.News()[r.Node], time.Now())
+	return c.commit(record{Op: opLeft, ID: id, Epoch: r.Epoch, Node: r.Node, Why: r.Why})
+}

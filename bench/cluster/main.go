@@ -344,9 +344,9 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 		case "watch":
 			err = watches(rounds, show)
 		case "noop":
-			err = noops(dir, show)
+			err = noops(dir, min(rounds, 5), show)
 		case "reports":
-			err = metrics(dir, show)
+			err = metrics(dir, min(rounds, 5), show)
 		default:
 			err = fmt.Errorf("-what %s is not known", w)
 		}

@@ -119,20 +119,44 @@ func (j jobRun) run(dir string) error {
 
 // noops measures trials that do nothing on the workers of another process: each is
 // decided, committed, assigned, run, reported and committed again.
-func noops(dir string, show func(result)) error {
+func noops(dir string, rounds int, show func(result)) error {
 	sync, err := syncTime(filepath.Join(dir, "sync"))
 	if err != nil {
 		return err
 	}
-	show(of("fsync of one record, as the journal does it", 1, "ms", "", sync))
-	log, err := journal.OpenFile(filepath.Join(dir, "noop"))
+	var ours, rays []float64
+	for i := range rounds {
+		v, err := noopRound(filepath.Join(dir, fmt.Sprint("noop", i)))
+		if err != nil {
+			return err
+		}
+		ours = append(ours, v)
+		if i > 0 && rays == nil {
+			continue // it is not there
+		}
+		if v, err = ray(); err != nil {
+			fmt.Fprintf(os.Stderr, "no-op trials of Ray Tune are left out: %v; run it at the top of the repository with AUTOGLM_PYTHON naming a python that has ray[tune]\n", err)
+			continue
+		}
+		rays = append(rays, v)
+	}
+	show(of("a record appended and synced to the journal", 1, "ms", "", sync))
+	show(of(fmt.Sprintf("no-op trials through %d remote workers, journal synced", noopWorkers), 2, "/s", "2000", ours))
+	if rays != nil {
+		show(of("no-op trials, Ray Tune with reuse_actors", 1, "/s", "", rays))
+	}
+	return nil
+}
+
+func noopRound(dir string) (perSecond float64, err error) {
+	log, err := journal.OpenFile(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer log.Close()
 	var first, last time.Time
 	n := 0
-	if err := (jobRun{trials: noopTrials, workers: noopWorkers, log: log, progress: func() {}, event: func(e journal.Event) {
+	j := jobRun{trials: noopTrials, workers: noopWorkers, log: log, progress: func() {}, event: func(e journal.Event) {
 		switch e.Kind {
 		case journal.Planned:
 			first = time.Now()
@@ -140,14 +164,14 @@ func noops(dir string, show func(result)) error {
 			last = time.Now()
 			n++
 		}
-	}}).run(dir); err != nil {
-		return err
+	}}
+	if err := j.run(dir); err != nil {
+		return 0, err
 	}
 	if n != noopTrials {
-		return fmt.Errorf("%d trials of %d", n, noopTrials)
+		return 0, fmt.Errorf("%d trials of %d", n, noopTrials)
 	}
-	show(of(fmt.Sprintf("no-op trials through %d remote workers, journal synced", noopWorkers), 2, "/s", "2000", []float64{noopTrials / last.Sub(first).Seconds()}))
-	return peerNoops(show)
+	return noopTrials / last.Sub(first).Seconds(), nil
 }
 
 func syncTime(dir string) ([]float64, error) {
@@ -168,54 +192,64 @@ func syncTime(dir string) ([]float64, error) {
 }
 
 // metrics measures reports of one remote worker on their way to the Supervisor.
-func metrics(dir string, show func(result)) error {
-	log, err := journal.OpenFile(filepath.Join(dir, "metrics"))
+func metrics(dir string, rounds int, show func(result)) error {
+	var v []float64
+	for i := range rounds {
+		perSecond, err := metricsRound(filepath.Join(dir, fmt.Sprint("reports", i)))
+		if err != nil {
+			return err
+		}
+		v = append(v, perSecond)
+	}
+	show(of("reports of a remote worker to the Supervisor", 2, "/s", "20000", v))
+	return nil
+}
+
+func metricsRound(dir string) (perSecond float64, err error) {
+	log, err := journal.OpenFile(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer log.Close()
 	var first, last time.Time
 	n := 0
-	if err := (jobRun{trials: 1, workers: 1, reports: reports, log: log, event: func(journal.Event) {}, progress: func() {
+	j := jobRun{trials: 1, workers: 1, reports: reports, log: log, event: func(journal.Event) {}, progress: func() {
 		if n++; n == 1 {
 			first = time.Now()
 		}
-		if n <= reports {
+		if n <= reports { // the final training reports too
 			last = time.Now()
 		}
-	}}).run(dir); err != nil {
-		return err
+	}}
+	if err := j.run(dir); err != nil {
+		return 0, err
 	}
 	if n < reports {
-		return fmt.Errorf("%d reports of %d came", n, reports)
+		return 0, fmt.Errorf("%d reports of %d came", n, reports)
 	}
-	show(of("reports of a remote worker to the Supervisor", 2, "/s", "20000", []float64{(reports - 1) / last.Sub(first).Seconds()}))
-	return nil
+	return (reports - 1) / last.Sub(first).Seconds(), nil
 }
 
-// peerNoops has Ray Tune do the same, where $AUTOGLM_PYTHON or python3 has it.
-func peerNoops(show func(result)) error {
+// ray has Ray Tune do the same with one trial at a time, which is its fastest here,
+// where $AUTOGLM_PYTHON or python3 has it.
+func ray() (perSecond float64, err error) {
 	python := os.Getenv("AUTOGLM_PYTHON")
 	if python == "" {
 		python = "python3"
 	}
-	cmd := exec.Command(python, "bench/peers/noop_ray.py", "500", "2")
-	out, err := cmd.Output()
+	out, err := exec.Command(python, "bench/peers/noop_ray.py", "500", "1").Output()
 	if err != nil {
 		var exit *exec.ExitError
-		text := err.Error()
 		if errors.As(err, &exit) {
-			text = lastLine(exit.Stderr)
+			return 0, fmt.Errorf("%w: %s", err, lastLine(exit.Stderr))
 		}
-		fmt.Fprintf(os.Stderr, "no-op trials of Ray Tune are left out: %s; run it at the top of the repository with AUTOGLM_PYTHON naming a python that has ray[tune]\n", text)
-		return nil
+		return 0, err
 	}
 	var m struct {
 		PerSecond float64 `json:"trials_per_s"`
 	}
 	if err := json.Unmarshal([]byte(lastLine(out)), &m); err != nil {
-		return fmt.Errorf("noop_ray.py: %w", err)
+		return 0, fmt.Errorf("noop_ray.py: %w", err)
 	}
-	show(of("no-op trials, Ray Tune with reuse_actors", 1, "/s", "", []float64{m.PerSecond}))
-	return nil
+	return m.PerSecond, nil
 }

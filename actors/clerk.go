@@ -10,7 +10,7 @@ import (
 // that lives.
 type clerk struct {
 	supervisor  *actor.PID
-	workers     []*actor.PID
+	enlist      Enlist
 	every       time.Duration
 	heard, gone chan struct{}
 	watching    bool
@@ -20,9 +20,9 @@ type clerk struct {
 // EnlistProps makes the actor that enlists workers: heard gets a word with each answer,
 // and gone is closed when the Supervisor has ended, its node is lost, or it has lost sight of
 // the workers. Heard should have room for one.
-func EnlistProps(supervisor *actor.PID, workers []*actor.PID, every time.Duration, heard, gone chan struct{}) *actor.Props {
+func EnlistProps(supervisor *actor.PID, m Enlist, every time.Duration, heard, gone chan struct{}) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &clerk{supervisor: supervisor, workers: workers, every: every, heard: heard, gone: gone}
+		return &clerk{supervisor: supervisor, enlist: m, every: every, heard: heard, gone: gone}
 	})
 }
 
@@ -45,7 +45,9 @@ func (c *clerk) Receive(ctx actor.Context) {
 			}
 		}()
 	case *tick:
-		ctx.Send(c.supervisor, &Enlist{Workers: c.workers, From: ctx.Self()})
+		word := c.enlist
+		word.From = ctx.Self()
+		ctx.Send(c.supervisor, &word)
 	case *Enlisted:
 		if m.Lost {
 			c.end()

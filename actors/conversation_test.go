@@ -39,7 +39,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	workers N              devices, and trials side by side (default 1)
 //	trials N               of the first rung; half of them go on to the second (default 2)
 //	clock S                a plan in seconds whose search may take S (default: in tokens)
-//	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, damaged, ok
+//	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, damaged, hang, ok
 //	panic WHO MESSAGE N    the actor panics in place of its Nth such message
 //	full KIND N            the journal can't be written at the Nth event of that kind
 //	interrupt KIND N       Ctrl-C after that event
@@ -47,6 +47,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	join KIND N            another node's worker enlists after that event, and is gone after GONE's
 //	gone KIND N
 //	speeds N…              tokens a second of the final training on 1, 2, … workers, which takes 8 s then
+//	step NAME WORD=VALUE…  a step of the user's: needs, before, timeout, retries, backoff, takes (its time)
 //	resume                 once it has ended, go on
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -112,10 +113,12 @@ type script struct {
 	joins, leaves    []*nth
 	speeds           []float64
 	resume           bool
+	steps            []job.Step
+	takes            map[string]time.Duration // by step
 }
 
 func parseScript(text string) (*script, error) {
-	s := &script{workers: 1, trials: 2, fail: map[string][]string{}}
+	s := &script{workers: 1, trials: 2, fail: map[string][]string{}, takes: map[string]time.Duration{}}
 	for i, line := range strings.Split(text, "\n") {
 		f := strings.Fields(line)
 		if len(f) == 0 || f[0] == "#" {
@@ -127,6 +130,8 @@ func parseScript(text string) (*script, error) {
 			s.resume, err = true, nil
 		case f[0] == "fail" && len(f) > 2:
 			s.fail[f[1]], err = f[2:], nil
+		case f[0] == "step" && len(f) > 1:
+			err = s.parseStep(f[1], f[2:])
 		case f[0] == "workers":
 			s.workers = last
 		case f[0] == "trials":
@@ -161,6 +166,35 @@ func parseScript(text string) (*script, error) {
 		}
 	}
 	return s, nil
+}
+
+func (s *script) parseStep(name string, words []string) error {
+	t := job.Step{Name: name, Run: job.Command{"true"}}
+	for _, w := range words {
+		k, v, _ := strings.Cut(w, "=")
+		var err error
+		switch k {
+		case "needs":
+			t.Needs = strings.Split(v, ",")
+		case "before":
+			t.Before = strings.Split(v, ",")
+		case "timeout":
+			err = t.Timeout.UnmarshalText([]byte(v))
+		case "backoff":
+			err = t.Backoff.UnmarshalText([]byte(v))
+		case "retries":
+			t.Retries, err = strconv.Atoi(v)
+		case "takes":
+			s.takes[name], err = time.ParseDuration(v)
+		default:
+			err = errors.New(w + "?")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.steps = append(s.steps, t)
+	return nil
 }
 
 // stage is where a script is played: the actors' Work, Executor, Log and clock.
@@ -247,8 +281,13 @@ func (s *script) play(t *testing.T) string {
 		}
 		g.leave = func() { system.Root.Stop(guests[0]) }
 		epoch := uint64(0)
+		spec := job.Default()
+		spec.Steps = s.steps
+		if err := spec.Validate(); err != nil {
+			t.Fatal(err)
+		}
 		cfg := SupervisorConfig{
-			Spec: job.Default(), Log: g, Work: g, Workers: workers,
+			Spec: spec, Log: g, Work: g, Workers: workers,
 			TrialConfig: TrialConfig{Epochs: func() uint64 { epoch++; return epoch }, Hooks: hooks},
 			Clock:       func() time.Duration { return time.Since(g.begun) }, Now: time.Now, Tick: time.Second,
 			Events: Events{
@@ -421,6 +460,9 @@ func (g *stage) write(e journal.Event) {
 	if e.Err != "" {
 		line += ": " + reason(errors.New(e.Err))
 	}
+	if e.RetryIn > 0 {
+		line += fmt.Sprintf(", again in %gs", e.RetryIn)
+	}
 	g.note("    journal  %s", line)
 }
 
@@ -468,6 +510,10 @@ func (g *stage) work(ctx context.Context, name string, took, moment time.Duratio
 	}
 	g.mu.Unlock()
 	switch how {
+	case "hang":
+		<-ctx.Done()
+		time.Sleep(moment)
+		return context.Cause(ctx)
 	case "nan":
 		return fmt.Errorf("%w at step 7: loss is NaN", train.ErrDiverged)
 	case "panic":
@@ -524,7 +570,7 @@ func (g *stage) elastic(ctx context.Context, a *Assign, progress func(train.Step
 
 // Stage implements Work.
 func (g *stage) Stage(ctx context.Context, name string, _ journal.State) error {
-	return g.work(ctx, name, 500*time.Microsecond, time.Millisecond)
+	return g.work(ctx, name, cmp.Or(g.takes[name], 500*time.Microsecond), 2*time.Millisecond)
 }
 
 // Plan implements Work: two rungs, of which half of the trials reach the second.

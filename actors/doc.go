@@ -33,6 +33,9 @@
 //	              one whose device turned sick is stopped; its trials go on on the others, or anew on another one
 //	Trial         restarted; releases its workers and forms a new ring from the last checkpoint
 //	SearchAgent   restarted; replays decisions and outcomes and goes on where it was
+//	a stage       or a step of the user's: an error, a panic or its time ends the attempt; the next one follows
+//	              once that has ended, after the stage's backoff, which the journal keeps. After the last one the
+//	              job fails, and what ran beside it is stopped
 //	Supervisor    restarted; its children are stopped, the journal is replayed, what was running resumes from
 //	              its last checkpoint
 //	a task        a panic or an error ends the attempt with a reason; the Supervisor retries as the job says,

@@ -92,6 +92,7 @@ type RingCards struct {
 // Supervisor may not be there yet, or have started anew and know of none.
 type Enlist struct {
 	Workers []*actor.PID
+	Asked   bool       // the job's constraint asks for them: no training tries whether they pay
 	From    *actor.PID // hears Enlisted
 }
 
@@ -99,7 +100,7 @@ type Enlist struct {
 // back: what they ran runs elsewhere by now.
 type Enlisted struct{ Lost bool }
 
-// Grow offers a Trial more workers while it runs.
+// Grow offers a Trial more workers while it runs, to be kept if it is faster with them.
 type Grow struct{ Workers []*actor.PID }
 
 // Returned gives workers back that a task did not get faster with.
@@ -147,10 +148,11 @@ type TrialEnded struct {
 type Across func(t *train.Task, world int, epoch uint64, meet ring.Rendezvous) *ring.Group
 
 // Work is what a Supervisor has done for it. Its methods run on goroutines of
-// the Supervisor, never two stages at once; errors that a retry can't mend are
-// wrapped in Final.
+// the Supervisor: those of stages that do not need each other may overlap, attempts
+// at one stage never. Errors that a retry can't mend are wrapped in Final.
 type Work interface {
-	// Stage runs probe, clean, tokenize or bundle, and brings here what train starts from.
+	// Stage runs probe, clean, tokenize, bundle, or a step of the user's, and brings here
+	// what train starts from.
 	Stage(ctx context.Context, name string, st journal.State) error
 	// Plan times the machine and divides the budget, active seconds of which are gone.
 	Plan(ctx context.Context, active float64) (search.Plan, error)

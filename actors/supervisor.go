@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type SupervisorConfig struct {
 	Work    Work
 	Workers []*actor.PID // one a device of this node; those of others enlist
 	TrialConfig
+	Room   job.Resources        // that steps which run beside each other may take; see job.NewMachine
 	Clock  func() time.Duration // monotonic
 	Now    func() time.Time     // for the journal's dates
 	Tick   time.Duration        // between records of the job's clock
@@ -47,14 +49,22 @@ type Supervisor struct {
 	workers []*actor.PID
 	free    []int        // indices of workers
 	gone    map[int]bool // … of those that will not come back
+	extra   map[int]bool // … of those that the job did not ask for: a training tries them
 	spare   map[int]bool // … of those that the final training gave back
 	idle    int          // attempt of a final training that has no worker yet; 0 is none
 
-	stage  context.CancelCauseFunc // of the stage that runs on a goroutine
-	timer  *time.Timer             // of the running stage's timeout
+	stages map[string]*attempt // the last at each stage
 	ticker *time.Ticker
 	stop   chan struct{}
 	wg     sync.WaitGroup // goroutines of this instance
+}
+
+// attempt at a stage.
+type attempt struct {
+	n      int
+	timer  *time.Timer             // of its timeout, or of the time before the next one; may be nil
+	cancel context.CancelCauseFunc // of its goroutine
+	done   chan struct{}           // closed when that has ended; nil where it has none
 }
 
 type running struct {
@@ -78,7 +88,12 @@ type (
 		err  error
 	}
 	finalReady struct{ err error }
-	stageLate  struct{ stage string }
+	stageLate  struct {
+		stage   string
+		attempt int
+		after   time.Duration
+	}
+	stageDue struct{ stage string }
 )
 
 var errInterrupted = errors.New("interrupted")
@@ -108,7 +123,11 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 	case *stageEnded:
 		s.stageEnded(ctx, m)
 	case *stageLate:
-		s.step(ctx, job.Event{Kind: job.StageTimeout, Stage: m.stage})
+		if a := s.stages[m.stage]; a != nil && a.n == m.attempt {
+			s.step(ctx, job.Event{Kind: job.StageTimeout, Stage: m.stage, Err: job.TookLonger(m.after)})
+		}
+	case *stageDue:
+		s.step(ctx, job.Event{Kind: job.StageDue, Stage: m.stage})
 	case *planMade:
 		s.planned(ctx, m)
 	case *finalReady:
@@ -160,7 +179,8 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 
 // begin replays the journal and goes on.
 func (s *Supervisor) begin(ctx actor.Context) {
-	s.trials, s.stop, s.gone, s.spare = map[int]*running{}, make(chan struct{}), map[int]bool{}, map[int]bool{}
+	s.trials, s.stop, s.stages = map[int]*running{}, make(chan struct{}), map[string]*attempt{}
+	s.gone, s.extra, s.spare = map[int]bool{}, map[int]bool{}, map[int]bool{}
 	for i, w := range s.cfg.Workers {
 		s.workers, s.free = append(s.workers, w), append(s.free, i)
 		ctx.Watch(w)
@@ -180,10 +200,13 @@ func (s *Supervisor) begin(ctx actor.Context) {
 	} else if !s.commit(ctx, journal.Event{Kind: journal.Resumed}) {
 		return
 	}
-	s.machine = job.NewMachine(job.StagesOf(s.state.Spec))
-	for _, st := range job.Stages() {
+	stages := job.StagesOf(s.state.Spec)
+	s.machine = job.NewMachine(stages, s.cfg.Room)
+	for _, st := range stages {
 		if s.state.Done[st.Name] {
 			s.machine.Restore(st.Name)
+		} else if a := s.state.Attempts[st.Name]; a.N > 0 {
+			s.machine.RestoreFailed(st.Name, a.N, time.UnixMilli(a.Again).Sub(s.cfg.Now()))
 		}
 	}
 	s.every(ctx, s.cfg.Tick)
@@ -216,11 +239,8 @@ func (s *Supervisor) halt(reason error) {
 		close(s.stop)
 		s.ticker = nil
 	}
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	if s.stage != nil {
-		s.stage(reason)
+	for _, a := range s.stages {
+		a.stop(reason)
 	}
 	s.wg.Wait()
 }
@@ -257,7 +277,7 @@ func (s *Supervisor) tick(ctx actor.Context) {
 	}
 	// A search that overruns its share by a quarter decides nothing more.
 	if p := s.state.Plan; p != nil && p.Unit == search.Seconds && s.agent != nil && !s.state.SearchClosed {
-		if late := s.active() - s.searchBegan(); late > 1.25*p.SearchSeconds {
+		if late := s.active() - s.state.SearchBegan; late > 1.25*p.SearchSeconds {
 			if s.commit(ctx, journal.Event{Kind: journal.SearchClosed}) {
 				ctx.Send(s.agent, &CloseSearch{})
 			}
@@ -265,27 +285,32 @@ func (s *Supervisor) tick(ctx actor.Context) {
 	}
 }
 
-// searchBegan is the active time before the search: what the other stages took.
-func (s *Supervisor) searchBegan() float64 {
-	t := 0.0
-	for _, name := range []string{job.StageProbe, job.StageClean, job.StageTokenize} {
-		t += s.state.StageSeconds[name]
-	}
-	return t
-}
-
 // step feeds the stage machine and carries out what it asks for.
 func (s *Supervisor) step(ctx actor.Context, e job.Event) {
 	if s.over {
 		return
 	}
-	if e.Kind == job.StageFailed || e.Kind == job.StageTimeout {
-		if s.machine.Status(e.Stage) != job.Running || !s.commit(ctx, journal.Event{Kind: journal.StageFailed, Stage: e.Stage, Err: e.Err}) {
+	failed := e.Kind == job.StageFailed || e.Kind == job.StageTimeout
+	if failed && s.machine.Status(e.Stage) != job.Running {
+		return
+	}
+	todo := s.machine.Step(e)
+	if failed {
+		f := journal.Event{Kind: journal.StageFailed, Stage: e.Stage, Err: e.Err}
+		if a := s.stages[e.Stage]; a != nil {
+			f.Attempt = a.n
+		}
+		if i := slices.IndexFunc(todo, func(a job.Action) bool { return a.Kind == job.DelayStage && a.Stage == e.Stage }); i >= 0 {
+			f.RetryIn = todo[i].Delay.Seconds()
+		}
+		if !s.commit(ctx, f) {
 			return
 		}
 	}
-	for _, a := range s.machine.Step(e) {
+	for _, a := range todo {
 		switch a.Kind {
+		case job.DelayStage:
+			s.attempt(a.Stage).after(ctx, a.Delay, &stageDue{stage: a.Stage})
 		case job.StartStage:
 			if !s.commit(ctx, journal.Event{Kind: journal.StageStarted, Stage: a.Stage, Attempt: a.Attempt}) {
 				return
@@ -306,60 +331,101 @@ func (s *Supervisor) step(ctx actor.Context, e job.Event) {
 	}
 }
 
-func (s *Supervisor) startStage(ctx actor.Context, a job.Action) {
-	if s.timer != nil {
-		s.timer.Stop()
+// attempt is the last at a stage, or a place for the first.
+func (s *Supervisor) attempt(stage string) *attempt {
+	a := s.stages[stage]
+	if a == nil {
+		a = &attempt{cancel: func(error) {}}
+		s.stages[stage] = a
 	}
-	if a.Timeout > 0 {
+	return a
+}
+
+func (a *attempt) stop(reason error) {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	a.cancel(reason)
+}
+
+// after mails the Supervisor a message in a while; 0 only stops the last.
+func (a *attempt) after(ctx actor.Context, d time.Duration, message any) {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	if d > 0 {
 		self, root := ctx.Self(), ctx.ActorSystem().Root
-		s.timer = time.AfterFunc(a.Timeout, func() { root.Send(self, &stageLate{stage: a.Stage}) })
+		a.timer = time.AfterFunc(d, func() { root.Send(self, message) })
 	}
+}
+
+func (s *Supervisor) startStage(ctx actor.Context, a job.Action) {
+	at := s.attempt(a.Stage)
+	at.n = a.Attempt
+	at.after(ctx, a.Timeout, &stageLate{a.Stage, a.Attempt, a.Timeout})
 	switch a.Stage {
 	case job.StageSearch:
 		s.startSearch(ctx)
 	case job.StageTrain:
 		s.startFinal(ctx)
 	case job.StageEvaluate:
-		st := *s.state
-		s.background(ctx, a, func(run context.Context) (*journal.Event, error) {
+		st := s.state.Clone()
+		s.inBackground(ctx, a, func(run context.Context) (*journal.Event, error) {
 			score, on, err := s.cfg.Work.Evaluate(run, st)
 			return &journal.Event{Kind: journal.Evaluated, Score: &score, Placed: on}, err
 		})
 	default:
-		st := *s.state
-		s.background(ctx, a, func(run context.Context) (*journal.Event, error) {
+		st := s.state.Clone()
+		s.inBackground(ctx, a, func(run context.Context) (*journal.Event, error) {
 			return nil, s.cfg.Work.Stage(run, a.Stage, st)
 		})
 	}
 }
 
-// background runs a stage on a goroutine, which mails its end.
-func (s *Supervisor) background(ctx actor.Context, a job.Action, f func(context.Context) (*journal.Event, error)) {
+// inBackground runs a stage on a goroutine, which mails its end.
+func (s *Supervisor) inBackground(ctx actor.Context, a job.Action, f func(context.Context) (*journal.Event, error)) {
+	m := &stageEnded{stage: a.Stage, attempt: a.Attempt}
+	s.background(ctx, a.Stage, func(run context.Context) (err error) {
+		m.event, err = f(run)
+		return err
+	}, func(err error) any {
+		m.err = err
+		return m
+	})
+}
+
+// background does a stage's work on a goroutine, once that of the attempt before has
+// ended, and mails how it ended.
+func (s *Supervisor) background(ctx actor.Context, stage string, work func(context.Context) error, ended func(error) any) {
 	run, cancel := context.WithCancelCause(context.Background())
-	s.stage = cancel
+	at := s.attempt(stage)
+	before, done := at.done, make(chan struct{})
+	at.cancel, at.done = cancel, done
 	self, root := ctx.Self(), ctx.ActorSystem().Root
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		m := &stageEnded{stage: a.Stage, attempt: a.Attempt}
-		func() {
-			defer func() {
-				if p := recover(); p != nil {
-					m.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-				}
-			}()
-			m.event, m.err = f(run)
-		}()
+	s.wg.Go(func() {
+		defer close(done)
+		if before != nil {
+			<-before // it was told to
+		}
+		err := guarded(func() error { return work(run) })
 		if context.Cause(run) == nil {
-			root.Send(self, m)
+			root.Send(self, ended(err))
+		}
+	})
+}
+
+// guarded makes an error of a panic.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	return f()
 }
 
 func (s *Supervisor) stopStage(ctx actor.Context, name string) {
-	if s.stage != nil {
-		s.stage(errReleased)
-	}
+	s.attempt(name).stop(errReleased)
 	if name == job.StageSearch || name == job.StageTrain {
 		for seq, r := range s.trials {
 			ctx.Stop(r.pid)
@@ -374,6 +440,9 @@ func (s *Supervisor) stopStage(ctx actor.Context, name string) {
 }
 
 func (s *Supervisor) stageEnded(ctx actor.Context, m *stageEnded) {
+	if m.attempt != s.attempt(m.stage).n {
+		return
+	}
 	if m.err != nil {
 		s.stageFailed(ctx, m.stage, m.err)
 		return

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 	"slices"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -26,25 +25,15 @@ func (s *Supervisor) startSearch(ctx actor.Context) {
 		s.startAgent(ctx)
 		return
 	}
-	run, cancel := context.WithCancelCause(context.Background())
-	s.stage = cancel
-	self, root, active := ctx.Self(), ctx.ActorSystem().Root, s.active()
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		m := &planMade{}
-		func() {
-			defer func() {
-				if p := recover(); p != nil {
-					m.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-				}
-			}()
-			m.plan, m.err = s.cfg.Work.Plan(run, active)
-		}()
-		if context.Cause(run) == nil {
-			root.Send(self, m)
-		}
-	}()
+	active := s.active()
+	m := &planMade{}
+	s.background(ctx, job.StageSearch, func(run context.Context) (err error) {
+		m.plan, err = s.cfg.Work.Plan(run, active)
+		return err
+	}, func(err error) any {
+		m.err = err
+		return m
+	})
 }
 
 func (s *Supervisor) planned(ctx actor.Context, m *planMade) {
@@ -214,6 +203,7 @@ func (s *Supervisor) enlist(ctx actor.Context, m *Enlist) {
 			lost = lost || s.gone[i]
 			continue // said before
 		}
+		s.extra[len(s.workers)] = !m.Asked
 		s.free = append(s.free, len(s.workers))
 		s.workers = append(s.workers, w)
 		ctx.Watch(w)
@@ -347,16 +337,10 @@ func (s *Supervisor) startFinal(ctx actor.Context) {
 			return
 		}
 	}
-	st := *s.state
-	run, cancel := context.WithCancelCause(context.Background())
-	s.stage = cancel
-	self, root := ctx.Self(), ctx.ActorSystem().Root
-	s.wg.Go(func() {
-		m := &finalReady{err: s.cfg.Work.Stage(run, job.StageTrain, st)}
-		if context.Cause(run) == nil {
-			root.Send(self, m)
-		}
-	})
+	st := s.state.Clone()
+	s.background(ctx, job.StageTrain, func(run context.Context) error {
+		return s.cfg.Work.Stage(run, job.StageTrain, st)
+	}, func(err error) any { return &finalReady{err} })
 }
 
 // finalReady begins the final training: what it starts from is here.
@@ -371,18 +355,24 @@ func (s *Supervisor) finalReady(ctx actor.Context, m *finalReady) {
 	s.trainOnAll(ctx, s.state.Retries[finalSeq]+1)
 }
 
-// trainOnAll starts the final training on all workers that are there; where none is,
-// the next one that enlists starts it.
+// trainOnAll starts the final training on all workers that the job asked for, or any
+// where none of them is there; the others are offered to it. Where there is none at
+// all, the next one that enlists starts it.
 func (s *Supervisor) trainOnAll(ctx actor.Context, attempt int) {
 	s.spare = map[int]bool{}
 	if len(s.free) == 0 {
 		s.idle = attempt
 		return
 	}
-	all := s.free
-	s.free, s.idle = nil, 0
-	slices.Sort(all)
-	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: all, attempt: attempt})
+	slices.Sort(s.free)
+	first := slices.DeleteFunc(slices.Clone(s.free), func(w int) bool { return s.extra[w] })
+	if len(first) == 0 {
+		first = slices.Clone(s.free)
+	}
+	s.free = slices.DeleteFunc(s.free, func(w int) bool { return slices.Contains(first, w) })
+	s.idle = 0
+	s.startTrial(ctx, finalSeq, &running{d: search.Decision{Seq: finalSeq, Trial: "final"}, workers: first, attempt: attempt})
+	s.grow(ctx)
 }
 
 func (s *Supervisor) finalEnded(ctx actor.Context, rep *journal.TrialReport) {

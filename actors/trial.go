@@ -173,7 +173,7 @@ func (t *Trial) gone(ctx actor.Context, who *actor.PID) {
 		return
 	}
 	t.workers = slices.Delete(slices.Clone(t.workers), r, r+1)
-	t.growth.over()
+	t.changed()
 	t.loses()
 	t.begin(ctx, t.epoch, -1)
 }

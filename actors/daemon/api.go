@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,35 +34,50 @@ const (
 // userHeader carries who asked when a node passes a person's request on.
 const userHeader = "X-Autoglm-User"
 
+// route is one request of the control API, and the calls over gRPC that have its
+// role, its leader and its function.
+type route struct {
+	pattern string
+	calls   []string
+}
+
 // routes is the control API, and what nodes ask of each other.
 //
 //	who may   request
 //	read      GET  /v1/jobs /v1/jobs/{id} /v1/jobs/{id}/events?from=N&follow=1 /v1/jobs/{id}/folder /v1/files/{hash} /v1/nodes
 //	submit    PUT  /v1/files          the body is a file; the answer its name
-//	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid"}]}
+//	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid", "step"}]}
 //	submit    POST /v1/jobs/{id}/cancel     DELETE /v1/jobs/{id}
 //	admin     POST /v1/nodes/{id}/drain     POST /v1/keys/rotate     GET /v1/backup
 //	node      all of /internal
 //
 // Any node takes any request; what only the leader knows is passed on to it.
-// Answers are JSON; errors are {"error": "what to do"}.
+// Answers are JSON; errors are {"error": "what to do"}. The same over gRPC is
+// api/control.proto.
 func (d *Daemon) routes() http.Handler {
+	h, _ := d.handlers()
+	return d.notBrowsers(h)
+}
+
+func (d *Daemon) handlers() (http.Handler, []route) {
 	mux := http.NewServeMux()
+	var all []route
+	calls := d.grpcServer()
 	serve := func(pattern string, need cert.Role, leader bool, f func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			name, role := d.who(r)
 			if !role.May(need) {
-				refuse(w, &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)})
+				refuse(w, r, &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)})
 				return
 			}
 			if role == cert.Node && r.Header.Get(userHeader) != "" {
 				name = r.Header.Get(userHeader)
 			}
 			r.Header.Set(userHeader, name)
-			if leader && strings.HasPrefix(r.URL.Path, "/v1/") {
+			if leader && !strings.HasPrefix(r.URL.Path, "/internal/") {
 				addr, err := d.awaitLeader(r.Context())
 				if err != nil {
-					refuse(w, err)
+					refuse(w, r, err)
 					return
 				}
 				if addr != "" {
@@ -69,47 +86,54 @@ func (d *Daemon) routes() http.Handler {
 				}
 			}
 			if err := f(w, r); err != nil {
-				refuse(w, err)
+				refuse(w, r, err)
 			}
 		})
 	}
-	at := func(pattern string, need cert.Role, f func(http.ResponseWriter, *http.Request) error) {
-		serve(pattern, need, false, f)
+	enter := func(pattern string, need cert.Role, leader bool, names []string, f func(http.ResponseWriter, *http.Request) error) {
+		serve(pattern, need, leader, f)
+		for _, name := range names {
+			serve("POST "+callPath(name), need, leader, func(w http.ResponseWriter, r *http.Request) error { return takeCall(calls, w, r) })
+		}
+		all = append(all, route{pattern, names})
+	}
+	at := func(pattern string, need cert.Role, f func(http.ResponseWriter, *http.Request) error, calls ...string) {
+		enter(pattern, need, false, calls, f)
 	}
 	// led is at for what the leader alone knows.
-	led := func(pattern string, need cert.Role, f func(*chief, http.ResponseWriter, *http.Request) error) {
-		serve(pattern, need, true, func(w http.ResponseWriter, r *http.Request) error {
-			c := d.chiefNow()
-			if c == nil {
-				return &StatusError{codeNotLeader, "another node leads"}
+	led := func(pattern string, need cert.Role, f func(*chief, http.ResponseWriter, *http.Request) error, calls ...string) {
+		enter(pattern, need, true, calls, func(w http.ResponseWriter, r *http.Request) error {
+			c, err := d.leading()
+			if err != nil {
+				return err
 			}
 			return f(c, w, r)
 		})
 	}
-	led("GET /v1/jobs", cert.Read, d.getJobs)
-	led("POST /v1/jobs", cert.Submit, d.postJob)
-	led("GET /v1/jobs/{id}", cert.Read, d.getJob)
-	led("GET /v1/jobs/{id}/events", cert.Read, d.getEvents)
-	led("GET /v1/jobs/{id}/folder", cert.Read, d.getFolder)
-	led("POST /v1/jobs/{id}/cancel", cert.Submit, d.cancelJob)
-	led("DELETE /v1/jobs/{id}", cert.Submit, d.deleteJob)
+	led("GET /v1/jobs", cert.Read, d.getJobs, "Jobs")
+	led("POST /v1/jobs", cert.Submit, d.postJob, "Submit")
+	led("GET /v1/jobs/{id}", cert.Read, d.getJob, "Job")
+	led("GET /v1/jobs/{id}/events", cert.Read, d.getEvents, "Watch", "Logs")
+	led("GET /v1/jobs/{id}/folder", cert.Read, d.getFolder, "Folder")
+	led("POST /v1/jobs/{id}/cancel", cert.Submit, d.cancelJob, "Cancel")
+	led("DELETE /v1/jobs/{id}", cert.Submit, d.deleteJob, "Remove")
 	at("PUT /v1/files", cert.Submit, d.putFile)
 	at("GET /v1/files/{hash}", cert.Read, d.getFile)
-	at("GET /v1/nodes", cert.Read, d.getNodes)
-	at("POST /v1/nodes/{id}/drain", cert.Admin, d.drainNode)
+	at("GET /v1/nodes", cert.Read, d.getNodes, "Nodes")
+	at("POST /v1/nodes/{id}/drain", cert.Admin, d.postDrain, "Drain")
 	at("POST /v1/keys/rotate", cert.Admin, func(w http.ResponseWriter, r *http.Request) error {
 		if err := d.members.RotateKeys(r.Context()); err != nil {
 			return err
 		}
 		return answer(w, http.StatusOK, struct{}{})
-	})
+	}, "RotateKeys")
 	led("GET /v1/backup", cert.Admin, func(_ *chief, w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		if err := d.store.Backup(w); err != nil {
 			panic(http.ErrAbortHandler) // what was sent is not all
 		}
 		return nil
-	})
+	}, "Backup")
 
 	led("GET /internal/jobs/{id}/log", cert.Node, d.getLog)
 	led("POST /internal/jobs/{id}/log", cert.Node, d.postLog)
@@ -170,7 +194,25 @@ func (d *Daemon) routes() http.Handler {
 		return nil
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	return d.notBrowsers(mux)
+	// What there is to call, for grpcurl and its like.
+	for _, version := range []string{"v1", "v1alpha"} {
+		serve("POST /grpc.reflection."+version+".ServerReflection/ServerReflectionInfo", cert.Read, false, func(w http.ResponseWriter, r *http.Request) error {
+			calls.ServeHTTP(w, r)
+			return nil
+		})
+	}
+	mux.HandleFunc("POST "+callPath("{call}"), func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, r, &StatusError{http.StatusNotImplemented, "no such call: " + r.PathValue("call")})
+	})
+	return mux, all
+}
+
+// leading is the chief of the node that leads.
+func (d *Daemon) leading() (*chief, error) {
+	if c := d.chiefNow(); c != nil {
+		return c, nil
+	}
+	return nil, &StatusError{codeNotLeader, "another node leads"}
 }
 
 // notBrowsers turns away what a web page could make its reader's browser send: to a
@@ -186,7 +228,7 @@ func (d *Daemon) notBrowsers(next http.Handler) http.Handler {
 			host = r.Host
 		}
 		if !d.port.Secure() && host != own && host != "localhost" && net.ParseIP(strings.Trim(host, "[]")) == nil {
-			refuse(w, &StatusError{http.StatusForbidden, fmt.Sprintf("this node is not called %q; use its address, or --advertise that name", host)})
+			refuse(w, r, &StatusError{http.StatusForbidden, fmt.Sprintf("this node is not called %q; use its address, or --advertise that name", host)})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -230,10 +272,16 @@ func (d *Daemon) passOn(w http.ResponseWriter, r *http.Request, addr string) {
 		},
 		Transport:     d.client.Transport,
 		FlushInterval: -1,
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			// It may have done what was asked, or not.
-			refuse(w, &StatusError{http.StatusBadGateway, fmt.Sprintf("the leader at %s does not answer: %v", addr, err)})
+			refuse(w, r, &StatusError{http.StatusBadGateway, fmt.Sprintf("the leader at %s does not answer: %v", addr, err)})
 		},
+	}
+	if isCall(r) {
+		p.Transport = d.h2
+		if d.port.Secure() {
+			p.Rewrite = func(pr *httputil.ProxyRequest) { pr.SetURL(&url.URL{Scheme: "https", Host: addr}) }
+		}
 	}
 	held, cancel := d.whileLeads(r.Context(), addr)
 	defer cancel()
@@ -242,7 +290,17 @@ func (d *Daemon) passOn(w http.ResponseWriter, r *http.Request, addr string) {
 
 // refuse answers with an error. A body that has begun is cut off, so that the other
 // side sees that it is not whole.
-func refuse(w http.ResponseWriter, err error) {
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
+	s := statusOf(err)
+	if isCall(r) {
+		refuseCall(w, s)
+		return
+	}
+	_ = answer(w, s.Code, map[string]string{"error": s.Text})
+}
+
+// statusOf is the answer that an error makes.
+func statusOf(err error) *StatusError {
 	code := http.StatusInternalServerError
 	var s *StatusError
 	var field *job.FieldError
@@ -266,7 +324,7 @@ func refuse(w http.ResponseWriter, err error) {
 	case errors.Is(err, replicaStale):
 		code = codeNotLeader
 	}
-	_ = answer(w, code, map[string]string{"error": err.Error()})
+	return &StatusError{code, err.Error()}
 }
 
 func answer(w http.ResponseWriter, code int, v any) error {
@@ -277,7 +335,11 @@ func answer(w http.ResponseWriter, code int, v any) error {
 
 // body reads a request's JSON.
 func body(r *http.Request, v any, limit int64) error {
-	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, limit))
+	return decode(http.MaxBytesReader(nil, r.Body, limit), v)
+}
+
+func decode(r io.Reader, v any) error {
+	dec := json.NewDecoder(r)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		var large *http.MaxBytesError
@@ -314,49 +376,84 @@ type Submission struct {
 }
 
 func (d *Daemon) postJob(c *chief, w http.ResponseWriter, r *http.Request) error {
-	s := Submission{Spec: job.Default()}
-	if err := body(r, &s, maxJobFile); err != nil {
-		return err
-	}
-	s.Spec.Resolve()
-	if err := s.Spec.Validate(); err != nil {
-		return err
-	}
-	if len(s.Spec.Data.Files)+len(s.Spec.Data.Valid) > 0 {
-		return &job.FieldError{Path: "data.files", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\""}
-	}
-	if len(s.Spec.Data.Plugin) > 0 {
-		return &job.FieldError{Path: "data.plugin", Msg: "would run a program of the submitter's choice on a node; prepare the data where you are and submit the result"}
-	}
-	if len(s.Files)+len(s.Spec.Data.URLs) == 0 {
-		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
-	}
-	for _, u := range s.Files {
-		if err := u.Ref.Valid(); err != nil {
-			return &job.FieldError{Path: "files", Msg: err.Error()}
-		}
-		if err := d.fetch(r.Context(), u.Ref); err != nil {
-			return &StatusError{http.StatusBadRequest, fmt.Sprintf("%s: %v; upload it again", u.Name, err)}
-		}
-		if err := d.spread(r.Context(), u.Ref); err != nil {
-			return err
-		}
-	}
-	j, err := c.submit(Job{Name: s.Name, By: r.Header.Get(userHeader), Spec: s.Spec, Files: s.Files})
+	j, err := d.submit(r.Context(), c, r.Header.Get(userHeader), http.MaxBytesReader(nil, r.Body, maxJobFile))
 	if err != nil {
 		return err
 	}
 	return answer(w, http.StatusCreated, map[string]string{"job": j.ID})
 }
 
+// submit enters a job, a Submission in JSON.
+func (d *Daemon) submit(ctx context.Context, c *chief, by string, from io.Reader) (Job, error) {
+	s := Submission{Spec: job.Default()}
+	if err := decode(from, &s); err != nil {
+		return Job{}, err
+	}
+	if err := d.check(ctx, &s); err != nil {
+		return Job{}, err
+	}
+	return c.submit(Job{Name: s.Name, By: by, Spec: s.Spec, Files: s.Files})
+}
+
+// check refuses a job that can't be, and brings its files here.
+func (d *Daemon) check(ctx context.Context, s *Submission) error {
+	s.Spec.Resolve()
+	if err := s.Spec.Validate(); err != nil {
+		return err
+	}
+	made := func(p string) bool {
+		_, ok := s.Spec.StepFile(p)
+		return ok
+	}
+	steps := slices.ContainsFunc(s.Spec.Data.Files, made)
+	if slices.ContainsFunc(append(slices.Clone(s.Spec.Data.Files), s.Spec.Data.Valid...), func(p string) bool { return !made(p) }) {
+		return &job.FieldError{Path: "data.files", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\""}
+	}
+	if len(s.Spec.Data.Plugin) > 0 {
+		return &job.FieldError{Path: "data.plugin", Msg: "would run a program of the submitter's choice on a node; prepare the data where you are and submit the result"}
+	}
+	for i, t := range s.Spec.Steps {
+		if len(t.Files) > 0 {
+			return &job.FieldError{Path: fmt.Sprintf("steps[%d].files", i), Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\", each with its \"step\""}
+		}
+	}
+	learn := slices.ContainsFunc(s.Files, func(u Upload) bool { return u.Step == "" && !u.Valid })
+	if !learn && !steps && len(s.Spec.Data.URLs) == 0 {
+		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
+	}
+	for _, u := range s.Files {
+		if err := u.Ref.Valid(); err != nil {
+			return &job.FieldError{Path: "files", Msg: err.Error()}
+		}
+		if _, ok := s.Spec.Step(u.Step); u.Step != "" && !ok {
+			return &job.FieldError{Path: "files", Msg: fmt.Sprintf("%s: the job has no step %q", u.Name, u.Step)}
+		}
+		if err := d.fetch(ctx, u.Ref); err != nil {
+			return &StatusError{http.StatusBadRequest, fmt.Sprintf("%s: %v; upload it again", u.Name, err)}
+		}
+		if err := d.spread(ctx, u.Ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Detail is a job with its leaderboard.
 type Detail struct {
 	Job
 	Board journal.Leaderboard `json:"leaderboard"`
+	Graph []journal.Node      `json:"graph,omitempty"` // its stages and steps, once it has begun
 }
 
 func (d *Daemon) getJob(c *chief, w http.ResponseWriter, r *http.Request) error {
-	id := r.PathValue("id")
+	out, err := c.detail(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, out)
+}
+
+func (c *chief) detail(id string) (Detail, error) {
 	st := journal.NewState()
 	err := c.read(id, 0, func(rec []byte) error {
 		e, err := journal.Decode(rec)
@@ -366,14 +463,14 @@ func (d *Daemon) getJob(c *chief, w http.ResponseWriter, r *http.Request) error 
 		return err
 	})
 	if err != nil {
-		return err
+		return Detail{}, err
 	}
 	for _, j := range c.jobs() {
 		if j.ID == id {
-			return answer(w, http.StatusOK, Detail{j, st.Leaderboard(id)})
+			return Detail{j, st.Leaderboard(id), st.Graph()}, nil
 		}
 	}
-	return fmt.Errorf("%s: %w", id, errNoJob)
+	return Detail{}, fmt.Errorf("%s: %w", id, errNoJob)
 }
 
 // Line is one line of a job's events: what was committed, what a trial measured, or
@@ -390,50 +487,67 @@ func (d *Daemon) getEvents(c *chief, w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	id, n := r.PathValue("id"), int(from)
-	follow := r.URL.Query().Get("follow") != ""
-	if _, _, _, _, err := c.follow(id); err != nil {
+	enc := json.NewEncoder(w)
+	return c.lines(r.Context(), watch{r.PathValue("id"), int(from), r.URL.Query().Get("follow") != ""}, func(l Line) error {
+		if w.Header().Get("Content-Type") == "" {
+			w.Header().Set("Content-Type", "application/x-ndjson")
+		}
+		return enc.Encode(l)
+	}, func() { _ = http.NewResponseController(w).Flush() })
+}
+
+// watch asks for a job's events from a number on, and, following, for those to come.
+type watch struct {
+	id     string
+	from   int
+	follow bool
+}
+
+// lines emits what is asked for until the job is over, nobody listens, or this node
+// does not lead any longer; flush is called where more may be long in coming. An
+// error comes before any line.
+func (c *chief) lines(ctx context.Context, q watch, emit func(Line) error, flush func()) error {
+	if _, _, _, _, err := c.follow(q.id); err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
+	n := q.from
 	shown := map[int]string{}
 	var last string
 	for {
-		j, events, progress, changed, err := c.follow(id)
+		j, events, progress, changed, err := c.follow(q.id)
 		if err != nil {
 			return nil // the job was removed: the stream ends
 		}
 		if events > n {
-			err := c.read(id, n, func(rec []byte) error {
+			err := c.read(q.id, n, func(rec []byte) error {
 				n++
-				return enc.Encode(Line{N: n, Event: rec})
+				return emit(Line{N: n, Event: rec})
 			})
 			if err != nil {
 				return nil
 			}
 		}
-		for seq, line := range progress {
-			if shown[seq] != string(line) {
+		for _, seq := range slices.Sorted(maps.Keys(progress)) {
+			if line := progress[seq]; shown[seq] != string(line) {
 				shown[seq] = string(line)
-				if enc.Encode(Line{Progress: line}) != nil {
+				if emit(Line{Progress: line}) != nil {
 					return nil
 				}
 			}
 		}
 		if s := fmt.Sprint(j.State, j.Epoch, j.Why, j.Cancel); s != last {
 			last = s
-			if enc.Encode(Line{Job: &j}) != nil {
+			if emit(Line{Job: &j}) != nil {
 				return nil
 			}
 		}
-		_ = http.NewResponseController(w).Flush()
-		if !follow || changed == nil || j.State.Over() {
+		flush()
+		if !q.follow || changed == nil || j.State.Over() {
 			return nil
 		}
 		select {
 		case <-changed:
-		case <-r.Context().Done():
+		case <-ctx.Done():
 			return nil
 		}
 	}
@@ -472,9 +586,6 @@ func (d *Daemon) cancelJob(c *chief, w http.ResponseWriter, r *http.Request) err
 
 func (d *Daemon) deleteJob(c *chief, w http.ResponseWriter, r *http.Request) error {
 	if err := c.remove(r.PathValue("id")); err != nil {
-		if !errors.Is(err, errNoJob) {
-			err = &StatusError{http.StatusConflict, err.Error()}
-		}
 		return err
 	}
 	return answer(w, http.StatusOK, struct{}{})
@@ -556,7 +667,7 @@ func (d *Daemon) postLeft(c *chief, w http.ResponseWriter, r *http.Request) erro
 func (d *Daemon) putFile(w http.ResponseWriter, r *http.Request) error {
 	ref, err := d.files.Put(r.Body)
 	if err != nil {
-		return err
+		return d.noRoom(err)
 	}
 	return answer(w, http.StatusCreated, ref)
 }
@@ -604,6 +715,10 @@ type Nodes struct {
 }
 
 func (d *Daemon) getNodes(w http.ResponseWriter, r *http.Request) error {
+	return answer(w, http.StatusOK, d.nodes(r.Context()))
+}
+
+func (d *Daemon) nodes(ctx context.Context) Nodes {
 	out := Nodes{Cluster: d.members.Cluster(), Nodes: []NodeInfo{}}
 	votes := map[string]bool{}
 	voters := d.store.Voters()
@@ -626,7 +741,7 @@ func (d *Daemon) getNodes(w http.ResponseWriter, r *http.Request) error {
 		if x, err := decodeNews(news[m.ID]); err == nil {
 			n.Load, n.Jobs, n.Draining, n.Free = x.Load, x.Jobs, x.Draining, x.Free
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		b, err := d.members.Card(ctx, m.ID)
 		cancel()
 		if err == nil {
@@ -641,17 +756,20 @@ func (d *Daemon) getNodes(w http.ResponseWriter, r *http.Request) error {
 		}
 		out.Nodes = append(out.Nodes, n)
 	}
-	return answer(w, http.StatusOK, out)
+	return out
 }
 
-func (d *Daemon) drainNode(w http.ResponseWriter, r *http.Request) error {
-	want := r.PathValue("id")
+func (d *Daemon) postDrain(w http.ResponseWriter, r *http.Request) error {
+	if err := d.drainNode(r.Context(), r.PathValue("id")); err != nil {
+		return err
+	}
+	return answer(w, http.StatusAccepted, struct{}{})
+}
+
+func (d *Daemon) drainNode(ctx context.Context, want string) error {
 	for _, m := range d.members.Members() {
 		if m.ID == want || m.Name == want {
-			if err := d.ask(r.Context(), m.Addr, "/internal/drain", struct{}{}, nil); err != nil {
-				return err
-			}
-			return answer(w, http.StatusAccepted, struct{}{})
+			return d.ask(ctx, m.Addr, "/internal/drain", struct{}{}, nil)
 		}
 	}
 	return &StatusError{http.StatusNotFound, fmt.Sprintf("no node %s; autoglm nodes lists them", want)}

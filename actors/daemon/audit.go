@@ -3,25 +3,29 @@ package daemon
 import (
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 
 	"github.com/open-autoglm/autoglm/cluster/replica"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // Audit reads a backup of all journals and says where they break what the cluster
 // promises:
 //
 //   - a job is one node's at a time, under epochs that only grow;
+//   - a device is given to one job at a time;
 //   - each record of a job's journal was written by the node that had the job, in
 //     order, and is there once;
 //   - a trial's piece of training ends once, and none that was decided is missing from
 //     a job that is done;
+//   - ranks that trained together ended with the same bits;
 //   - nothing follows the end of a job.
 //
 // An empty list is the proof for what the backup holds.
 func Audit(backup io.Reader) ([]string, error) {
-	a := &audit{jobs: map[string]*audited{}}
+	a := &audit{jobs: map[string]*audited{}, owners: map[lent]string{}}
 	err := replica.ReadBackup(backup, func(stream string, rec []byte) error {
 		switch id, ok := strings.CutPrefix(stream, "job/"); {
 		case ok:
@@ -39,9 +43,13 @@ func Audit(backup io.Reader) ([]string, error) {
 }
 
 type audit struct {
-	jobs  map[string]*audited
-	found []string
+	jobs   map[string]*audited
+	owners map[lent]string // the job that has it
+	found  []string
 }
+
+// lent is a device of a node.
+type lent struct{ node, id string }
 
 type audited struct {
 	state   JobState
@@ -83,9 +91,17 @@ func (a *audit) record(b []byte) error {
 			a.say("job %s: epoch %d after %d", r.ID, r.Epoch, j.epoch)
 		}
 		j.state, j.epoch = Running, r.Epoch
+		for _, id := range r.Devices {
+			d := lent{r.Node, id}
+			if other := a.owners[d]; other != "" && other != r.ID {
+				a.say("job %s: device %s of node %s was given to it while job %s had it", r.ID, id, r.Node, other)
+			}
+			a.owners[d] = r.ID
+		}
 	case opReturn:
 		if r.Epoch == j.epoch {
 			j.state = Queued
+			a.free(r.ID)
 		}
 	case opEnd:
 		if j.state.Over() {
@@ -95,10 +111,16 @@ func (a *audit) record(b []byte) error {
 			a.say("job %s: ended by the node of epoch %d, it was in epoch %d", r.ID, r.Epoch, j.epoch)
 		}
 		j.state = r.State
+		a.free(r.ID)
 	case opRemove:
 		j.removed = true
 	}
 	return nil
+}
+
+// free lets a job's devices go.
+func (a *audit) free(job string) {
+	maps.DeleteFunc(a.owners, func(_ lent, owner string) bool { return owner == job })
 }
 
 func (a *audit) entry(id string, b []byte) error {
@@ -130,7 +152,10 @@ func (a *audit) entry(id string, b []byte) error {
 			a.say("job %s: a decision out of order", id)
 		}
 		j.decisions++
+	case journal.TrialRetried:
+		a.alike(id, e)
 	case journal.TrialEnded:
+		a.alike(id, e)
 		if e.Trial != nil {
 			j.outcomes[e.Trial.Seq]++
 			if n := j.outcomes[e.Trial.Seq]; n > 1 {
@@ -138,6 +163,7 @@ func (a *audit) entry(id string, b []byte) error {
 			}
 		}
 	case journal.FinalEnded:
+		a.alike(id, e)
 		if j.final++; j.final > 1 {
 			a.say("job %s: the final training ended %d times", id, j.final)
 		}
@@ -145,6 +171,13 @@ func (a *audit) entry(id string, b []byte) error {
 		j.finished = true
 	}
 	return nil
+}
+
+// alike looks for ranks that came apart, which end their training.
+func (a *audit) alike(id string, e journal.Event) {
+	if e.Trial != nil && strings.Contains(e.Trial.Err, train.ErrApart.Error()) {
+		a.say("job %s: decision %d (%s): %s", id, e.Trial.Seq, e.Trial.Trial, e.Trial.Err)
+	}
 }
 
 func (a *audit) close() {

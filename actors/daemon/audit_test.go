@@ -3,12 +3,15 @@ package daemon
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // backupOf lays streams out as replica's Backup does.
@@ -39,9 +42,9 @@ func sound(t *testing.T) (jobs []record, entries []struct {
 	t.Helper()
 	jobs = []record{
 		{Op: opSubmit, ID: "j1", Job: &Job{ID: "j1"}},
-		{Op: opAssign, ID: "j1", Node: "a", Epoch: 1},
+		{Op: opAssign, ID: "j1", Node: "a", Devices: []string{"cpu:0", "cpu:1"}, Epoch: 1},
 		{Op: opReturn, ID: "j1", Epoch: 1},
-		{Op: opAssign, ID: "j1", Node: "b", Epoch: 2},
+		{Op: opAssign, ID: "j1", Node: "b", Devices: []string{"cpu:0"}, Epoch: 2},
 		{Op: opEnd, ID: "j1", Epoch: 2, State: Done},
 	}
 	add := func(epoch, seq uint64, e journal.Event) {
@@ -79,6 +82,19 @@ func TestAudit(t *testing.T) {
 		}, "decision 1 was lost"},
 		{"a trial twice", func(_ *[]record, e *[]entry) { (*e)[5].e.Trial = &journal.TrialReport{Seq: 0} }, "decision 0 () ended 2 times"},
 		{"two owners", func(j *[]record, _ *[]entry) { *j = append((*j)[:2:2], (*j)[3:]...) }, "while another node had it"},
+		{"a device after another", func(j *[]record, _ *[]entry) {
+			*j = slices.Insert(*j, 3, record{Op: opAssign, ID: "j2", Node: "a", Devices: []string{"cpu:1"}, Epoch: 1})
+		}, ""},
+		{"a double lease", func(j *[]record, _ *[]entry) {
+			*j = slices.Insert(*j, 2, record{Op: opAssign, ID: "j2", Node: "a", Devices: []string{"cpu:1"}, Epoch: 1})
+		}, "job j2: device cpu:1 of node a was given to it while job j1 had it"},
+		{"ranks apart", func(_ *[]record, e *[]entry) {
+			(*e)[6].e.Trial.Err = fmt.Sprintf("%v: rank 1's is not rank 0's after step 7", train.ErrApart)
+		}, "rank 1's is not rank 0's"},
+		{"ranks apart for a while", func(_ *[]record, e *[]entry) {
+			retried := journal.Event{Kind: journal.TrialRetried, Trial: &journal.TrialReport{Seq: 1, Err: train.ErrApart.Error()}}
+			*e = slices.Insert(*e, 4, entry{1, 4, retried})
+		}, train.ErrApart.Error()},
 		{"an epoch again", func(j *[]record, _ *[]entry) { (*j)[3].Epoch = 1 }, "epoch 1 after 1"},
 		{"a zombie's record", func(_ *[]record, e *[]entry) { (*e)[6].epoch = 1 }, "a record of epoch 1 after one of 2"},
 		{"a record twice", func(_ *[]record, e *[]entry) { (*e)[2].seq = 1 }, "record 1 of epoch 1 follows record 1"},

@@ -286,7 +286,7 @@ func (c *chief) remove(id string) error {
 		return fmt.Errorf("%s: %w", id, errNoJob)
 	}
 	if !j.State.Over() {
-		return fmt.Errorf("%s is %s; cancel it first", id, j.State)
+		return &StatusError{http.StatusConflict, fmt.Sprintf("%s is %s; cancel it first", id, j.State)}
 	}
 	if err := c.commit(record{Op: opRemove, ID: id}); err != nil {
 		return err
@@ -516,6 +516,7 @@ type assignment struct {
 
 	Devices    []string `json:"devices,omitempty"`    // chosen by the leader; in a node's answer, those it has leased
 	Constraint string   `json:"constraint,omitempty"` // of these devices, where the job's own is of several nodes'
+	Asked      bool     `json:"asked,omitempty"`      // the devices are lent, and the job's constraint asks for them
 	Home       string   `json:"home,omitempty"`       // the devices are lent: life of the node that carries the job out
 }
 

@@ -58,6 +58,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
@@ -69,20 +70,21 @@ import (
 
 // Config of a node.
 type Config struct {
-	Dir       string            // what the node keeps
-	Listen    string            // host:port; the next port must be free too
-	Advertise string            // host:port under which others reach it; Listen when empty
-	Name      string            // unique in the cluster; the host's when empty
-	Join      []string          // see cluster.Config.Seeds
-	Labels    map[string]string //
-	TLS       string            // folder of the node's certificate; empty speaks plaintext
-	CA        string            // folder of the authority, which lets machines with a token in; may be empty
-	Insecure  bool              // listen beyond loopback without certificates
-	Copies    int               // nodes that hold what a job must not lose; 0 is 2
-	Quota     int64             // of the store of files, bytes; 0 is no bound
-	Software  string            // this program's version
-	Log       func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
-	ActorLog  io.Writer         `json:"-"` // failures of actors; may be nil
+	Dir        string            // what the node keeps
+	Listen     string            // host:port; the next port must be free too
+	Advertise  string            // host:port under which others reach it; Listen when empty
+	Name       string            // unique in the cluster; the host's when empty
+	Join       []string          // see cluster.Config.Seeds
+	Labels     map[string]string //
+	TLS        string            // folder of the node's certificate; empty speaks plaintext
+	CA         string            // folder of the authority, which lets machines with a token in; may be empty
+	Insecure   bool              // listen beyond loopback without certificates
+	Copies     int               // nodes that hold what a job must not lose; 0 is 2
+	AllowSteps bool              // jobs may run programs of their users'
+	Quota      int64             // of the store of files, bytes; 0 is no bound
+	Software   string            // this program's version
+	Log        func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
+	ActorLog   io.Writer         `json:"-"` // failures of actors; may be nil
 
 	Locks   string                 // folder of the leases; device.LockDir when empty
 	Sources func() []device.Source `json:"-"` // of the machine; nil is the machine's
@@ -101,7 +103,9 @@ type Daemon struct {
 	system  *actor.ActorSystem
 	remote  *remote.Remote
 	rings   *rings
+	relay   *worker.Relay
 	client  *http.Client
+	h2      *http.Transport // for calls over gRPC that are passed on
 	server  *http.Server
 	lock    *os.File
 	ctx     context.Context
@@ -109,6 +113,7 @@ type Daemon struct {
 	wg      sync.WaitGroup // goroutines that end with ctx
 	drained chan struct{}  // closed by Drain
 	changed chan struct{}  // buffered, 1: there is news
+	full    chan struct{}  // buffered, 1: the store of files wants room
 
 	mu      sync.Mutex
 	chief   *chief // nil while another node leads
@@ -132,7 +137,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1), full: make(chan struct{}, 1)}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -189,11 +194,14 @@ func (d *Daemon) start(id *cert.Identity) error {
 	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
 		return err
 	}
+	d.files.Liar = func(holder string, ref files.Ref) {
+		d.say("%s sent other bytes than those of file %s: see to that machine's disk and memory", strings.TrimSuffix(holder, "/internal/files"), ref.Hash[:12])
+	}
 	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused()})
 	if err != nil {
 		return err
 	}
-	d.client = newClient(d.port.Dial)
+	d.client, d.h2 = newClient(d.port.Dial), newH2(d.port.Dial)
 	d.hands = newHands(d)
 	if d.cfg.CA != "" {
 		ca, err := cert.LoadCA(d.cfg.CA)
@@ -250,6 +258,9 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.port.Handle(watchProtocol, cert.Node, d.watched)
 	d.rings = newRings(d.port, self.Addr)
 	d.port.Handle(ringProtocol, cert.Node, d.rings.serve)
+	if d.relay, err = worker.NewRelay(d.rings); err != nil {
+		return err
+	}
 	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: nil}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -320,6 +331,7 @@ type news struct {
 	Card     uint32  `msgpack:"c"`           // sum of the card: a change says that it is to be read again
 	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
 	Draining bool    `msgpack:"d,omitempty"`
+	Steps    bool    `msgpack:"p,omitempty"` // it runs programs of jobs' users
 }
 
 func decodeNews(b []byte) (news, error) {
@@ -337,7 +349,7 @@ const publishEvery = time.Second
 func (d *Daemon) publish() {
 	var last string
 	for {
-		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card())}
+		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card()), Steps: d.cfg.AllowSteps}
 		n.Free, n.Held = d.free()
 		d.hands.mu.Lock()
 		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
@@ -563,6 +575,9 @@ func (d *Daemon) close() error {
 		errs = append(errs, d.server.Close())
 	}
 	d.follow()
+	if d.relay != nil {
+		errs = append(errs, d.relay.Close())
+	}
 	if d.remote != nil {
 		errs = append(errs, d.remote.Close())
 	}
@@ -582,6 +597,7 @@ func (d *Daemon) close() error {
 	d.wg.Wait()
 	if d.client != nil {
 		d.client.CloseIdleConnections()
+		d.h2.CloseIdleConnections()
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
+	"github.com/open-autoglm/autoglm/actors/daemon/api"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/cluster/cert"
@@ -33,6 +34,13 @@ import (
 const nodeRole = "AUTOGLM_TEST_NODE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" { // a node's device process
+		if err := node.ServeWorker(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if conf := os.Getenv(nodeRole); conf != "" {
 		if err := serve(conf); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -603,17 +611,23 @@ func TestFloods(t *testing.T) {
 			c.Close()
 		}
 	}()
-	for range 3000 {
+	for i := range 6000 {
 		conn, err := net.Dial("tcp", a.addr)
 		if err != nil {
 			break
 		}
 		conns = append(conns, conn)
+		if i%2 == 0 { // it begins to speak HTTP/2, and says nothing more
+			_, _ = conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if _, err := c.Nodes(ctx); err != nil {
 		t.Errorf("among %d silent connections: %v", len(conns), err)
+	}
+	if _, err := call(t, a.addr, nil).Nodes(ctx, &api.NodesRequest{}); err != nil {
+		t.Errorf("a call among %d silent connections: %v", len(conns), err)
 	}
 }
 

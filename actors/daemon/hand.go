@@ -17,6 +17,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
@@ -196,7 +197,7 @@ func ending(err, cause error) (JobState, string) {
 		return Cancelled, ""
 	case cause != nil:
 		return Queued, cause.Error()
-	case errors.Is(err, node.ErrInterrupted), errors.Is(err, device.ErrBusy), actors.DiskError(err), errors.Is(err, errHere):
+	case errors.Is(err, node.ErrInterrupted), errors.Is(err, device.ErrBusy), actors.DiskError(err), errors.Is(err, errHere), errors.Is(err, files.ErrQuota):
 		return Queued, err.Error()
 	}
 	return Failed, err.Error()
@@ -213,15 +214,15 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
 	spec := r.Job.Spec
-	if spec.Data.Files, spec.Data.Valid, err = m.uploads(ctx, r.Job.Files, spec); err != nil {
+	if err := m.uploads(ctx, r.Job.Files, &spec); err != nil {
 		return fmt.Errorf("%w: %w", errHere, err)
 	}
 	defer m.start(ctx)()
 	pr := &progressSender{d: d, id: r.ID, epoch: r.Epoch}
 	n, err := node.Open(node.Options{
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Folder: m, Log: d.cfg.ActorLog,
-		Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
-		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across,
+		AllowSteps: d.cfg.AllowSteps, Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
+		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across, Relay: d.relay.At(),
 		Events: actors.Events{Progress: pr.send},
 		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 		Fallback: func(asked error, has []device.Device) {
@@ -282,7 +283,7 @@ func (h *hands) serve(ctx context.Context, r *held) error {
 	defer m.start(ctx)()
 	g, err := node.OpenGuest(ctx, node.Options{
 		Dir: dir, Spec: r.Job.Spec, Folder: m, Lease: d.lease("job "+r.ID, r.Devices, true), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
-		System: d.system, Across: d.rings.across, Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
+		System: d.system, Across: d.rings.across, Relay: d.relay.At(), Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 	})
 	if err != nil {
 		return err
@@ -290,7 +291,7 @@ func (h *hands) serve(ctx context.Context, r *held) error {
 	h.holds(r, g.Devices())
 	d.change()
 	defer d.change()
-	return g.Run(ctx, d.remote.PID(r.Home, supervisor(r.ID, r.Epoch)), homeWithin)
+	return g.Run(ctx, d.remote.PID(r.Home, supervisor(r.ID, r.Epoch)), r.Asked, homeWithin)
 }
 
 // progressSender passes on what trials measure, at most a few times a second each:
@@ -383,7 +384,7 @@ func (d *Daemon) fits(a assignment) fit {
 	}
 	spec := a.Job.Spec
 	spec.HardwareConstraint = cmp.Or(a.Constraint, spec.HardwareConstraint)
-	_, ds, held, err := node.Devices(spec, node.Options{Spec: spec, Lease: d.lease("a look", a.Devices, false), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
+	_, ds, held, err := node.Devices(spec, node.Options{Spec: spec, AllowSteps: d.cfg.AllowSteps, Lease: d.lease("a look", a.Devices, false), Sources: d.cfg.Sources, Worker: d.cfg.Worker}, "")
 	if err != nil {
 		return fit{Why: err.Error()}
 	}
@@ -391,28 +392,32 @@ func (d *Daemon) fits(a assignment) fit {
 	return fit{OK: len(ds) > 0}
 }
 
-// uploads puts a job's files where its data stage reads them, each in a folder of its
-// own under the name that its user gave it, which the model's card repeats.
-func (m *mirror) uploads(ctx context.Context, ups []Upload, spec job.Spec) (data, valid []string, err error) {
-	if len(ups) == 0 {
-		return spec.Data.Files, spec.Data.Valid, nil // URLs and plugins
-	}
+// uploads puts a job's files where its stages read them, each in a folder of its own
+// under the name that its user gave it, which the model's card repeats. Data that
+// steps make stands in the spec already.
+func (m *mirror) uploads(ctx context.Context, ups []Upload, spec *job.Spec) error {
+	spec.Data.Files, spec.Data.Valid, spec.Steps = slices.Clone(spec.Data.Files), slices.Clone(spec.Data.Valid), slices.Clone(spec.Steps)
 	for i, u := range ups {
 		if err := m.d.fetch(ctx, u.Ref); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", u.Name, err)
+			return fmt.Errorf("%s: %w", u.Name, err)
 		}
 		path := filepath.Join(m.d.cfg.Dir, "uploads", m.id, strconv.Itoa(i), filepath.Base(u.Name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, nil, err
+			return err
 		}
 		if err := m.d.files.Lay(u.Ref, path); err != nil {
-			return nil, nil, err
+			return err
 		}
-		if u.Valid {
-			valid = append(valid, path)
-		} else {
-			data = append(data, path)
+		step := slices.IndexFunc(spec.Steps, func(t job.Step) bool { return t.Name == u.Step })
+		switch {
+		case step >= 0:
+			t := &spec.Steps[step]
+			t.Files = append(slices.Clone(t.Files), path)
+		case u.Valid:
+			spec.Data.Valid = append(spec.Data.Valid, path)
+		default:
+			spec.Data.Files = append(spec.Data.Files, path)
 		}
 	}
-	return data, valid, nil
+	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/open-autoglm/autoglm/cluster/files"
 )
 
 // uses is what the cluster still needs: the jobs that there are, where each is, and
@@ -50,18 +52,36 @@ func (c *chief) uses() (uses, error) {
 
 // Times of the janitor.
 const (
-	tidyEvery = 10 * time.Minute
-	tidyGrace = time.Hour // of a file that no job names yet: its job may be on the way
+	tidyEvery  = 10 * time.Minute
+	tidyGrace  = time.Hour        // of a file that no job names yet: its job may be on the way
+	evictGrace = 10 * time.Minute // … where its room is needed
 )
 
 // tidy keeps the disk bounded: files that no job needs go, and the folders of jobs
 // that are over, gone, or another node's.
 func (d *Daemon) tidy() {
-	for pause(d.ctx, tidyEvery) {
+	for {
+		select {
+		case <-time.After(tidyEvery):
+		case <-d.full:
+		case <-d.ctx.Done():
+			return
+		}
 		if err := d.tidyOnce(d.ctx, tidyGrace); err != nil && d.ctx.Err() == nil {
 			d.say("tidying up: %v", err)
 		}
 	}
+}
+
+// noRoom has the janitor come at once where the store of files was full; it passes err on.
+func (d *Daemon) noRoom(err error) error {
+	if errors.Is(err, files.ErrQuota) {
+		select {
+		case d.full <- struct{}{}:
+		default:
+		}
+	}
+	return err
 }
 
 func (d *Daemon) tidyOnce(ctx context.Context, grace time.Duration) error {
@@ -71,7 +91,7 @@ func (d *Daemon) tidyOnce(ctx context.Context, grace time.Duration) error {
 	if err := d.toLeader(ctx, http.MethodGet, "/internal/uses", nil, &u); err != nil {
 		return err
 	}
-	errs := []error{d.files.Sweep(u.Files, grace)}
+	errs := []error{d.files.Sweep(u.Files, min(grace, evictGrace), grace)}
 	self := d.members.Self().ID
 	for _, kind := range []string{"jobs", "uploads"} {
 		dirs, err := os.ReadDir(filepath.Join(d.cfg.Dir, kind))

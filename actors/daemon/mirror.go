@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/cluster/files"
+	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
 // mirror keeps a job's folder beyond this node: each file goes to the store under
@@ -171,7 +172,9 @@ func (m *mirror) lay(ctx context.Context, path string, ref files.Ref) error {
 }
 
 // appended names files that are written in place; all others are replaced whole.
-func appended(path string) bool { return strings.HasSuffix(path, ".jsonl") }
+func appended(path string) bool {
+	return strings.HasSuffix(path, ".jsonl") || strings.HasPrefix(path, job.StepsDir+"/")
+}
 
 // passing names what a folder holds that another node makes anew by itself.
 func passing(path string) bool {
@@ -263,7 +266,7 @@ func (m *mirror) keepPart(ctx context.Context, trial string) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return m.d.noRoom(err)
 		}
 		fresh[rel] = stamp{info.Size(), info.ModTime(), ref}
 		if m.seen[rel].ref != ref {
@@ -284,8 +287,8 @@ func (m *mirror) keepPart(ctx context.Context, trial string) error {
 			return err
 		}
 	}
-	if len(ch.Put)+len(ch.Drop) > 0 {
-		err := m.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/folder?epoch=%d", m.id, m.epoch), ch, nil)
+	for _, part := range ch.parts() {
+		err := m.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/folder?epoch=%d", m.id, m.epoch), part, nil)
 		if err != nil {
 			return err
 		}
@@ -297,6 +300,30 @@ func (m *mirror) keepPart(ctx context.Context, trial string) error {
 		delete(m.seen, rel)
 	}
 	return nil
+}
+
+// maxPart bounds the bytes of paths in one request: a step may leave any number of
+// files.
+const maxPart = 1 << 20
+
+// parts are a change in pieces that a request and a record hold.
+func (c change) parts() []change {
+	var out []change
+	size := maxPart
+	room := func(path string) *change {
+		if size += len(path) + 120; size > maxPart { // with the names of a file's content
+			out, size = append(out, change{Put: folder{}}), 0
+		}
+		return &out[len(out)-1]
+	}
+	for path, ref := range c.Put {
+		room(path).Put[path] = ref
+	}
+	for _, path := range c.Drop {
+		p := room(path)
+		p.Drop = append(p.Drop, path)
+	}
+	return out
 }
 
 func (m *mirror) copied(path string) (files.Ref, error) {
@@ -321,7 +348,7 @@ func (d *Daemon) holders() []string {
 
 // fetch brings a file here from whoever has it.
 func (d *Daemon) fetch(ctx context.Context, ref files.Ref) error {
-	return d.files.Fetch(ctx, d.client, ref, d.holders())
+	return d.noRoom(d.files.Fetch(ctx, d.client, ref, d.holders()))
 }
 
 // spread has other nodes fetch a file of this one until Config.Copies hold it,

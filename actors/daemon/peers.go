@@ -27,6 +27,17 @@ func newClient(dial func(ctx context.Context, to port.Call) (net.Conn, error)) *
 	}}
 }
 
+// newH2 is for calls over gRPC.
+func newH2(dial func(ctx context.Context, to port.Call) (net.Conn, error)) *http.Transport {
+	h2 := func(ctx context.Context, _, addr string) (net.Conn, error) {
+		return dial(ctx, port.Call{Addr: addr, Protocol: "h2"})
+	}
+	var p http.Protocols
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Transport{DialContext: h2, DialTLSContext: h2, Protocols: &p, IdleConnTimeout: time.Minute}
+}
+
 // StatusError is an answer other than a good one.
 type StatusError struct {
 	Code int

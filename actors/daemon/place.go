@@ -164,7 +164,7 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 			continue // it is looked at again
 		}
 		n := heard[m.ID]
-		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, Load: n.Load, Labels: m.Labels, Draining: n.Draining, Held: map[string]string{}}
+		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, Load: n.Load, Labels: labels(m.Labels, n), Draining: n.Draining, Held: map[string]string{}}
 		free := c.places.left[m.ID]
 		if age := now.Sub(free.at); age > newsLate || age > newsOnTheWay && free.news != string(raw[m.ID]) {
 			delete(c.places.left, m.ID)
@@ -193,15 +193,32 @@ func (c *chief) runs(j *Job) []placement.Running {
 	out := []placement.Running{own}
 	for _, l := range j.Lent {
 		sh := placement.Share{Node: l.Node, Devices: l.Devices}
-		if l.Part {
+		if l.Asked {
 			out[0].On = append(out[0].On, sh)
 			continue
 		}
 		i := placement.Item{
-			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: device.CPU, Count: len(l.Devices)},
+			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: kindOf(j), Count: len(l.Devices)},
 			Submitted: l.Since, Preemptible: true,
 		}
 		out = append(out, placement.Running{Item: i, On: []placement.Share{sh}, Since: l.Since, Stopping: own.Stopping || l.Stopping != ""})
+	}
+	return out
+}
+
+// allowSteps is the label of nodes that run steps of jobs, named as the flag that
+// makes them.
+const allowSteps = "allow-steps"
+
+// labels are a node's own, and what it says of itself.
+func labels(own map[string]string, n news) map[string]string {
+	out := maps.Clone(own)
+	delete(out, allowSteps) // only the flag counts
+	if n.Steps {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[allowSteps] = "true"
 	}
 	return out
 }
@@ -222,10 +239,13 @@ func (c *chief) item(j *Job) placement.Item {
 	}
 	i := placement.Item{
 		ID: j.ID, Owner: j.By, Priority: j.Spec.Priority, Need: need, Submitted: j.Submitted,
-		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j, need),
+		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j),
 	}
 	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
 		i.Either = j.Spec.Placement.Policy()
+	}
+	if len(j.Spec.Steps) > 0 {
+		i.Labels = map[string]string{allowSteps: "true"}
 	}
 	if j.Node != "" {
 		i.Near = []string{j.Node} // its folder is there
@@ -278,7 +298,7 @@ func (c *chief) give(ctx context.Context, id string, on []placement.Share) bool 
 		}
 		a := assignment{ID: id, Epoch: job.Epoch + 1, Devices: sh.Devices, Job: &job}
 		if len(on) > 1 {
-			a.Constraint = constraint(&job, len(sh.Devices))
+			a.Constraint = constraint(&job, device.CPU, len(sh.Devices))
 		}
 		var f fit
 		if err := c.d.ask(ctx, m.Addr, "/internal/fit", a, &f); err != nil {
@@ -322,7 +342,7 @@ func (c *chief) refuse(what, node, why string) {
 // preempt has a job make way; its node gives it back.
 func (c *chief) preempt(ctx context.Context, a placement.Action) {
 	if id, node, ok := loanOf(a.Item); ok {
-		c.recall(ctx, id, node, "they are needed: "+a.Why)
+		c.recall(ctx, id, node, "job "+a.For+" needs them")
 		return
 	}
 	c.mu.Lock()

@@ -33,6 +33,7 @@ type Upload struct {
 	Name  string    `json:"name"` // as its user calls it; the ending says its format
 	Ref   files.Ref `json:"ref"`
 	Valid bool      `json:"valid,omitempty"` // part of the user's own validation part
+	Step  string    `json:"step,omitempty"`  // a file of this step, not of the data
 }
 
 // Job is a job as the cluster knows it.
@@ -66,7 +67,7 @@ type Lent struct {
 	NodeName string    `json:"node_name"`
 	Devices  []string  `json:"devices"`
 	Since    time.Time `json:"since"`
-	Part     bool      `json:"part,omitempty"`     // of what the job asked for: without them it does not run
+	Asked    bool      `json:"asked,omitempty"`    // the job's constraint asks for them
 	Stopping string    `json:"stopping,omitempty"` // they are to come back: why
 }
 

@@ -61,17 +61,24 @@ func (r *rings) across(t *train.Task, world int, epoch uint64, meet ring.Rendezv
 	})
 }
 
-// endpoint is one for a rank of this node.
+// endpoint is one for a rank of this process.
 func (r *rings) endpoint() (*ring.Endpoint, error) {
+	l, addr := r.Listen()
+	return ring.NewEndpoint(ring.EndpointConfig{Listener: l, Advertise: addr, Dial: r.Dial, Secured: r.Secured()})
+}
+
+// Listen implements worker.Rings.
+func (r *rings) Listen() (net.Listener, string) {
 	e := &ringEnd{of: r, conns: make(chan net.Conn, ringBacklog), done: make(chan struct{})}
 	rand.Read(e.token[:])
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.ends[e.token] = e
-	r.mu.Unlock()
-	return ring.NewEndpoint(ring.EndpointConfig{
-		Listener: e, Advertise: r.addr + "/" + hex.EncodeToString(e.token[:]), Dial: r.dial, Secured: r.port.Secure(),
-	})
+	return e, r.addr + "/" + hex.EncodeToString(e.token[:])
 }
+
+// Secured implements worker.Rings.
+func (r *rings) Secured() bool { return r.port.Secure() }
 
 // serve hands a connection to the endpoint that it names.
 func (r *rings) serve(c net.Conn) {
@@ -93,7 +100,8 @@ func (r *rings) serve(c net.Conn) {
 	}
 }
 
-func (r *rings) dial(ctx context.Context, addr string) (net.Conn, error) {
+// Dial implements worker.Rings.
+func (r *rings) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	at, name, _ := strings.Cut(addr, "/")
 	token, err := hex.DecodeString(name)
 	if err != nil || len(token) != ringToken {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/placement"
 )
 
@@ -16,20 +17,25 @@ import (
 // a job which takes as many devices as there are is lent whatever idles, until
 // something else could have it.
 
-// spreads tells whether a job's ranks may be of several nodes: they compute on
-// processors, in their nodes' own processes, and meet by a backend that reaches other
-// hosts.
-func spreads(j *Job, need device.Request) bool {
-	s := &j.Spec
-	return need.Kind != device.GPU && s.Engine != "torch" && s.Isolation != "process" &&
-		slices.Contains([]string{"", "auto", "tcp", "hierarchical"}, s.Backend)
+// spreads tells whether a job's ranks may be of several nodes: they meet by a backend
+// that reaches other hosts.
+func spreads(j *Job) bool {
+	return slices.Contains([]string{"", ring.Auto, ring.TCP, ring.Hierarchical, ring.NCCL, ring.Gloo}, j.Spec.Backend)
+}
+
+// kindOf is the kind of device that a running job computes on.
+func kindOf(j *Job) device.Kind {
+	if len(j.Devices) > 0 && strings.HasPrefix(j.Devices[0], string(device.GPU)+":") {
+		return device.GPU
+	}
+	return device.CPU
 }
 
 // constraint asks for so many devices of those that a job asks for.
-func constraint(j *Job, n int) string {
+func constraint(j *Job, kind device.Kind, n int) string {
 	need, err := device.ParseRequest(j.Spec.HardwareConstraint)
 	if err != nil || need.Kind == device.Auto {
-		need = device.Request{Kind: device.CPU}
+		need = device.Request{Kind: kind}
 	}
 	need.Count = n
 	return need.String()
@@ -43,11 +49,8 @@ func loanOf(item string) (job, node string, ok bool) { return strings.Cut(item, 
 // wants is how many more devices a running job takes: any number is -1.
 func wants(j *Job) int {
 	need, err := device.ParseRequest(j.Spec.HardwareConstraint)
-	if err != nil || j.State != Running || j.Stopping != "" || j.Cancel || !spreads(j, need) {
+	if err != nil || j.State != Running || j.Stopping != "" || j.Cancel || !spreads(j) {
 		return 0
-	}
-	if need.Kind == device.Auto && slices.ContainsFunc(j.Devices, func(id string) bool { return !strings.HasPrefix(id, "cpu:") }) {
-		return 0 // it went to GPUs
 	}
 	if need.Count == 0 {
 		return -1
@@ -82,42 +85,62 @@ func (c *chief) spread(ctx context.Context) {
 		}
 	}
 	for _, n := range v.Nodes {
-		var idle []string
-		for _, d := range n.Machine.Devices {
-			if d.Kind == device.CPU && d.Sick == "" && n.Held[d.ID] == "" && !taken[n.ID+"/"+d.ID] && !n.Draining {
-				idle = append(idle, d.ID)
-			}
-		}
 		m, ok := c.d.members.Member(n.ID)
-		if !ok || len(idle) == 0 {
+		if !ok || n.Draining {
 			continue
 		}
-		best := -1
-		for i := range jobs {
-			j := &jobs[i]
-			if j.Node == n.ID || j.lent(n.ID) != nil || wants(j) == 0 || c.refusedLately(loan(j.ID, n.ID), now) {
-				continue
+		for _, kind := range []device.Kind{device.GPU, device.CPU} {
+			var idle []device.Device
+			for _, d := range n.Machine.Devices {
+				if d.Kind == kind && d.Sick == "" && d.MIG != "on" && n.Held[d.ID] == "" && !taken[n.ID+"/"+d.ID] {
+					idle = append(idle, d)
+				}
 			}
-			if best < 0 || has(j) < has(&jobs[best]) {
-				best = i
-			}
-		}
-		if best < 0 {
-			continue
-		}
-		j := &jobs[best]
-		if w := wants(j); w > 0 {
-			idle = idle[:min(w, len(idle))]
-		}
-		home, ok := c.d.members.Member(j.Node)
-		if !ok {
-			continue
-		}
-		a := assignment{ID: j.ID, Epoch: j.Epoch, Devices: idle, Constraint: constraint(j, len(idle)), Job: j}
-		if c.lend(ctx, a, m, home, wants(j) > 0) {
-			j.Lent = append(slices.Clone(j.Lent), Lent{Node: n.ID, Devices: idle})
+			c.spreadOn(ctx, m, idle, kind, jobs, now)
 		}
 	}
+}
+
+// spreadOn lends a node's idle devices of one kind.
+func (c *chief) spreadOn(ctx context.Context, m cluster.Member, idle []device.Device, kind device.Kind, jobs []Job, now time.Time) {
+	var best *Job
+	var ids []string
+	for i := range jobs {
+		j := &jobs[i]
+		if kindOf(j) != kind || j.Node == m.ID || j.lent(m.ID) != nil || best != nil && has(j) >= has(best) || c.refusedLately(loan(j.ID, m.ID), now) {
+			continue
+		}
+		if fit := fitting(j, idle); len(fit) > 0 {
+			best, ids = j, fit
+		}
+	}
+	if best == nil {
+		return
+	}
+	home, ok := c.d.members.Member(best.Node)
+	if !ok {
+		return
+	}
+	a := assignment{ID: best.ID, Epoch: best.Epoch, Devices: ids, Constraint: constraint(best, kind, len(ids)), Job: best}
+	if c.lend(ctx, a, m, home, wants(best) > 0) {
+		best.Lent = append(slices.Clone(best.Lent), Lent{Node: m.ID, Devices: ids})
+	}
+}
+
+// fitting are those of a node's idle devices that a job takes.
+func fitting(j *Job, idle []device.Device) (ids []string) {
+	need, err := device.ParseRequest(j.Spec.HardwareConstraint)
+	if err != nil {
+		return nil
+	}
+	left := wants(j)
+	for _, d := range idle {
+		if left != 0 && (need.Model == "" || strings.Contains(strings.ToLower(d.Model), need.Model)) {
+			ids = append(ids, d.ID)
+			left--
+		}
+	}
+	return ids
 }
 
 func (c *chief) refusedLately(what string, now time.Time) bool {
@@ -127,19 +150,19 @@ func (c *chief) refusedLately(what string, now time.Time) bool {
 }
 
 // lend has a node lend devices to a job that runs; false when it refuses.
-func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, part bool) bool {
+func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, asked bool) bool {
 	c.mu.Lock()
 	j := c.reg.jobs[a.ID]
 	if j == nil || j.State != Running || j.Epoch != a.Epoch || j.lent(m.ID) != nil {
 		c.mu.Unlock()
 		return false
 	}
-	err := c.commit(record{Op: opLend, ID: a.ID, Epoch: a.Epoch, Lent: &Lent{Node: m.ID, NodeName: m.Name, Devices: a.Devices, Part: part}})
+	err := c.commit(record{Op: opLend, ID: a.ID, Epoch: a.Epoch, Lent: &Lent{Node: m.ID, NodeName: m.Name, Devices: a.Devices, Asked: asked}})
 	c.mu.Unlock()
 	if err != nil {
 		return false
 	}
-	a.Home = life(home)
+	a.Home, a.Asked = life(home), asked
 	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
 		_ = c.left(a.ID, leftReport{a.Epoch, m.ID, err.Error()})
 		return false
@@ -155,13 +178,13 @@ func (c *chief) recall(ctx context.Context, id, node, why string) {
 		c.mu.Unlock()
 		return
 	}
-	a := assignment{ID: id, Epoch: j.Epoch, Why: why, Home: j.Node}
+	a, name := assignment{ID: id, Epoch: j.Epoch, Why: why, Home: j.Node}, j.lent(node).NodeName
 	err := c.commit(record{Op: opRecall, ID: id, Epoch: j.Epoch, Node: node, Why: why})
 	c.mu.Unlock()
 	if err != nil {
 		return
 	}
-	c.d.say("job %s: gives back the devices of node %s: %s", id, node, why)
+	c.d.say("job %s: gives back the devices of node %s: %s", id, name, why)
 	if m, ok := c.d.members.Member(node); ok {
 		_ = c.d.ask(ctx, m.Addr, "/internal/stop", a, nil) // the next look asks again
 	}

@@ -1,21 +1,26 @@
 package daemon_test
 
 import (
+	"context"
+	"encoding/json"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
-	"github.com/open-autoglm/autoglm/runtime/job"
-	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // A job that takes as many devices as there are is lent those of other nodes; what a
 // lender that dies was doing is done elsewhere.
 func TestSpread(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 600000)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 400000)
 	spec.HardwareConstraint = "cpu-any"
 	tn := newTown(t)
 	c := tn.client(tn.start("a"))
@@ -61,12 +66,11 @@ func TestSpread(t *testing.T) {
 	outcome(t, out)
 }
 
-// A training whose ranks are of three nodes goes on when one of them dies, from the
-// step at which it was.
-func TestRingOverNodes(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 0)
-	spec.HardwareConstraint = "cpu-6"
-	spec.Budget = job.Budget{Tokens: 1500000}
+// What is lent goes back when another job could have it, and when its node is drained.
+func TestLoansGoBack(t *testing.T) {
+	corpus := actorstest.Corpus(t, t.TempDir())
+	spec := tinySpec(corpus, 500000)
+	spec.HardwareConstraint = "cpu-any"
 	tn := newTown(t)
 	c := tn.client(tn.start("a"))
 	tn.start("b")
@@ -76,23 +80,155 @@ func TestRingOverNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := c.Follow(t.Context(), id, looking{t}, func(j daemon.Job) { t.Log(j.State, j.NodeName, j.Why, len(j.Lent)) })
-	if err != nil || f.Job.State != daemon.Done {
+	look := func(id string) daemon.Job {
+		t.Helper()
+		d, err := c.Job(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Job
+	}
+	lent := func(n int) { waitFor(t, func() bool { return len(look(id).Lent) == n }) }
+	lent(2)
+	other, err := c.Submit(t.Context(), "", tinySpec(corpus, 20000), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return look(other).State == daemon.Running })
+	if j := look(id); len(j.Lent) != 1 || j.Epoch != 1 || j.Node == look(other).Node {
+		t.Errorf("%+v", j)
+	}
+	waitFor(t, func() bool { return look(other).State == daemon.Done })
+	lent(2)
+	for _, l := range look(id).Lent {
+		if l.NodeName != "a" { // which is asked
+			if err := c.Drain(t.Context(), l.NodeName); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	lent(1)
+	f, err := c.Follow(t.Context(), id, nil, nil)
+	if err != nil || f.Job.State != daemon.Done || f.Job.Epoch != 1 {
 		t.Fatalf("%+v, %v", f.Job, err)
 	}
 }
 
-type looking struct{ t *testing.T }
-
-func (l looking) Update(u driver.Update) {
-	e := u.Event
-	if e.Kind != journal.Tick {
-		l.t.Log(e.Kind, e.Stage, e.Trial)
+// A training whose ranks are of three nodes, each in its node's process or in one of
+// its own, goes on when a node dies, from the step at which it was.
+func TestRingOverNodes(t *testing.T) {
+	for _, isolation := range []string{"none", "process"} {
+		t.Run(isolation, func(t *testing.T) { testRingOverNodes(t, isolation) })
 	}
 }
 
-func (l looking) Progress(p actors.Progress) {
-	if p.Seq < 0 {
-		l.t.Logf("final step %d: %+v", p.Metrics.Step, p.Metrics)
+func testRingOverNodes(t *testing.T, isolation string) {
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 250000)
+	spec.HardwareConstraint, spec.Backend = "cpu-6", "tcp"
+	spec.Isolation = isolation
+	tn := newTown(t)
+	tn.authority()
+	c := tn.client(tn.start("a"))
+	tn.start("b")
+	tn.start("c")
+	tn.settle(c, 3, 3)
+	id, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &ringWatch{at: func() {
+		d, err := c.Job(context.Background(), id)
+		if err != nil || len(d.Lent) != 2 {
+			t.Errorf("%+v, %v", d.Job, err)
+			return
+		}
+		for _, l := range d.Lent {
+			if l.NodeName != "a" { // which is asked
+				_ = tn.nodes[l.NodeName].cmd.Process.Kill()
+				return
+			}
+		}
+	}}
+	f, err := c.Follow(t.Context(), id, r, nil)
+	if err != nil || f.Job.State != daemon.Done || f.Job.Epoch != 1 {
+		t.Fatalf("%+v, %v", f.Job, err)
+	}
+	if r.after == 0 {
+		t.Fatal("it was over before the loss was felt")
+	}
+	t.Logf("killed at step %d, goes on after %v", r.steps, r.after)
+	if rings := ringsOf(t, c, id); len(rings) < 2 || !strings.HasPrefix(rings[0], "tcp") {
+		t.Errorf("the ranks were joined by %q", rings)
+	}
+}
+
+// A training takes in the devices of a node that joins while it runs.
+func TestRingGrows(t *testing.T) {
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 400000)
+	spec.HardwareConstraint = "cpu-any"
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	id, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := make(chan struct{})
+	go func() {
+		<-began
+		tn.start("b")
+	}()
+	f, err := c.Follow(t.Context(), id, &ringWatch{at: func() { close(began) }}, nil)
+	if err != nil || f.Job.State != daemon.Done || f.Job.Epoch != 1 {
+		t.Fatalf("%+v, %v", f.Job, err)
+	}
+	if rings := ringsOf(t, c, id); !slices.ContainsFunc(rings, func(r string) bool { return strings.HasPrefix(r, "shm") }) {
+		t.Errorf("the ranks were joined by %q", rings)
+	}
+}
+
+// ringsOf is what joined the ranks of a job's final training.
+func ringsOf(t *testing.T, c *driver.Client, id string) (out []string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "out")
+	if err := c.Fetch(t.Context(), id, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "trials", "final", "metrics.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var m train.StepMetrics
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Ring != "" {
+			out = append(out, m.Ring)
+		}
+	}
+	return out
+}
+
+// ringWatch looks at a final training, and does something in its middle.
+type ringWatch struct {
+	at     func()
+	struck time.Time
+	steps  int // at that moment
+	after  time.Duration
+}
+
+// Update implements driver.View.
+func (r *ringWatch) Update(driver.Update) {}
+
+// Progress implements driver.View.
+func (r *ringWatch) Progress(p actors.Progress) {
+	switch {
+	case p.Seq >= 0 || p.Metrics.Step < 50:
+	case r.struck.IsZero():
+		r.at()
+		r.struck, r.steps = time.Now(), p.Metrics.Step
+	case r.after == 0 && p.Metrics.Step > r.steps+20:
+		r.after = time.Since(r.struck)
 	}
 }

@@ -185,11 +185,28 @@ func (c *counting) Read(b []byte) (int, error) {
 // job's id.
 func (c *Client) Submit(ctx context.Context, name string, spec job.Spec, sent func(path string, n int64)) (string, error) {
 	in := daemon.Submission{Name: name}
-	for _, list := range []struct {
+	type list struct {
 		paths []string
-		valid bool
-	}{{spec.Data.Files, false}, {spec.Data.Valid, true}} {
+		as    daemon.Upload
+	}
+	lists := []list{{spec.Data.Files, daemon.Upload{}}, {spec.Data.Valid, daemon.Upload{Valid: true}}}
+	made := func(p string) bool {
+		_, ok := spec.StepFile(p)
+		return ok
+	}
+	here := func(p string) bool { return !made(p) }
+	spec.Data.Files, spec.Data.Valid = slices.DeleteFunc(slices.Clone(spec.Data.Files), here), slices.DeleteFunc(slices.Clone(spec.Data.Valid), here)
+	spec.Steps = slices.Clone(spec.Steps)
+	for i := range spec.Steps {
+		t := &spec.Steps[i]
+		lists = append(lists, list{t.Files, daemon.Upload{Step: t.Name}})
+		t.Files = nil
+	}
+	for _, list := range lists {
 		for _, p := range list.paths {
+			if list.as.Step == "" && made(p) {
+				continue
+			}
 			paths, err := filepath.Glob(p)
 			if err != nil || len(paths) == 0 {
 				paths = []string{p} // its error will name it
@@ -203,11 +220,12 @@ func (c *Client) Submit(ctx context.Context, name string, spec job.Spec, sent fu
 				if err != nil {
 					return "", err
 				}
-				in.Files = append(in.Files, daemon.Upload{Name: filepath.Base(path), Ref: ref, Valid: list.valid})
+				up := list.as
+				up.Name, up.Ref = filepath.Base(path), ref
+				in.Files = append(in.Files, up)
 			}
 		}
 	}
-	spec.Data.Files, spec.Data.Valid = nil, nil
 	in.Spec = spec
 	var out struct{ Job string }
 	err := c.json(ctx, http.MethodPost, "/v1/jobs", in, &out)

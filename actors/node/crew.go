@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,11 +25,12 @@ type crew struct {
 	hosts      []*worker.Host // of the devices' processes; nil where all compute in this one
 	memory     int64          // that one worker may take, bytes; 0 is not known
 	processors int            // that the machine has, leased or not
+	room       job.Resources  // of the machine, for steps
 }
 
 // newCrew shares a machine's devices out. Processes start with their work.
-func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command func() *exec.Cmd) (*crew, error) {
-	c := &crew{on: worker.On{Engine: spec.Engine}, threads: 1, devices: devices, processors: m.Count(device.CPU)}
+func newCrew(spec job.Spec, m device.Machine, devices []device.Device, o Options) (*crew, error) {
+	c := &crew{on: worker.On{Engine: spec.Engine}, threads: 1, devices: devices, processors: m.Count(device.CPU), room: room(m)}
 	gpu := len(devices) > 0 && devices[0].Kind == device.GPU
 	if gpu {
 		c.on = worker.On{Engine: "torch", CUDA: true}
@@ -50,7 +50,7 @@ func newCrew(spec job.Spec, m device.Machine, devices []device.Device, command f
 		return nil, &job.FieldError{Path: "backend", Msg: "inproc joins ranks of one process, and here each has its own; choose auto, shm, unix or tcp"}
 	}
 	for _, d := range c.devices {
-		cfg := worker.Config{Command: command}
+		cfg := worker.Config{Command: o.Worker, Relay: o.Relay}
 		if gpu {
 			uuid, err := visible(d)
 			if err != nil {
@@ -104,7 +104,7 @@ func hire(ctx context.Context, spec job.Spec, o Options, last device.Kind) (*cre
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := newCrew(spec, m, ds, o.Worker)
+	c, err := newCrew(spec, m, ds, o)
 	if err == nil {
 		err = c.ready(ctx)
 	}
@@ -122,7 +122,7 @@ func hire(ctx context.Context, spec job.Spec, o Options, last device.Kind) (*cre
 	if m, ds, held, err = Devices(spec, o, last); err != nil {
 		return nil, nil, err
 	}
-	if c, err = newCrew(spec, m, ds, o.Worker); err != nil {
+	if c, err = newCrew(spec, m, ds, o); err != nil {
 		held.Release()
 		return nil, nil, err
 	}

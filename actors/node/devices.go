@@ -28,6 +28,9 @@ func Devices(spec job.Spec, o Options, last device.Kind) (device.Machine, []devi
 	if err != nil {
 		return machine, nil, nil, err
 	}
+	if err := checkSteps(spec, o.AllowSteps, room(machine)); err != nil {
+		return machine, nil, nil, err
+	}
 	if o.Worker == nil { // another program's ability is its own to tell
 		if err := checkBackend(spec.Backend); err != nil {
 			return machine, nil, nil, err

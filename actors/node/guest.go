@@ -23,7 +23,7 @@ type Guest struct {
 }
 
 // OpenGuest leases the devices. Of the options it takes Dir, Spec, Lease, Constraint,
-// Sources, Worker, Folder, System, Across, Hooks and Notice.
+// Sources, Worker, Folder, System, Across, Relay, Hooks and Notice.
 func OpenGuest(ctx context.Context, o Options) (*Guest, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, err
@@ -46,10 +46,10 @@ func (g *Guest) Devices() []device.Device { return g.crew.devices }
 // enlistEvery is between two words to the Supervisor, which may have started anew.
 const enlistEvery = 500 * time.Millisecond
 
-// Run has the job's Supervisor use the devices until ctx ends, or the Supervisor is
-// gone, or has not been there within so long. Trainings that run then are stopped, and
-// save. The devices are free after it.
-func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, patience time.Duration) error {
+// Run has the job's Supervisor use the devices, which the job may have asked for,
+// until ctx ends, or the Supervisor is gone, or has not been there within so long.
+// Trainings that run then are stopped, and save. The devices are free after it.
+func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, asked bool, patience time.Duration) error {
 	defer g.held.Release()
 	defer g.crew.close()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), processors(g.crew.busy()))))
@@ -65,7 +65,7 @@ func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, patience time.Du
 		}
 	}()
 	heard, gone := make(chan struct{}, 1), make(chan struct{})
-	clerk := root.Spawn(actors.EnlistProps(supervisor, pids, enlistEvery, heard, gone))
+	clerk := root.Spawn(actors.EnlistProps(supervisor, actors.Enlist{Workers: pids, Asked: asked}, enlistEvery, heard, gone))
 	defer func() { _ = root.StopFuture(clerk).Wait() }()
 	late := time.NewTimer(patience)
 	defer late.Stop()

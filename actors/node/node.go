@@ -20,6 +20,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
@@ -31,6 +32,7 @@ type Options struct {
 	Spec          job.Spec // of a new job; one that the folder's journal holds wins
 	Resume        bool     // the folder must hold a job
 	AllowFallback bool     // compute on what there is when the hardware asked for isn't
+	AllowSteps    bool     // the job may run programs of its user's
 	Events        actors.Events
 	Hooks         actors.Hooks
 	Log           io.Writer                              // of actor failures; nil drops them
@@ -42,8 +44,8 @@ type Options struct {
 	Look          time.Duration                          // between two looks at the health of the devices; 0 is 5 s
 
 	// Journal is the job's, kept elsewhere; nil is a file in the folder, which then
-	// also locks it. With one the job begins or goes on as it says, and the data's
-	// files are those of Spec, since a folder may move between machines.
+	// also locks it. With one the job begins or goes on as it says, and the files of the
+	// data and of steps are those of Spec, since a folder may move between machines.
 	Journal journal.Log
 	Folder  Folder // Dir, as other nodes have it; nil: it is this machine's alone
 
@@ -51,6 +53,7 @@ type Options struct {
 	System     *actor.ActorSystem // that reaches them, and outlives the job; nil is the job's own
 	Name       string             // of the Supervisor's actor in it
 	Across     actors.Across      // see actors.TrialConfig
+	Relay      worker.RelayAt     // through which devices' processes reach those of others
 	Constraint string             // what to compute on here; the spec's hardware_constraint when empty
 }
 
@@ -156,9 +159,9 @@ func (n *Node) open() error {
 	spec := n.opts.Spec
 	if n.opts.Journal != nil {
 		if n.state.Events > 0 {
-			own := spec.Data
+			own := spec
 			spec = n.state.Spec
-			spec.Data.Files, spec.Data.Valid = own.Files, own.Valid
+			spec.Data.Files, spec.Data.Valid, spec.Steps = own.Data.Files, own.Data.Valid, own.Steps
 		}
 	} else if n.state.Events > 0 {
 		if !n.opts.Resume {
@@ -208,7 +211,7 @@ func (o *Options) constrained(spec job.Spec) job.Spec {
 // clear empties a folder whose job failed before it trained anything: there is
 // nothing in it to keep.
 func (n *Node) clear(log *journal.File) error {
-	for _, name := range []string{"data", "sample", "trials", "job.json", ranName, "leaderboard.json"} {
+	for _, name := range []string{"data", "sample", "trials", job.StepsDir, "job.json", ranName, "leaderboard.json"} {
 		if err := os.RemoveAll(filepath.Join(n.opts.Dir, name)); err != nil {
 			return err
 		}
@@ -290,7 +293,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	props := actors.SupervisorProps(actors.SupervisorConfig{
 		Spec: n.site.spec, Log: n.log, Work: n.site, Workers: pids,
 		TrialConfig: actors.TrialConfig{Epochs: func() uint64 { return epoch.Add(1) }, Across: n.opts.Across, Hooks: n.opts.Hooks},
-		Clock:       func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events,
+		Room:        n.crew.room, Clock: func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events,
 	}, actor.WithGuardian(strategy))
 	name := cmp.Or(n.opts.Name, "supervisor")
 	supervisor, err := system.Root.SpawnNamed(props, name)

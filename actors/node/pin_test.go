@@ -27,7 +27,7 @@ func TestCrewPins(t *testing.T) {
 		}
 		spec := job.Default()
 		spec.Pinning = tc.pinning
-		c, err := newCrew(spec, device.Machine{Devices: ds}, ds, nil)
+		c, err := newCrew(spec, device.Machine{Devices: ds}, ds, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

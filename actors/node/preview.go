@@ -19,6 +19,7 @@ type Outlook struct {
 	Seconds Forecast        `json:"seconds"` // of the clock
 	First   space.Config    `json:"first_trial"`
 	Space   []Range         `json:"space"`
+	Graph   []job.Stage     `json:"graph"`
 }
 
 // Range is a dimension in words.
@@ -31,12 +32,12 @@ type Range struct {
 // the hardware and times it for three seconds.
 func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Outlook, error) {
 	var o Outlook
-	crew, _, err := hire(ctx, spec, Options{AllowFallback: fallback}, device.Auto)
+	crew, _, err := hire(ctx, spec, Options{AllowFallback: fallback, AllowSteps: true}, device.Auto)
 	if err != nil {
 		return o, err
 	}
 	defer crew.close()
-	o.Devices = crew.devices
+	o.Devices, o.Graph = crew.devices, job.StagesOf(spec)
 	cfg := DataConfig(spec)
 	n := search.Needs{
 		WallClock: spec.Budget.WallClock.D().Seconds(), Trials: spec.Budget.Trials, MaxTokens: spec.Budget.Tokens,

@@ -104,6 +104,9 @@ func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 	case job.StageBundle:
 		return s.bundle(ctx, st)
 	}
+	if step, ok := s.spec.Step(name); ok {
+		return s.step(ctx, step, st)
+	}
 	return actors.Final{Err: fmt.Errorf("no such stage: %s", name)}
 }
 
@@ -129,7 +132,7 @@ func (s *site) badInput() error {
 }
 
 func (s *site) probe(ctx context.Context) error {
-	p, err := data.Probe(ctx, DataConfig(s.spec))
+	p, err := data.Probe(ctx, s.dataConfig())
 	if err != nil {
 		return s.input(err)
 	}
@@ -137,7 +140,7 @@ func (s *site) probe(ctx context.Context) error {
 }
 
 func (s *site) clean(ctx context.Context) error {
-	_, err := data.Prepare(ctx, DataConfig(s.spec), s.path("data"), data.Events{})
+	_, err := data.Prepare(ctx, s.dataConfig(), s.path("data"), data.Events{})
 	return s.input(err)
 }
 

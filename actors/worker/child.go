@@ -375,7 +375,7 @@ func (c *child) join(ctx context.Context, run *running, m *trainMsg, at seat) (t
 	}
 	cfg := at.ring(m)
 	cfg.Rendezvous = &asking{c, run}
-	comm, err := ring.Form(ctx, cfg)
+	comm, err := m.Relay.form(ctx, cfg)
 	if err != nil {
 		return p, err
 	}

@@ -18,13 +18,13 @@
 //
 // Ranks of one trial form their ring between the children: each hands its card to
 // its host (card), which meets the others in the assignment's ring.Group and hands
-// all cards back (cards). Gradients never come near a host. Children that compute
+// all cards back (cards). Gradients never come near a host; on their way to ranks of
+// other nodes they pass through the node's Relay (relay.go). Children that compute
 // on GPUs say so in their cards: under backend auto the ring is then NCCL's, where all
 // have one; those on slices of a GPU (MIG), which NCCL refuses, sum in host memory.
 //
 // The caller's duties: one call of a Host's Train, Time, Score, Look or Facts at a
-// time;
-// Close when the node ends.
+// time; Close when the node ends.
 //
 // Invariants: a call returns within its own bounds whatever the child does. A
 // child that dies by itself is a ring.LostError with its last words. A child ends

@@ -42,6 +42,7 @@ type Config struct {
 	Command func() *exec.Cmd // that ends up in Serve; nil is Self
 	Env     []string         // beside the node's own: CUDA_VISIBLE_DEVICES
 	Ping    time.Duration    // between two questions whether it lives; 0 is a second
+	Relay   RelayAt          // through which it reaches ranks of other nodes
 }
 
 // Host is the node's side of one device's process. One goroutine calls Train,
@@ -241,7 +242,7 @@ func (h *Host) Train(ctx context.Context, a *actors.Assign, on On, progress func
 	}
 	r := &rank{p: p, next: a.Next, broken: a.Broken}
 	defer r.end()
-	p.tell(&trainMsg{Task: a.Task, On: on, Rank: a.Rank, World: a.World, Epoch: a.Epoch})
+	p.tell(&trainMsg{Task: a.Task, On: on, Rank: a.Rank, World: a.World, Epoch: a.Epoch, Relay: h.cfg.Relay})
 	r.follow(a)
 	return r.run(ctx, progress)
 }

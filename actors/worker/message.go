@@ -53,6 +53,7 @@ type (
 		Rank  int        `msgpack:"rank"`
 		World int        `msgpack:"world"`
 		Epoch uint64     `msgpack:"epoch"`
+		Relay RelayAt    `msgpack:"relay"`
 	}
 	// nextMsg answers rejoinMsg; with Failure there is no next ring.
 	nextMsg struct {

@@ -2,18 +2,26 @@
 // promises.
 //
 //	go test ./bench/chaos -duration 10m -seed 7 -v
+//	go test ./bench/chaos -kills 100 -v
 //
 // Five nodes are processes in network namespaces on one switch (root, iproute2,
-// util-linux). While three jobs run at a time, a seeded schedule kills nodes (-9, and
-// starts them again), stops them (SIGSTOP, and lets them go on), pulls their plugs,
-// throttles their links until packets are dropped, drains them, and has new ones
-// join. At its end all heals, the jobs end, and the journals are audited: no
-// finished trial lost or run twice, no job with two owners, and every model equal
-// bit for bit to that of an undisturbed build. daemon's TestAudit shows that the
-// audit finds what is planted.
+// util-linux). While three jobs run at a time, a seeded schedule kills nodes and the
+// processes in which their ranks compute (-9, and starts nodes again), stops nodes
+// (SIGSTOP, and lets them go on), pulls their plugs, throttles their links until packets
+// are dropped, has links lose every fifth packet each way, slows disks down, drains
+// nodes, and has new ones join. Each kind strikes at least once, however short the
+// duration.
 //
-// Packet loss comes from a link's full queue: the kernels at hand have neither
-// netem nor a classifier that drops at random.
+// At its end all heals, the jobs end, and the journals are audited: no finished trial
+// lost or run twice, no job or device with two owners, no ranks that came apart, and
+// every model equal bit for bit to that of an undisturbed build. All the time the locks
+// of devices are watched: none may have two owners. What is planted is found:
+// daemon's TestAudit (trials lost or twice, double leases, ranks apart), TestDoubleLease,
+// train's TestRanksThatComeApart.
+//
+// Packets are lost by a program at both ends of a link (ringtest's Lose), since the
+// kernels at hand have no netem; disks are slow for a node whose syncs the kernel holds
+// up until the test lets them go on (disk.go).
 package chaos
 
 import (
@@ -29,7 +37,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -43,12 +53,14 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 20*time.Second, "how long faults are made")
+	duration = flag.Duration("duration", 4*time.Second, "how long faults are made, and longer until each kind has struck")
+	kills    = flag.Int("kills", 0, "faults are made until so many processes were killed, most of them in this way")
 	seed     = flag.Uint64("seed", 1, "of the schedule")
 )
 
 const (
 	nodeEnv   = "AUTOGLM_CHAOS_NODE"   // the configuration of a node's process
+	workerEnv = "AUTOGLM_CHAOS_WORKER" // set in the process of a rank
 	driverEnv = "AUTOGLM_CHAOS_DRIVER" // the hosts, in the process that drives the test from the last of them
 	started   = 5                      // nodes at the start
 	more      = 2                      // that may join
@@ -63,6 +75,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(workerEnv) != "" {
+		if err := node.ServeWorker(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -72,6 +91,16 @@ func serve(conf string) error {
 		return err
 	}
 	cfg.Log = func(text string) { fmt.Fprintln(os.Stderr, time.Now().Format("15:04:05.000"), cfg.Name+":", text) }
+	cfg.Worker = func() *exec.Cmd {
+		c := exec.Command(os.Args[0])
+		c.Env = []string{workerEnv + "=1"}
+		return c
+	}
+	held, err := holdSyncs()
+	if err != nil {
+		return err
+	}
+	fmt.Println(held)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	d, err := daemon.Start(ctx, cfg)
@@ -93,12 +122,13 @@ func TestChaos(t *testing.T) {
 		return
 	}
 	hosts := ringtest.Hosts(t, started+more+1)
+	hosts[0].Lose(t, 1).End() // skips the test where it can't be done
 	conf, err := json.Marshal(hosts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	argv := append(append([]string{}, hosts[len(hosts)-1].Prefix...), os.Args[0], "-test.run=^TestChaos$", "-test.v", "-test.timeout=0",
-		fmt.Sprintf("-duration=%v", *duration), fmt.Sprintf("-seed=%d", *seed))
+		fmt.Sprintf("-duration=%v", *duration), fmt.Sprintf("-kills=%d", *kills), fmt.Sprintf("-seed=%d", *seed))
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), driverEnv+"="+string(conf))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -115,17 +145,18 @@ func TestChaos(t *testing.T) {
 
 // box is a node on a host of its own.
 type box struct {
-	t    *testing.T
-	host ringtest.Host
-	name string
-	addr string
-	dir  string
+	t      *testing.T
+	host   ringtest.Host
+	name   string
+	addr   string
+	dir    string
+	leases *leases
+	held   *atomic.Int64 // syncs that were held up, of all boxes
 
-	cmd     *exec.Cmd // nil while it is down
-	out     *actorstest.Output
-	stopped bool
-	cut     bool
-	slow    bool
+	cmd  *exec.Cmd // nil while it is down
+	out  *actorstest.Output
+	disk *disk
+	mend func() // ends the fault that it suffers; nil while it is well
 }
 
 // start starts the node, which joins those given unless it is the first of all.
@@ -148,10 +179,23 @@ func (b *box) start(join []string) {
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
-	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
+	said := bufio.NewReader(r)
+	first, err := said.ReadString('\n')
+	if err == nil {
+		var fd int
+		if fd, err = strconv.Atoi(strings.TrimSpace(first)); err == nil {
+			b.disk, err = diskOf(b.cmd.Process.Pid, fd, b.held)
+		}
+	}
+	if err == nil {
+		_, err = said.ReadString('\n')
+	}
+	if err != nil {
+		_ = b.cmd.Process.Kill()
 		_ = b.cmd.Wait()
 		b.t.Fatalf("%s does not start: %v\n%s", b.name, err, b.out)
 	}
+	b.leases.of(b.cmd.Process.Pid)
 }
 
 // kill ends the process at once.
@@ -159,33 +203,108 @@ func (b *box) kill() {
 	if b.cmd == nil {
 		return
 	}
-	b.signal(syscall.SIGCONT)
-	b.signal(syscall.SIGKILL)
+	b.signal(syscall.SIGKILL) // a stopped one too
+	b.gone()
+}
+
+// gone waits for the process, which was told to end.
+func (b *box) gone() {
+	b.leases.notOf(b.cmd.Process.Pid)
 	_ = b.cmd.Wait()
-	b.cmd, b.stopped = nil, false
+	b.disk.end()
+	b.cmd, b.disk = nil, nil
 }
 
 func (b *box) signal(s syscall.Signal) { _ = b.cmd.Process.Signal(s) }
 
-func (b *box) heal(join []string) {
-	if b.stopped {
-		b.signal(syscall.SIGCONT)
-		b.stopped = false
-	}
-	if b.cut {
-		b.host.Connect(b.t)
-		b.cut = false
-	}
-	if b.slow {
-		b.host.Unlimit(b.t)
-		b.slow = false
-	}
-	if b.cmd == nil {
-		b.start(join)
+// heal ends what the box suffers.
+func (b *box) heal() {
+	if b.mend != nil {
+		b.mend()
+		b.mend = nil
 	}
 }
 
-func (b *box) well() bool { return b.cmd != nil && !b.stopped && !b.cut && !b.slow }
+// workers are the live processes in which the node's ranks compute.
+func (b *box) workers() []int {
+	if b.cmd == nil {
+		return nil
+	}
+	var out []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", b.cmd.Process.Pid)) // none where it has ended
+	for _, l := range lists {
+		text, _ := os.ReadFile(l)
+		for _, f := range strings.Fields(string(text)) {
+			pid, _ := strconv.Atoi(f)
+			if stat, err := os.ReadFile("/proc/" + f + "/stat"); err == nil && pid > 0 && !strings.Contains(string(stat), ") Z ") {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out
+}
+
+// fault is one kind of trouble.
+type fault struct {
+	name string
+	odds int // against the others, once all have struck
+	// strike begins it and is how it ends, nil where it is over; false where there is
+	// nothing to strike now.
+	strike func(c *city, b *box) (mend func(), ok bool)
+}
+
+func faults() []fault {
+	again := func(c *city, b *box) func() { return func() { b.start(c.seeds(b)) } }
+	return []fault{
+		{"kill -9", 6, func(c *city, b *box) (func(), bool) {
+			b.kill()
+			return again(c, b), true
+		}},
+		{"kill -9 of a rank's process", 6, func(c *city, _ *box) (func(), bool) {
+			var all []int
+			for _, b := range c.up {
+				all = append(all, b.workers()...)
+			}
+			return nil, len(all) > 0 && syscall.Kill(all[c.rand.IntN(len(all))], syscall.SIGKILL) == nil
+		}},
+		{"stop", 4, func(_ *city, b *box) (func(), bool) {
+			b.signal(syscall.SIGSTOP)
+			return func() { b.signal(syscall.SIGCONT) }, true
+		}},
+		{"cut off", 4, func(c *city, b *box) (func(), bool) {
+			b.host.Disconnect(c.t)
+			return func() { b.host.Connect(c.t) }, true
+		}},
+		{"slow link", 3, func(c *city, b *box) (func(), bool) {
+			b.host.Limit(c.t, "2mbit")
+			return func() { b.host.Unlimit(c.t) }, true
+		}},
+		{"link that loses 20 %", 4, func(c *city, b *box) (func(), bool) {
+			return b.host.Lose(c.t, 20).End, true
+		}},
+		{"slow disk", 4, func(_ *city, b *box) (func(), bool) { return b.disk.slowDown() }},
+		{"join", 1, func(c *city, _ *box) (func(), bool) {
+			if len(c.late) == 0 {
+				return nil, false
+			}
+			j := c.late[0]
+			c.late = c.late[1:]
+			j.start(c.seeds(j))
+			c.up = append(c.up, j)
+			return nil, true
+		}},
+		{"stop in good order", 2, func(c *city, b *box) (func(), bool) { // gives its jobs back
+			b.signal(syscall.SIGTERM)
+			b.gone()
+			return again(c, b), true
+		}},
+	}
+}
+
+// killed counts those of faults that killed a process.
+func killed(struck map[string]int) int {
+	return struck["kill -9"] + struck["kill -9 of a rank's process"]
+}
 
 func spec(file string, seed uint64) job.Spec {
 	s := job.Default()
@@ -193,6 +312,7 @@ func spec(file string, seed uint64) job.Spec {
 	s.Seed = seed
 	s.Budget = job.Budget{Tokens: 60000}
 	s.HardwareConstraint = "cpu-2"
+	s.Retries = 3 // a rank's process that is killed before it can answer counts as the trial's failure
 	s.Space = map[string]job.Expr{
 		"dim": "64", "layers": "int(1, 2)", "context": "32", "vocab": "categorical([320, 384])", "batch_tokens": "256", "warmup_steps": "2",
 	}
@@ -209,13 +329,29 @@ func model(t *testing.T, dir string) []byte {
 	return b
 }
 
+// city is the cluster, as the process sees it that drives the test.
+type city struct {
+	t       *testing.T
+	rand    *rand.Rand
+	up      []*box // that have been started
+	late    []*box // that may join
+	clients map[*box]*driver.Client
+
+	file    string
+	jobs    map[string]uint64 // by id: the seed
+	running map[string]bool
+}
+
 // drive is the test, on a host that reaches all others.
 func drive(t *testing.T, hosts []ringtest.Host) {
-	file := actorstest.Corpus(t, t.TempDir())
+	c := &city{
+		t: t, rand: rand.New(rand.NewPCG(*seed, 1)), file: actorstest.Corpus(t, t.TempDir()),
+		clients: map[*box]*driver.Client{}, jobs: map[string]uint64{}, running: map[string]bool{},
+	}
 	want := map[uint64][]byte{} // by seed
 	for s := range uint64(atOnce) {
 		dir := filepath.Join(t.TempDir(), "alone")
-		n, err := node.Open(node.Options{Dir: dir, Spec: spec(file, s)})
+		n, err := node.Open(node.Options{Dir: dir, Spec: spec(c.file, s)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,209 +361,51 @@ func drive(t *testing.T, hosts []ringtest.Host) {
 		want[s] = model(t, dir)
 	}
 	root := t.TempDir()
-	boxes := make([]*box, started+more)
-	for i := range boxes {
+	watched := newLeases()
+	var held atomic.Int64
+	for i, h := range hosts[:started+more] {
 		name := fmt.Sprintf("n%d", i)
-		boxes[i] = &box{t: t, host: hosts[i], name: name, addr: hosts[i].Address + ":7400", dir: filepath.Join(root, name), out: &actorstest.Output{}}
+		b := &box{t: t, host: h, name: name, addr: h.Address + ":7400", dir: filepath.Join(root, name), leases: watched, held: &held, out: &actorstest.Output{}}
+		c.late = append(c.late, b)
+		c.clients[b] = driver.NewClient(b.addr, nil)
+		defer c.clients[b].Close()
 	}
-	up := boxes[:0:0] // that have been started
 	defer func() {
-		for _, b := range up {
+		for _, b := range c.up {
 			b.kill()
 		}
 		if t.Failed() {
-			for _, b := range up {
+			for _, b := range c.up {
 				fmt.Println(b.out)
 			}
 		}
 	}()
-	seeds := func(b *box) []string {
-		var out []string
-		for _, o := range up {
-			if o != b {
-				out = append(out, o.addr)
-			}
-		}
-		return out
+	for range started {
+		b := c.late[0]
+		c.late = c.late[1:]
+		b.start(c.seeds(b))
+		c.up = append(c.up, b)
 	}
-	for _, b := range boxes[:started] {
-		b.start(seeds(b))
-		up = append(up, b)
-	}
-	clients := map[*box]*driver.Client{}
-	for _, b := range boxes {
-		clients[b] = driver.NewClient(b.addr, nil)
-		defer clients[b].Close()
-	}
-	// ask puts a question to nodes that should answer, until one does.
-	ask := func(patience time.Duration, f func(ctx context.Context, c *driver.Client) error) error {
-		var err error
-		for late := time.Now().Add(patience); time.Now().Before(late); {
-			for _, b := range up {
-				if b.cmd == nil || b.stopped || b.cut {
-					continue
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
-				err = f(ctx, clients[b])
-				cancel()
-				if err == nil {
-					return nil
-				}
-			}
-			time.Sleep(200 * time.Millisecond)
-		}
-		return err
-	}
-	settled := func() {
-		t.Helper()
-		err := ask(60*time.Second, func(ctx context.Context, c *driver.Client) error {
-			n, err := c.Nodes(ctx)
-			if err != nil {
-				return err
-			}
-			if len(n.Nodes) != len(up) || n.Voters != 5 || !slices.ContainsFunc(n.Nodes, func(i daemon.NodeInfo) bool { return i.Leader }) {
-				return fmt.Errorf("%d of %d nodes, %d voters", len(n.Nodes), len(up), n.Voters)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatalf("the cluster is not one again: %v", err)
-		}
-	}
-	settled()
-
-	r := rand.New(rand.NewPCG(*seed, 1))
-	struck := map[string]int{}
-	jobs := map[string]uint64{} // by id: the seed
-	running := map[string]bool{}
-	submit := func() {
-		s := uint64(len(jobs)) % atOnce
-		var id string
-		err := ask(60*time.Second, func(ctx context.Context, c *driver.Client) error {
-			var err error
-			id, err = c.Submit(ctx, fmt.Sprintf("s%d", s), spec(file, s), nil)
-			return err
-		})
-		if err != nil {
-			t.Fatalf("submit: %v", err)
-		}
-		jobs[id], running[id] = s, true
-	}
-	over := func() {
-		_ = ask(5*time.Second, func(ctx context.Context, c *driver.Client) error {
-			all, err := c.Jobs(ctx)
-			if err != nil {
-				return err
-			}
-			for _, j := range all {
-				if _, mine := jobs[j.ID]; !mine {
-					jobs[j.ID], running[j.ID] = j.Spec.Seed, true // submitted, and the answer was lost
-				}
-				if j.State.Over() {
-					delete(running, j.ID)
-				}
-			}
-			return nil
-		})
-	}
-	for range atOnce {
-		submit()
-	}
-	healAt := map[*box]time.Time{}
-	lateJoins := boxes[started:]
-	for end := time.Now().Add(*duration); time.Now().Before(end); {
-		time.Sleep(time.Duration(300+r.IntN(1200)) * time.Millisecond)
-		for _, b := range up {
-			if at, ok := healAt[b]; ok && time.Now().After(at) {
-				b.heal(seeds(b))
-				delete(healAt, b)
-			}
-		}
-		ill := 0
-		for _, b := range up {
-			if !b.well() {
-				ill++
-			}
-		}
-		// Of five voters two may be away; sometimes a third goes, and all wait.
-		if ill >= 2 && !(ill == 2 && r.IntN(8) == 0) {
-			over()
-			continue
-		}
-		b := up[r.IntN(len(up))]
-		if !b.well() {
-			continue
-		}
-		lasts := time.Duration(500+r.IntN(5000)) * time.Millisecond
-		what := ""
-		switch k := r.IntN(20); {
-		case k < 6:
-			what = "kill -9"
-			b.kill()
-		case k < 10:
-			what = "stop"
-			b.signal(syscall.SIGSTOP)
-			b.stopped = true
-		case k < 14:
-			what = "cut off"
-			b.host.Disconnect(t)
-			b.cut = true
-		case k < 17:
-			what = "slow link"
-			b.host.Limit(t, "2mbit")
-			b.slow = true
-		case k < 19 && len(lateJoins) > 0:
-			what = "join"
-			j := lateJoins[0]
-			lateJoins = lateJoins[1:]
-			j.start(seeds(j))
-			up = append(up, j)
-		default:
-			what = "stop in good order" // gives its jobs back
-			b.signal(syscall.SIGTERM)
-			_ = b.cmd.Wait()
-			b.cmd = nil
-		}
-		struck[what]++
-		if what != "join" {
-			healAt[b] = time.Now().Add(lasts)
-		}
-		over()
-		if len(running) < atOnce {
-			submit()
-		}
-	}
-	for _, b := range up {
-		b.heal(seeds(b))
-	}
+	c.settled()
+	watched.watch()
+	struck := c.suffer()
 	healed := time.Now()
-	settled()
+	c.settled()
 	fmt.Printf("chaos: one cluster again %v after the last fault\n", time.Since(healed).Round(10*time.Millisecond))
-	for id, s := range jobs {
-		err := ask(3*time.Minute, func(_ context.Context, c *driver.Client) error {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			f, err := c.Follow(ctx, id, nil, nil)
-			if err == nil && f.Job.State != daemon.Done {
-				t.Errorf("job %s: %s %s", id, f.Job.State, f.Job.Why)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatalf("job %s: %v", id, err)
-		}
-		out := filepath.Join(root, "out-"+id)
-		if err := ask(time.Minute, func(ctx context.Context, c *driver.Client) error { return c.Fetch(ctx, id, out, nil) }); err != nil {
-			t.Fatalf("fetch %s: %v", id, err)
-		}
-		if !bytes.Equal(model(t, out), want[s]) {
-			t.Errorf("job %s: its model is not that of an undisturbed build", id)
-		}
+	trials := 0
+	for id, s := range c.jobs {
+		trials += c.finish(id, filepath.Join(root, "out-"+id), want[s])
+	}
+	for _, f := range watched.end() {
+		t.Error(f)
+	}
+	if len(watched.held) == 0 {
+		t.Error("no device was ever seen leased: the watcher looks at the wrong place")
 	}
 	// All copies say the same, and keep the promises.
-	for _, b := range up {
+	for _, b := range c.up {
 		var backup bytes.Buffer
-		if err := clients[b].Backup(t.Context(), &backup); err != nil {
+		if err := c.clients[b].Backup(t.Context(), &backup); err != nil {
 			t.Fatalf("%s: %v", b.name, err)
 		}
 		found, err := daemon.Audit(&backup)
@@ -438,12 +416,192 @@ func drive(t *testing.T, hosts []ringtest.Host) {
 			t.Errorf("audit: %s", f)
 		}
 	}
-	kinds := []string{"kill -9", "stop", "cut off", "slow link", "join", "stop in good order"}
-	for _, k := range kinds {
-		fmt.Printf("chaos: %s: %d times\n", k, struck[k])
-		if struck[k] == 0 && *duration >= 2*time.Minute {
-			t.Errorf("%s never struck: choose another seed or a longer duration", k)
+	for _, f := range faults() {
+		fmt.Printf("chaos: %s: %d times\n", f.name, struck[f.name])
+		if struck[f.name] == 0 {
+			t.Errorf("%s never struck", f.name)
 		}
 	}
-	fmt.Printf("chaos: %d jobs, all as undisturbed\n", len(jobs))
+	if held.Load() == 0 {
+		t.Error("no sync was held up on a slow disk")
+	}
+	fmt.Printf("chaos: %d syncs took %v to %v; %d looks at %d leased devices\n", held.Load(), syncAtLeast, syncAtMost, watched.looks, len(watched.held))
+	if !t.Failed() {
+		fmt.Printf("chaos: %d processes killed; %d jobs, all as undisturbed; %d finished trials: 0 lost, 0 run twice\n", killed(struck), len(c.jobs), trials)
+	}
+}
+
+// suffer makes faults while jobs run, and counts them by kind. At its end all is well.
+func (c *city) suffer() map[string]int {
+	all := faults()
+	struck := map[string]int{}
+	var odds []int // an entry of all for each of its odds
+	for i, f := range all {
+		n := f.odds
+		if *kills > 0 && strings.HasPrefix(f.name, "kill") {
+			n *= 8
+		}
+		for range n {
+			odds = append(odds, i)
+		}
+	}
+	first := c.rand.Perm(len(all)) // each once, before any comes again
+	longest := min(5000, max(500, int(*duration/time.Millisecond)/4))
+	healAt := map[*box]time.Time{}
+	begin := time.Now()
+	for late := begin.Add(*duration + time.Duration(*kills)*4*time.Second + 30*time.Second); time.Now().Before(late); {
+		if len(first) == 0 && time.Since(begin) >= *duration && killed(struck) >= *kills {
+			break
+		}
+		for c.over(); len(c.running) < atOnce; {
+			c.submit()
+		}
+		time.Sleep(time.Duration(longest/10+c.rand.IntN(longest/5)) * time.Millisecond)
+		ill := 0
+		for _, b := range c.up {
+			if at, ok := healAt[b]; ok && time.Now().After(at) {
+				b.heal()
+				delete(healAt, b)
+			}
+			if b.mend != nil {
+				ill++
+			}
+		}
+		// Of five voters two may be away; sometimes a third goes, and all wait.
+		b := c.up[c.rand.IntN(len(c.up))]
+		if b.mend != nil || ill >= 2 && !(ill == 2 && c.rand.IntN(8) == 0) {
+			continue
+		}
+		k := odds[c.rand.IntN(len(odds))]
+		if len(first) > 0 {
+			k, first = first[0], first[1:]
+		}
+		mend, ok := all[k].strike(c, b)
+		switch {
+		case ok:
+			struck[all[k].name]++
+		case struck[all[k].name] == 0:
+			first = append(first, k)
+		}
+		if b.mend = mend; mend != nil {
+			healAt[b] = time.Now().Add(time.Duration(longest/10+c.rand.IntN(longest)) * time.Millisecond)
+		}
+	}
+	if n := killed(struck); n < *kills {
+		c.t.Errorf("%d processes were killed in %v, %d were to be", n, time.Since(begin).Round(time.Second), *kills)
+	}
+	for _, b := range c.up {
+		b.heal()
+	}
+	return struck
+}
+
+func (c *city) seeds(b *box) []string {
+	var out []string
+	for _, o := range c.up {
+		if o != b {
+			out = append(out, o.addr)
+		}
+	}
+	return out
+}
+
+// ask puts a question to nodes that should answer, until one does.
+func (c *city) ask(patience time.Duration, f func(ctx context.Context, d *driver.Client) error) error {
+	var err error
+	for late := time.Now().Add(patience); time.Now().Before(late); time.Sleep(100 * time.Millisecond) {
+		for _, b := range c.up {
+			if b.mend != nil {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(c.t.Context(), 8*time.Second)
+			err = f(ctx, c.clients[b])
+			cancel()
+			if err == nil {
+				return nil
+			}
+		}
+	}
+	return err
+}
+
+// settled waits until all are one cluster with a leader.
+func (c *city) settled() {
+	c.t.Helper()
+	err := c.ask(60*time.Second, func(ctx context.Context, d *driver.Client) error {
+		n, err := d.Nodes(ctx)
+		if err != nil {
+			return err
+		}
+		if len(n.Nodes) != len(c.up) || n.Voters != 5 || !slices.ContainsFunc(n.Nodes, func(i daemon.NodeInfo) bool { return i.Leader }) {
+			return fmt.Errorf("%d of %d nodes, %d voters", len(n.Nodes), len(c.up), n.Voters)
+		}
+		return nil
+	})
+	if err != nil {
+		c.t.Fatalf("the cluster is not one again: %v", err)
+	}
+}
+
+func (c *city) submit() {
+	c.t.Helper()
+	s := uint64(len(c.jobs)) % atOnce
+	sp := spec(c.file, s)
+	if s == 0 {
+		sp.Isolation = "process"
+	}
+	var id string
+	err := c.ask(60*time.Second, func(ctx context.Context, d *driver.Client) error {
+		var err error
+		id, err = d.Submit(ctx, fmt.Sprintf("s%d", s), sp, nil)
+		return err
+	})
+	if err != nil {
+		c.t.Fatalf("submit: %v", err)
+	}
+	c.jobs[id], c.running[id] = s, true
+}
+
+// over notes which jobs have ended.
+func (c *city) over() {
+	_ = c.ask(5*time.Second, func(ctx context.Context, d *driver.Client) error {
+		all, err := d.Jobs(ctx)
+		if err != nil {
+			return err
+		}
+		for _, j := range all {
+			if _, mine := c.jobs[j.ID]; !mine {
+				c.jobs[j.ID], c.running[j.ID] = j.Spec.Seed, true // submitted, and the answer was lost
+			}
+			if j.State.Over() {
+				delete(c.running, j.ID)
+			}
+		}
+		return nil
+	})
+}
+
+// finish waits for a job, compares its model with that of an undisturbed build, and
+// counts the trials that finished.
+func (c *city) finish(id, dir string, want []byte) (trials int) {
+	err := c.ask(3*time.Minute, func(_ context.Context, d *driver.Client) error {
+		ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+		defer cancel()
+		f, err := d.Follow(ctx, id, nil, nil)
+		if err == nil && f.Job.State != daemon.Done {
+			c.t.Errorf("job %s: %s %s", id, f.Job.State, f.Job.Why)
+		}
+		trials = len(f.State.Outcomes)
+		return err
+	})
+	if err != nil {
+		c.t.Fatalf("job %s: %v", id, err)
+	}
+	if err := c.ask(time.Minute, func(ctx context.Context, d *driver.Client) error { return d.Fetch(ctx, id, dir, nil) }); err != nil {
+		c.t.Fatalf("fetch %s: %v", id, err)
+	}
+	if !bytes.Equal(model(c.t, dir), want) {
+		c.t.Errorf("job %s: its model is not that of an undisturbed build", id)
+	}
+	return trials
 }

@@ -3,7 +3,7 @@
 //	s, err := files.New(dir, 50<<30)
 //	ref, err := s.Put(r)                       // or PutFile, which links where it can
 //	mux.Handle("GET /files/{hash}", s)         // to other nodes
-//	err = s.Fetch(ctx, client, ref, holders)   // resumes, tries one holder after the other
+//	err = s.Fetch(ctx, client, ref, holders)   // resumes; chunks come from several holders at once
 //	f, err := s.Open(ref)
 //	err = s.Lay(ref, path)                     // the file at a place of its own
 //
@@ -11,15 +11,15 @@
 // is there, and the same content is kept and sent once.
 //
 // The store stays within a quota: files that are not in use go when room is needed,
-// those unused longest first. Which are in use the caller says now and then (Sweep).
+// those unused longest first. Which are in use the caller says now and then (Sweep);
+// what came since is held to be.
 //
-//	DIR/ab/abcdef…     a file
-//	DIR/abcdef….part   one that is coming
+//	DIR/ab/abcdef…            a file
+//	DIR/abcdef….part, .have   one that is coming
 package files
 
 import (
 	"cmp"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -71,19 +71,24 @@ var (
 
 // Store is a folder of files. All methods may be called from any goroutine.
 type Store struct {
+	// Liar is told of a holder that sent other content than a file's name says. Calls
+	// overlap. May be nil; set before the first Fetch.
+	Liar func(holder string, ref Ref)
+
 	dir   string
 	quota int64 // bytes, 0 is no bound
 
-	mu    sync.Mutex
-	files map[string]*entry
-	used  int64
-	live  map[string]bool          // of the last Sweep
-	busy  map[string]chan struct{} // fetches under way
+	mu     sync.Mutex
+	files  map[string]*entry
+	used   int64
+	coming int64                    // bytes that fetches under way will take
+	busy   map[string]chan struct{} // fetches under way
 }
 
 type entry struct {
 	size int64
 	used time.Time
+	idle bool // said to be by the last Sweep, and not used since
 }
 
 // New opens a folder, made when missing.
@@ -123,7 +128,13 @@ func (s *Store) Put(r io.Reader) (Ref, error) {
 	}
 	defer os.Remove(f.Name()) // gone already where it was kept
 	h := sha256.New()
+	if s.quota > 0 {
+		r = io.LimitReader(r, s.quota+1)
+	}
 	n, err := io.Copy(io.MultiWriter(f, h), r)
+	if s.quota > 0 && n > s.quota {
+		err = ErrQuota
+	}
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return Ref{}, err
 	}
@@ -163,8 +174,12 @@ func (s *Store) PutFile(path string) (Ref, error) {
 func (s *Store) keep(ref Ref, from string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.keepLocked(ref, from)
+}
+
+func (s *Store) keepLocked(ref Ref, from string) error {
 	if e, ok := s.files[ref.Hash]; ok {
-		e.used = time.Now()
+		e.touch()
 		return nil
 	}
 	if err := s.room(ref.Size); err != nil {
@@ -185,14 +200,17 @@ func (s *Store) keep(ref Ref, from string) error {
 	return nil
 }
 
-// room evicts until so many bytes fit; the lock is held.
+func (e *entry) touch() { e.used, e.idle = time.Now(), false }
+
+// room evicts until so many bytes fit, beside those that are coming; the lock is held.
 func (s *Store) room(n int64) error {
+	n += s.coming
 	if s.quota == 0 || s.used+n <= s.quota {
 		return nil
 	}
 	var idle []string
-	for hash := range s.files {
-		if !s.live[hash] {
+	for hash, e := range s.files {
+		if e.idle {
 			idle = append(idle, hash)
 		}
 	}
@@ -228,18 +246,40 @@ func (s *Store) Used() int64 {
 	return s.used
 }
 
-// Sweep says which files are in use, by hash: quotas don't evict them. Those that
-// are not, and were not used for grace, are removed.
-func (s *Store) Sweep(live map[string]bool, grace time.Duration) error {
+// Sweep says which files are in use, by hash. Of the others quotas may evict those that
+// were not used for evict, and those that were not used for remove are removed: what
+// came a short while ago may be in use by what the caller has not heard of yet.
+func (s *Store) Sweep(live map[string]bool, evict, remove time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live = live
 	var errs []error
 	for hash, e := range s.files {
-		if live[hash] || time.Since(e.used) < grace {
+		unused := time.Since(e.used)
+		e.idle = !live[hash] && unused >= evict
+		if !live[hash] && unused >= remove {
+			errs = append(errs, s.evict(hash))
+		}
+	}
+	return errors.Join(append(errs, s.sweepParts(remove))...)
+}
+
+// sweepParts removes what came of files that nobody fetches any more; the lock is held.
+func (s *Store) sweepParts(unused time.Duration) error {
+	parts, err := filepath.Glob(filepath.Join(s.dir, "*.part"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range parts {
+		name := strings.TrimSuffix(p, ".part")
+		info, err := os.Stat(p)
+		if err != nil || s.busy[filepath.Base(name)] != nil || time.Since(info.ModTime()) < unused {
 			continue
 		}
-		errs = append(errs, s.evict(hash))
+		errs = append(errs, os.Remove(p))
+		if err := os.Remove(name + ".have"); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -261,7 +301,7 @@ func (s *Store) Open(ref Ref) (*os.File, error) {
 	}
 	s.mu.Lock()
 	if e, ok := s.files[ref.Hash]; ok {
-		e.used = time.Now()
+		e.touch()
 	}
 	s.mu.Unlock()
 	return os.Open(s.path(ref.Hash))
@@ -273,6 +313,11 @@ func (s *Store) Lay(ref Ref, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	if e, ok := s.files[ref.Hash]; ok {
+		e.touch()
+	}
+	s.mu.Unlock()
 	tmp := path + ".laying"
 	_ = os.Remove(tmp)
 	if err := os.Link(s.path(ref.Hash), tmp); err == nil {
@@ -299,99 +344,4 @@ func (s *Store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", time.Time{}, f)
-}
-
-// Fetch brings a file from whichever of the holders (addresses of files, up to the
-// hash) has it, going on where an earlier attempt stopped. The content is checked.
-func (s *Store) Fetch(ctx context.Context, client *http.Client, ref Ref, holders []string) error {
-	if err := ref.Valid(); err != nil {
-		return err
-	}
-	for {
-		s.mu.Lock()
-		if _, ok := s.files[ref.Hash]; ok {
-			s.mu.Unlock()
-			return nil
-		}
-		other, ok := s.busy[ref.Hash]
-		if !ok {
-			s.busy[ref.Hash] = make(chan struct{})
-			s.mu.Unlock()
-			break
-		}
-		s.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	defer func() {
-		s.mu.Lock()
-		close(s.busy[ref.Hash])
-		delete(s.busy, ref.Hash)
-		s.mu.Unlock()
-	}()
-	errs := []error{fmt.Errorf("%w %s", ErrNone, ref.Hash)}
-	for _, h := range holders {
-		err := s.fetchFrom(ctx, client, ref, h)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", h, err))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Store) fetchFrom(ctx context.Context, client *http.Client, ref Ref, holder string) error {
-	part := filepath.Join(s.dir, ref.Hash+".part")
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha256.New()
-	at, err := io.Copy(h, f) // what came before
-	if err != nil {
-		return err
-	}
-	if at > ref.Size {
-		return errors.Join(errors.New("longer than it should be"), os.Remove(part))
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, holder+"/"+ref.Hash, nil)
-	if err != nil {
-		return err
-	}
-	if at > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", at))
-	}
-	if at < ref.Size || ref.Size == 0 {
-		res, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		switch {
-		case res.StatusCode == http.StatusOK && at > 0: // it sends all of it again
-			if _, err := f.Seek(0, io.SeekStart); err != nil {
-				return err
-			}
-			if err := f.Truncate(0); err != nil {
-				return err
-			}
-			h.Reset()
-		case res.StatusCode != http.StatusOK && res.StatusCode != http.StatusPartialContent:
-			return errors.New(res.Status)
-		}
-		if _, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(res.Body, ref.Size+1)); err != nil {
-			return err // the part stays
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != ref.Hash {
-		return errors.Join(fmt.Errorf("sent other content (%s)", got), os.Remove(part))
-	}
-	return s.keep(ref, part)
 }

@@ -168,7 +168,7 @@ func TestQuota(t *testing.T) {
 		}
 		refs = append(refs, ref)
 	}
-	if err := s.Sweep(map[string]bool{refs[0].Hash: true}, time.Hour); err != nil {
+	if err := s.Sweep(map[string]bool{refs[0].Hash: true}, 0, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	read(t, s, refs[1]) // used last
@@ -181,7 +181,7 @@ func TestQuota(t *testing.T) {
 	if _, err := s.Put(bytes.NewReader(content(90, 21))); !errors.Is(err, ErrQuota) {
 		t.Fatalf("more than there is room for: %v", err)
 	}
-	if err := s.Sweep(map[string]bool{refs[0].Hash: true}, 0); err != nil || !s.Has(refs[0]) || s.Has(refs[1]) || s.Used() != 30 {
+	if err := s.Sweep(map[string]bool{refs[0].Hash: true}, 0, 0); err != nil || !s.Has(refs[0]) || s.Has(refs[1]) || s.Used() != 30 {
 		t.Fatalf("swept: %v, %d bytes", err, s.Used())
 	}
 	again, err := New(s.dir, 100)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ type jobFlags struct {
 	seed     uint64
 	plain    bool
 	fallback bool
+	steps    bool
 	json     bool
 }
 
@@ -47,6 +49,11 @@ func (f *jobFlags) add(c *cobra.Command) {
 // addFallback is for verbs that compute here.
 func (f *jobFlags) addFallback(c *cobra.Command) {
 	c.Flags().BoolVar(&f.fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
+}
+
+// stepsFlag lets a job run programs here.
+func stepsFlag(c *cobra.Command, on *bool) {
+	c.Flags().BoolVar(on, "allow-steps", false, "run the programs that the job names as its steps: they may do here whatever you may")
 }
 
 // spec puts the job file, the flags and the files named on the command line
@@ -93,11 +100,23 @@ func (f *jobFlags) spec(c *cobra.Command, files []string) (job.Spec, error) {
 	}
 	for _, list := range [][]string{spec.Data.Files, spec.Data.Valid, spec.Data.Plugin} {
 		for i, p := range list {
+			if _, made := spec.StepFile(p); made {
+				continue
+			}
 			abs, err := filepath.Abs(p)
 			if err != nil {
 				return spec, err
 			}
 			list[i] = abs
+		}
+	}
+	for _, t := range spec.Steps {
+		for i, p := range t.Files {
+			abs, err := filepath.Abs(p)
+			if err != nil {
+				return spec, err
+			}
+			t.Files[i] = abs
 		}
 	}
 	spec.Resolve()
@@ -141,7 +160,7 @@ With --attach a cluster builds: submit, attach and fetch in one.`,
 				out = freeFolder()
 			}
 			if t.attach != "" {
-				for _, here := range []string{"allow-fallback", "wait", "share"} {
+				for _, here := range []string{"allow-fallback", "allow-steps", "wait", "share"} {
 					if c.Flags().Changed(here) {
 						return usageError{fmt.Errorf("--%s is about this machine, and --attach builds on others; a job file's hardware_constraint says what a job takes there", here)}
 					}
@@ -158,14 +177,15 @@ With --attach a cluster builds: submit, attach and fetch in one.`,
 				if spec.Name == "" {
 					spec.Name = "moby-dick"
 				}
-			} else if _, err := data.Probe(c.Context(), node.DataConfig(spec)); err != nil {
+			} else if err := lookAt(c.Context(), spec); err != nil {
 				return err // before anything is written
 			}
-			return carry(c.Context(), node.Options{Dir: out, Spec: spec, AllowFallback: f.fallback, Lease: l.lease(c.Context(), "build "+out)}, f.json, sample)
+			return carry(c.Context(), node.Options{Dir: out, Spec: spec, AllowFallback: f.fallback, AllowSteps: f.steps, Lease: l.lease(c.Context(), "build "+out)}, f.json, sample)
 		},
 	}
 	f.add(c)
 	f.addFallback(c)
+	stepsFlag(c, &f.steps)
 	l.add(c)
 	t.add(c)
 	c.Flags().Lookup("attach").Usage = "build on the cluster of the node at `HOST:PORT`, rather than here"
@@ -174,7 +194,7 @@ With --attach a cluster builds: submit, attach and fetch in one.`,
 }
 
 func resumeCommand() *cobra.Command {
-	var asJSON, fallback bool
+	var asJSON, fallback, steps bool
 	var l leaseFlags
 	c := &cobra.Command{
 		Use:   "resume DIR",
@@ -184,13 +204,39 @@ running ones continue from their last checkpoint, and the clock of the budget
 counts only the time that the build has worked.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return carry(c.Context(), node.Options{Dir: args[0], Resume: true, AllowFallback: fallback, Lease: l.lease(c.Context(), "resume "+args[0])}, asJSON, false)
+			return carry(c.Context(), node.Options{Dir: args[0], Resume: true, AllowFallback: fallback, AllowSteps: steps, Lease: l.lease(c.Context(), "resume "+args[0])}, asJSON, false)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON event a line on standard output, and nothing else there")
 	c.Flags().BoolVar(&fallback, "allow-fallback", false, "compute on this machine's CPU when the hardware asked for isn't there")
+	stepsFlag(c, &steps)
 	l.add(c)
 	return c
+}
+
+// lookAt is what can be told of a job's files before it begins: that data which is
+// there makes sense, and that the programs of steps are.
+func lookAt(ctx context.Context, spec job.Spec) error {
+	for i, t := range spec.Steps {
+		for j, f := range t.Files {
+			if _, err := os.Stat(f); err != nil {
+				return &job.FieldError{Path: fmt.Sprintf("steps[%d].files[%d]", i, j), Msg: err.Error()}
+			}
+		}
+	}
+	if madeBySteps(spec) {
+		return nil
+	}
+	_, err := data.Probe(ctx, node.DataConfig(spec))
+	return err
+}
+
+// madeBySteps tells whether steps make some of the job's data.
+func madeBySteps(spec job.Spec) bool {
+	return slices.ContainsFunc(append(slices.Clone(spec.Data.Files), spec.Data.Valid...), func(p string) bool {
+		_, made := spec.StepFile(p)
+		return made
+	})
 }
 
 // carry opens the folder and carries the job out before the user's eyes.

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"sort"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -138,6 +139,15 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 		}
 		spec.Data.Files = []string{path}
 	}
+	if madeBySteps(spec) {
+		// What would be tried depends on data that is not there yet.
+		if f.json {
+			return printJSON(map[string]any{"graph": job.StagesOf(spec)})
+		}
+		printGraph(os.Stdout, spec)
+		fmt.Println("Data: made by steps of the job, which plan does not run; what would be tried can be told once it is there")
+		return nil
+	}
 	p, err := data.Probe(ctx, node.DataConfig(spec))
 	if err != nil {
 		return err
@@ -160,6 +170,7 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 			node.Outlook
 		}{string(p.Task), o})
 	}
+	printGraph(os.Stdout, spec)
 	fmt.Printf("Data: %s, about %d bytes of text\n", p.Task, bytes)
 	fmt.Printf("Devices: %d × %s\n", len(o.Devices), o.Devices[0].Model)
 	for _, l := range planLines(o.Plan) {
@@ -174,6 +185,42 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 		fmt.Printf("  %-14s %s\n", d.Name, d.Range)
 	}
 	return nil
+}
+
+// printGraph prints a job's stages and steps in an order in which they could run.
+func printGraph(w io.Writer, spec job.Spec) {
+	fmt.Fprintf(w, "Graph: priority %d\n", spec.Priority)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "  STAGE\tNEEDS\tTIMEOUT\tRETRIES\tTAKES\tRUNS")
+	for _, s := range job.StagesOf(spec) {
+		timeout, retries := "–", fmt.Sprint(s.Retries)
+		if s.Timeout > 0 {
+			timeout = s.Timeout.String()
+		}
+		if s.Backoff > 0 && s.Retries > 0 {
+			retries += fmt.Sprintf(" after %s, doubled", s.Backoff)
+		}
+		takes, runs := "the job's devices", "ours"
+		if step, ok := spec.Step(s.Name); ok {
+			var has []string
+			if r := s.Resources; r.CPUs > 0 {
+				has = append(has, fmt.Sprintf("%v CPUs", r.CPUs))
+			}
+			if r := s.Resources; r.Memory > 0 {
+				has = append(has, r.Memory.String())
+			}
+			takes = strings.Join(has, ", ")
+			runs = strings.Join(step.Run, " ")
+			if step.Image != "" {
+				runs += " (in " + step.Image + ")"
+			}
+			if s.Priority != 0 {
+				runs += fmt.Sprintf(" (priority %d)", s.Priority)
+			}
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", s.Name, dash(strings.Join(s.Needs, ", ")), timeout, retries, dash(takes), clip(firstLine(runs), 60))
+	}
+	_ = t.Flush() // as fmt.Fprintln: there is no one to tell
 }
 
 func trialsCommand() *cobra.Command {

@@ -16,8 +16,6 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
-	"github.com/open-autoglm/autoglm/actors/node"
-	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
@@ -89,7 +87,7 @@ func submit(ctx context.Context, c *driver.Client, name string, spec job.Spec) (
 		return "", &job.FieldError{Path: "data.plugin", Msg: "is a program of yours, which no node runs; prepare the data here and submit the result"}
 	}
 	if len(spec.Data.URLs) == 0 {
-		if _, err := data.Probe(ctx, node.DataConfig(spec)); err != nil {
+		if err := lookAt(ctx, spec); err != nil {
 			return "", err // before anything is uploaded
 		}
 	}
@@ -206,6 +204,7 @@ func statusCommand() *cobra.Command {
 				if d.Why != "" {
 					fmt.Println("why      ", d.Why)
 				}
+				printStages(os.Stdout, d)
 				if len(d.Board.Trials) > 0 {
 					fmt.Println()
 					printBoard(os.Stdout, d.Board, 20)
@@ -217,6 +216,27 @@ func statusCommand() *cobra.Command {
 	t.add(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
 	return c
+}
+
+// printStages prints how a job's stages stand: of one without steps, those that run or
+// failed.
+func printStages(w io.Writer, d daemon.Detail) {
+	for _, n := range d.Graph {
+		if len(d.Spec.Steps) == 0 && n.Status != job.Running && n.Err == "" {
+			continue
+		}
+		fmt.Fprintf(w, "%-9s %-16s %s", map[bool]string{true: "step", false: "stage"}[n.Step], n.Stage, n.Status)
+		if n.Attempt > 1 {
+			fmt.Fprintf(w, ", attempt %d", n.Attempt)
+		}
+		if n.Seconds > 0 {
+			fmt.Fprintf(w, ", %s", clock(n.Seconds))
+		}
+		if n.Err != "" {
+			fmt.Fprintf(w, "; attempt failed: %s", firstLine(n.Err))
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 func logsCommand() *cobra.Command {

@@ -22,6 +22,7 @@ import (
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/replica"
+	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
 // nodeFlags are those of autoglm node; its configuration file has the same names.
@@ -30,7 +31,7 @@ type nodeFlags struct {
 	join, labels            []string
 	data, tls, ca           string
 	token, tokenFile        string
-	insecure                bool
+	insecure, steps         bool
 	copies                  int
 	quota                   byteSize
 	config                  string
@@ -50,6 +51,7 @@ func (f *nodeFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.token, "token", "", "`TOKEN` of autoglm ca token, by which a node without a certificate gets one")
 	fl.StringVar(&f.tokenFile, "token-file", "", "`FILE` that holds the token, which other users' process lists then don't show")
 	fl.BoolVar(&f.insecure, "insecure", false, "listen beyond this machine without certificates: whoever reaches the port may run jobs")
+	fl.BoolVar(&f.steps, "allow-steps", false, "run the programs that jobs name as their steps: whoever may submit then does here whatever this node's user may")
 	fl.IntVar(&f.copies, "copies", 2, "nodes that hold what a job must not lose")
 	fl.Var(&f.quota, "quota", "`SIZE` that the store of files may take, such as 50GB (default no bound)")
 	fl.StringVar(&f.config, "config", "", "`FILE` in YAML with these flags by name; flags on the command line win")
@@ -102,7 +104,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	say := nodeLog(f.json)
 	cfg := daemon.Config{
 		Dir: f.data, Listen: f.listen, Advertise: f.advertise, Name: f.name, TLS: f.tls, CA: f.ca, Insecure: f.insecure,
-		Copies: f.copies, Quota: int64(f.quota), Software: version(), Log: func(text string) { say("log", text, nil) },
+		AllowSteps: f.steps, Copies: f.copies, Quota: int64(f.quota), Software: version(), Log: func(text string) { say("log", text, nil) },
 		ActorLog: os.Stderr, Labels: map[string]string{},
 	}
 	if f.copies < 1 {
@@ -278,7 +280,7 @@ func nodeLog(asJSON bool) logger {
 }
 
 // byteSize is a flag such as 50GB.
-type byteSize int64
+type byteSize job.Bytes
 
 func (s *byteSize) String() string {
 	if *s == 0 {
@@ -289,15 +291,4 @@ func (s *byteSize) String() string {
 
 func (s *byteSize) Type() string { return "size" }
 
-func (s *byteSize) Set(text string) error {
-	num := strings.TrimRight(text, "kKMGTiB")
-	n, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-	unit, ok := map[string]float64{
-		"": 1, "B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
-	}[text[len(num):]]
-	if err != nil || !ok || !(n >= 0 && n*unit < 1<<62) {
-		return fmt.Errorf("%q is no size; write 500MB, 50GB or 1TiB", text)
-	}
-	*s = byteSize(n * unit)
-	return nil
-}
+func (s *byteSize) Set(text string) error { return (*job.Bytes)(s).UnmarshalText([]byte(text)) }

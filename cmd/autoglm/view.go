@@ -35,7 +35,7 @@ type view struct {
 	base   float64 // active seconds at start
 	rests  bool    // the job waits, or is over
 	last   driver.Update
-	stage  string
+	stages map[string]job.Status     // as far as they have begun
 	rates  map[int]train.StepMetrics // newest by decision
 	trial  map[int]string
 	lines  int // that the live block takes
@@ -46,7 +46,7 @@ type view struct {
 }
 
 func newView(dir string, asJSON bool) *view {
-	v := &view{dir: dir, json: asJSON, out: os.Stdout, rates: map[int]train.StepMetrics{}, trial: map[int]string{}, shown: map[int]time.Time{}, start: time.Now()}
+	v := &view{dir: dir, json: asJSON, out: os.Stdout, rates: map[int]train.StepMetrics{}, trial: map[int]string{}, shown: map[int]time.Time{}, stages: map[string]job.Status{}, start: time.Now()}
 	v.live = !asJSON && term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb"
 	return v
 }
@@ -56,6 +56,9 @@ func (v *view) begin(n *node.Node) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.start, v.base = time.Now(), n.State().Active
+	for stage := range n.State().Done {
+		v.stages[stage] = job.Done
+	}
 	if v.json {
 		return
 	}
@@ -134,7 +137,11 @@ func (v *view) Update(u driver.Update) {
 	}
 	switch e.Kind {
 	case journal.StageStarted:
-		v.stage = e.Stage
+		v.stages[e.Stage] = job.Running
+	case journal.StageDone:
+		v.stages[e.Stage] = job.Done
+	case journal.StageFailed:
+		v.stages[e.Stage] = job.Failed
 	case journal.Decided:
 		v.trial[e.Decision.Seq] = e.Decision.Trial
 	case journal.TrialEnded:
@@ -204,7 +211,18 @@ func (v *view) plain(u driver.Update) {
 		}
 		say("%s%s", e.Stage, again)
 	case journal.StageFailed:
-		say("%s failed: %s", e.Stage, firstLine(e.Err))
+		again := ""
+		if e.RetryIn > 0 {
+			again = fmt.Sprintf("; again in %s", time.Duration(e.RetryIn*float64(time.Second)).Round(time.Millisecond))
+		}
+		say("%s failed: %s%s", e.Stage, firstLine(e.Err), again)
+		if _, step := u.State.Spec.Step(e.Stage); step {
+			for l := range strings.Lines(e.Err[len(firstLine(e.Err)):]) {
+				if l = strings.TrimSpace(l); l != "" {
+					fmt.Fprintf(v.out, "        %s\n", l)
+				}
+			}
+		}
 	case journal.Planned:
 		for _, l := range planLines(*e.Plan) {
 			say("%s", l)
@@ -309,17 +327,17 @@ func (v *view) draw() {
 	if budget > 0 {
 		left = ", " + clock(budget-v.active()) + " left"
 	}
+	graph := job.Stages()
+	if v.last.State.Spec.Validate() == nil {
+		graph = job.StagesOf(v.last.State.Spec)
+	}
 	var stages []string
-	seen := false
-	for _, s := range job.Stages() {
-		switch {
-		case s.Name == v.stage:
-			stages, seen = append(stages, "▶ "+s.Name), true
-		case !seen && v.stage != "":
-			stages = append(stages, "✓ "+s.Name)
-		default:
-			stages = append(stages, "· "+s.Name)
+	for _, s := range graph {
+		mark, ok := map[job.Status]string{job.Running: "▶ ", job.Done: "✓ ", job.Failed: "✗ "}[v.stages[s.Name]]
+		if !ok {
+			mark = "· "
 		}
+		stages = append(stages, mark+s.Name)
 	}
 	rows = append(rows, strings.Join(stages, "  "), fmt.Sprintf("%s%s   best %s", clock(v.active()), left, bestOf(v.last.Board)))
 	if p := v.last.State.Plan; p != nil {

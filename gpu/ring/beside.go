@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,8 +58,9 @@ func newBeside(ctx context.Context, l Library, m *mesh, cards []card, stop *stop
 	return t, nil
 }
 
-// address is this process's own address as the others see it.
-func (m *mesh) address() string {
+// address is this process's own address as the others see it: of a connection, or where
+// those are another process's, as its endpoint tells it.
+func (m *mesh) address(e *Endpoint) string {
 	for _, p := range m.peers {
 		if p == nil {
 			continue
@@ -66,6 +68,10 @@ func (m *mesh) address() string {
 		if a, ok := p.conn.LocalAddr().(*net.TCPAddr); ok {
 			return a.IP.String()
 		}
+	}
+	at, _, _ := strings.Cut(e.cfg.Advertise, "/")
+	if host, _, err := net.SplitHostPort(at); err == nil {
+		return host
 	}
 	return "127.0.0.1" // all are on this host
 }

@@ -36,7 +36,8 @@ type Config struct {
 	Fingerprint string
 	Committed   uint64 // the last step that this rank committed in an earlier epoch
 	Rendezvous  Rendezvous
-	Endpoint    *Endpoint // nil: one of this ring alone
+	Endpoint    *Endpoint // nil: one of loopback
+	OwnEndpoint bool      // Endpoint is this ring's alone, which closes it
 	Streams     int       // of unix and tcp: connections a direction between two ranks; 0 is 1
 	GPU         *GPU      // where this rank's buffers are; nil: host memory
 	// PlaintextCollectives allows nccl, mpi and gloo, which neither encrypt nor
@@ -48,8 +49,6 @@ type Config struct {
 	Heartbeat   time.Duration // 0 is 100 ms
 	Suspect     time.Duration // without a sign of life a rank is lost; 0 is 700 ms
 	Events      Events
-
-	own bool // the endpoint is this ring's alone
 }
 
 // Events are called from the ring's goroutines; any may be nil.
@@ -144,7 +143,7 @@ func formWithin(ctx context.Context, cfg Config, stop *stopper) (*Comm, error) {
 func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 	ep := cfg.Endpoint
 	var onClose []func() error
-	if cfg.own {
+	if cfg.OwnEndpoint {
 		onClose = append(onClose, ep.Close)
 	}
 	if ep == nil {
@@ -153,7 +152,7 @@ func form(ctx context.Context, cfg *Config, stop *stopper) (*Comm, error) {
 			return nil, err
 		}
 		onClose = append(onClose, ep.Close)
-		cfg.Endpoint, cfg.own = ep, true
+		cfg.Endpoint, cfg.OwnEndpoint = ep, true
 	}
 	fail := func(err error) (*Comm, error) {
 		for _, f := range onClose {

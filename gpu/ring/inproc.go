@@ -97,7 +97,7 @@ func (g *Group) Join(ctx context.Context, r int) (*Comm, error) {
 		if cfg.Endpoint, err = g.over.Endpoint(); err != nil {
 			return nil, err
 		}
-		cfg.own = true
+		cfg.OwnEndpoint = true
 	}
 	c, err := Form(ctx, cfg)
 	if err != nil {

@@ -97,7 +97,7 @@ func (l *Library) join(ctx context.Context, ranks []int, m *mesh, stop *stopper,
 		limit = time.Until(d)
 	}
 	c, err := l.Join(Place{
-		Rank: slices.Index(ranks, cfg.Rank), World: len(ranks), GPU: cfg.GPU, Address: m.address(), Timeout: cfg.Timeout, Quit: stop.done,
+		Rank: slices.Index(ranks, cfg.Rank), World: len(ranks), GPU: cfg.GPU, Address: m.address(cfg.Endpoint), Timeout: cfg.Timeout, Quit: stop.done,
 		Deadline: time.Now().Add(limit),
 		Tell:     func(b []byte) ([]byte, error) { return m.tell(ctx, ranks, b) },
 	})

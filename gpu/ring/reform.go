@@ -62,7 +62,7 @@ func (c *Comm) Reform(ctx context.Context) (*Comm, error) {
 		err = enough(cards, c.world)
 	}
 	if err != nil {
-		if cfg.own {
+		if cfg.OwnEndpoint {
 			_ = cfg.Endpoint.Close()
 		}
 		return nil, fmt.Errorf("reform ring to epoch %d, rank %d of %d, after: %w: %w", cfg.Epoch, c.rank, c.world, reason, err)
@@ -83,7 +83,7 @@ func (c *Comm) Reform(ctx context.Context) (*Comm, error) {
 		stop := newStopper()
 		next := newComm(0, 1, cfg.Epoch, &alone{stop}, stop, false)
 		next.committed = cfg.Committed
-		if cfg.own {
+		if cfg.OwnEndpoint {
 			next.onClose = append(next.onClose, cfg.Endpoint.Close)
 		}
 		return next, nil

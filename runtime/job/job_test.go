@@ -80,13 +80,17 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 func actions(as []Action) string {
 	var out []string
 	for _, a := range as {
-		out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %d %s", a.Kind, a.Stage, a.Attempt, a.Err)))
+		text := a.Err
+		if a.Delay > 0 {
+			text = a.Delay.String()
+		}
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %d %s", a.Kind, a.Stage, a.Attempt, text)))
 	}
 	return strings.Join(out, "; ")
 }
 
 func TestMachine(t *testing.T) {
-	m := NewMachine([]Stage{{Name: "a"}, {Name: "b", Needs: []string{"a"}, Retries: 1}, {Name: "c", Needs: []string{"a"}}, {Name: "d", Needs: []string{"b", "c"}, Timeout: time.Second}})
+	m := NewMachine([]Stage{{Name: "a"}, {Name: "b", Needs: []string{"a"}, Retries: 1}, {Name: "c", Needs: []string{"a"}}, {Name: "d", Needs: []string{"b", "c"}, Timeout: time.Second}}, Resources{})
 	for i, step := range []struct {
 		e    Event
 		want string
@@ -110,7 +114,7 @@ func TestMachine(t *testing.T) {
 }
 
 func TestMachineGoesOnAfterARestart(t *testing.T) {
-	m := NewMachine(Stages())
+	m := NewMachine(Stages(), Resources{})
 	m.Restore(StageProbe)
 	m.Restore(StageClean)
 	if got := actions(m.Step(Event{Kind: Begin})); got != "start_stage tokenize 1" {
@@ -119,7 +123,7 @@ func TestMachineGoesOnAfterARestart(t *testing.T) {
 	if got := actions(m.Step(Event{Kind: Cancel})); got != "stop_stage tokenize 1" || m.Job() != Cancelled {
 		t.Fatal(got, m.Job())
 	}
-	m = NewMachine(Stages())
+	m = NewMachine(Stages(), Resources{})
 	for _, s := range Stages() {
 		m.Restore(s.Name)
 	}
@@ -132,5 +136,6 @@ func FuzzParse(f *testing.F) {
 	f.Add("{\"seed\": 1} // x")
 	f.Add("space: {lr: [1, 2]}")
 	f.Add("a: &x [*x]")
+	f.Add("steps: [{name: a, run: ./x -v, needs: [b], resources: {cpus: 2, memory: 1GiB}}, {name: b, run: [], before: probe}]")
 	f.Fuzz(func(_ *testing.T, s string) { _, _ = Parse([]byte(s), "f") })
 }

@@ -56,10 +56,13 @@ func Parse(b []byte, name string) (Spec, error) {
 	// Files of the job stand relative to its folder.
 	for _, list := range [][]string{s.Data.Files, s.Data.Valid, s.Data.Plugin} {
 		for i, p := range list {
-			if !filepath.IsAbs(p) {
+			if _, made := s.StepFile(p); !made && !filepath.IsAbs(p) {
 				list[i] = filepath.Join(filepath.Dir(name), p)
 			}
 		}
+	}
+	for i := range s.Steps {
+		s.Steps[i].bring(filepath.Dir(name))
 	}
 	return s, nil
 }
@@ -158,6 +161,10 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) error {
 			v.SetString(e)
 		}
 		return err
+	}
+	if v.Type() == reflect.TypeFor[Command]() && n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		v.Set(reflect.ValueOf(Line(n.Value)))
+		return nil
 	}
 	if reflect.PointerTo(v.Type()).Implements(textType) {
 		if n.Kind != yaml.ScalarNode {

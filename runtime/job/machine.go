@@ -1,16 +1,37 @@
 package job
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
-// Stage is one node of the job's graph.
+// Stage is one node of the job's graph: a stage of ours, or a step of the user's.
 type Stage struct {
-	Name    string
-	Needs   []string
-	Timeout time.Duration // 0 is none
-	Retries int           // further attempts after the first
+	Name      string        `json:"name"`
+	Needs     []string      `json:"needs,omitempty"`
+	Step      bool          `json:"step,omitempty"`     // of the user's
+	Priority  int           `json:"priority,omitempty"` // of those that could start, the higher does first
+	Resources Resources     `json:"resources,omitzero"` // that it takes while it runs; ours compute on the job's devices
+	Timeout   time.Duration `json:"timeout,omitempty"`  // 0 is none
+	Retries   int           `json:"retries"`            // further attempts after the first
+	Backoff   time.Duration `json:"backoff,omitempty"`  // before the second attempt; doubled before each next, up to MaxBackoff
+}
+
+// MaxBackoff bounds the time between two attempts.
+const MaxBackoff = 10 * time.Minute
+
+// delay before the attempt that follows the n-th.
+func (s Stage) delay(n int) time.Duration {
+	d := s.Backoff
+	for range n - 1 {
+		if d >= MaxBackoff {
+			break
+		}
+		d *= 2
+	}
+	return min(d, MaxBackoff)
 }
 
 // Names of the stages.
@@ -46,24 +67,6 @@ func stageNames() []string {
 	return out
 }
 
-// StagesOf is Stages with the spec's overrides.
-func StagesOf(s Spec) []Stage {
-	stages := Stages()
-	for i := range stages {
-		l, ok := s.Stages[stages[i].Name]
-		if !ok {
-			continue
-		}
-		if l.Timeout > 0 {
-			stages[i].Timeout = l.Timeout.D()
-		}
-		if l.Retries != nil {
-			stages[i].Retries = *l.Retries
-		}
-	}
-	return stages
-}
-
 // EventKind says what happened.
 type EventKind string
 
@@ -73,6 +76,7 @@ const (
 	StageDone    EventKind = "stage_done"    //
 	StageFailed  EventKind = "stage_failed"  // Err says why; Final means that a retry can't help
 	StageTimeout EventKind = "stage_timeout" //
+	StageDue     EventKind = "stage_due"     // the time before a stage's next attempt is over
 	Cancel       EventKind = "cancel"
 )
 
@@ -91,6 +95,7 @@ type ActionKind string
 const (
 	StartStage ActionKind = "start_stage"
 	StopStage  ActionKind = "stop_stage"
+	DelayStage ActionKind = "delay_stage" // tell StageDue after Delay
 	Finish     ActionKind = "finish"
 	Fail       ActionKind = "fail"
 )
@@ -101,6 +106,7 @@ type Action struct {
 	Stage   string
 	Attempt int // from 1
 	Timeout time.Duration
+	Delay   time.Duration
 	Err     string
 }
 
@@ -120,15 +126,18 @@ const (
 // value, owned by one goroutine.
 type Machine struct {
 	stages   []Stage
+	room     Resources
 	status   map[string]Status
-	attempts map[string]int
+	attempts map[string]int           // begun
+	delays   map[string]time.Duration // of stages that wait for their next attempt
 	job      Status
 }
 
 // NewMachine starts with every stage waiting. It panics on a graph with a need
-// that doesn't stand before its stage: graphs are code.
-func NewMachine(stages []Stage) *Machine {
-	m := &Machine{stages: stages, status: map[string]Status{}, attempts: map[string]int{}, job: Waiting}
+// that doesn't stand before its stage: Graph orders them. Stages run beside each
+// other as far as there is room for what they take; a zero of it is no bound.
+func NewMachine(stages []Stage, room Resources) *Machine {
+	m := &Machine{stages: stages, room: room, status: map[string]Status{}, attempts: map[string]int{}, delays: map[string]time.Duration{}, job: Waiting}
 	for _, s := range stages {
 		for _, n := range s.Needs {
 			if _, ok := m.status[n]; !ok {
@@ -142,6 +151,17 @@ func NewMachine(stages []Stage) *Machine {
 
 // Restore marks a stage done, as the journal says, before Begin.
 func (m *Machine) Restore(stage string) { m.status[stage] = Done }
+
+// RestoreFailed says before Begin that so many attempts at a stage have failed, and
+// how long its next one is to wait yet.
+func (m *Machine) RestoreFailed(stage string, attempts int, wait time.Duration) {
+	s := m.stage(stage)
+	attempts = min(attempts, s.Retries) // it was not given up yet
+	m.attempts[stage] = attempts
+	if wait = min(wait, s.delay(attempts)); wait > 0 {
+		m.delays[stage] = wait
+	}
+}
 
 // Status of a stage.
 func (m *Machine) Status(stage string) Status { return m.status[stage] }
@@ -159,6 +179,15 @@ func (m *Machine) Step(e Event) []Action {
 	switch e.Kind {
 	case Begin:
 		m.job = Running
+		out := m.ready()
+		for _, s := range m.stages {
+			if d := m.delays[s.Name]; d > 0 {
+				out = append(out, Action{Kind: DelayStage, Stage: s.Name, Attempt: m.attempts[s.Name] + 1, Delay: d})
+			}
+		}
+		return out
+	case StageDue:
+		delete(m.delays, e.Stage)
 		return m.ready()
 	case StageDone:
 		if m.status[e.Stage] != Running {
@@ -173,11 +202,15 @@ func (m *Machine) Step(e Event) []Action {
 		s := m.stage(e.Stage)
 		var out []Action
 		if e.Kind == StageTimeout {
-			e.Err = fmt.Sprintf("took longer than %s", s.Timeout)
+			e.Err = TookLonger(s.Timeout)
 			out = append(out, Action{Kind: StopStage, Stage: s.Name, Attempt: m.attempts[s.Name]})
 		}
 		if !e.Final && m.attempts[s.Name] <= s.Retries {
 			m.status[s.Name] = Waiting
+			if d := s.delay(m.attempts[s.Name]); d > 0 {
+				m.delays[s.Name] = d
+				out = append(out, Action{Kind: DelayStage, Stage: s.Name, Attempt: m.attempts[s.Name] + 1, Delay: d})
+			}
 			return append(out, m.ready()...)
 		}
 		m.status[s.Name], m.job = Failed, Failed
@@ -202,26 +235,51 @@ func (m *Machine) Step(e Event) []Action {
 	return nil
 }
 
-// ready starts every waiting stage whose needs are done, or finishes the job.
+// TookLonger is the reason of a stage that did not end in time.
+func TookLonger(than time.Duration) string { return fmt.Sprintf("took longer than %s", than) }
+
+// ready starts the waiting stages whose needs are done, as far as there is room, or
+// finishes the job.
 func (m *Machine) ready() []Action {
-	var out []Action
-	all := true
+	var could []Stage
+	var used Resources
+	left := 0
 	for _, s := range m.stages {
-		if m.status[s.Name] != Done {
-			all = false
+		switch m.status[s.Name] {
+		case Done:
+			continue
+		case Running:
+			used.CPUs += s.Resources.CPUs
+			used.Memory += s.Resources.Memory
+		case Waiting:
+			if m.delays[s.Name] == 0 && m.met(s) {
+				could = append(could, s)
+			}
 		}
-		if m.status[s.Name] != Waiting || !m.met(s) {
+		left++
+	}
+	if left == 0 {
+		m.job = Done
+		return []Action{{Kind: Finish}}
+	}
+	slices.SortStableFunc(could, func(a, b Stage) int { return cmp.Compare(b.Priority, a.Priority) })
+	var out []Action
+	for _, s := range could {
+		// What takes more than there is runs when nothing else does.
+		if over(used.CPUs, s.Resources.CPUs, m.room.CPUs) || over(used.Memory, s.Resources.Memory, m.room.Memory) {
 			continue
 		}
+		used.CPUs += s.Resources.CPUs
+		used.Memory += s.Resources.Memory
 		m.status[s.Name] = Running
 		m.attempts[s.Name]++
 		out = append(out, Action{Kind: StartStage, Stage: s.Name, Attempt: m.attempts[s.Name], Timeout: s.Timeout})
 	}
-	if all {
-		m.job = Done
-		out = append(out, Action{Kind: Finish})
-	}
 	return out
+}
+
+func over[T float64 | Bytes](used, more, room T) bool {
+	return more > 0 && used > 0 && room > 0 && used+more > room
 }
 
 func (m *Machine) met(s Stage) bool {

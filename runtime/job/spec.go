@@ -37,6 +37,7 @@ type Spec struct {
 	Priority           int               `json:"priority"`            // on a cluster: the higher goes first and may have lower ones stopped; ±MaxPriority
 	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
+	Steps              []Step            `json:"steps,omitempty"`     // the user's own programs, in the same graph
 	Licence            string            `json:"licence,omitempty"`   // of the model, for its card (SPDX)
 	Name               string            `json:"name,omitempty"`      // of the model, for its card
 
@@ -92,6 +93,7 @@ func (p Placement) Policy() device.LoadPolicy {
 type Limits struct {
 	Timeout Duration `json:"timeout,omitempty"`
 	Retries *int     `json:"retries,omitempty"`
+	Backoff Duration `json:"backoff,omitempty"`
 }
 
 // Expr is an entry of `space:` as text: a range, a value, or a list.
@@ -294,8 +296,11 @@ func (s *Spec) Validate() error {
 		if l.Retries != nil && (*l.Retries < 0 || *l.Retries > 10) {
 			return fieldError("stages."+n+".retries", "%d is outside 0 … 10", *l.Retries)
 		}
+		if l.Backoff.D() > MaxBackoff {
+			return fieldError("stages."+n+".backoff", "%s is more than %s", l.Backoff, MaxBackoff)
+		}
 	}
-	return nil
+	return s.validateSteps()
 }
 
 // Resolve fills what is left to defaults after files and flags were read.

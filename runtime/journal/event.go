@@ -19,7 +19,7 @@ const (
 	Tick         Kind = "tick"          // the job's clock, written now and then without sync
 	StageStarted Kind = "stage_started" // Stage, Attempt
 	StageDone    Kind = "stage_done"    // Stage
-	StageFailed  Kind = "stage_failed"  // Stage, Attempt, Err
+	StageFailed  Kind = "stage_failed"  // Stage, Attempt, Err, RetryIn
 	Planned      Kind = "planned"       // Plan
 	Decided      Kind = "decided"       // Decision
 	TrialRetried Kind = "trial_retried" // Trial report of an attempt that failed
@@ -64,6 +64,7 @@ type Event struct {
 	Trial    *TrialReport     `json:"trial,omitempty"`
 	Score    *train.Score     `json:"score,omitempty"`
 	Placed   *Placed          `json:"placed,omitempty"`
+	RetryIn  float64          `json:"retry_in,omitempty"` // seconds until the next attempt
 	Err      string           `json:"err,omitempty"`
 }
 

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 
@@ -17,6 +18,9 @@ type State struct {
 	Active       float64
 	Done         map[string]bool    // stages
 	StageSeconds map[string]float64 // active time that each took
+	Running      map[string]int     // stages, and which attempt it is
+	Attempts     map[string]Attempt // … that failed last, of stages that are not done
+	SearchBegan  float64            // active time at which the search did first
 	Plan         *search.Plan
 	Decisions    []search.Decision
 	Outcomes     map[int]TrialReport // by decision
@@ -32,11 +36,26 @@ type State struct {
 	stageSince map[string]float64
 }
 
+// Attempt at a stage that failed.
+type Attempt struct {
+	N     int    // from 1
+	Err   string //
+	Again int64  // not before this Unix millisecond
+}
+
+// Clone is a copy that a goroutine may read while events are applied.
+func (s *State) Clone() State {
+	c := *s
+	c.Done, c.StageSeconds, c.Running, c.Attempts = maps.Clone(s.Done), maps.Clone(s.StageSeconds), maps.Clone(s.Running), maps.Clone(s.Attempts)
+	c.Outcomes, c.Retries, c.stageSince = maps.Clone(s.Outcomes), maps.Clone(s.Retries), maps.Clone(s.stageSince)
+	return c
+}
+
 // NewState is the state before the first event.
 func NewState() *State {
 	return &State{
 		Done: map[string]bool{}, StageSeconds: map[string]float64{}, Outcomes: map[int]TrialReport{}, Retries: map[int]int{},
-		stageSince: map[string]float64{},
+		Running: map[string]int{}, Attempts: map[string]Attempt{}, stageSince: map[string]float64{},
 	}
 }
 
@@ -63,13 +82,22 @@ func (s *State) Apply(e Event) {
 		}
 	case Resumed:
 		s.Failed = ""
+		clear(s.Running)
 	case StageStarted:
 		s.stageSince[e.Stage] = e.Active
+		s.Running[e.Stage] = e.Attempt
+		if e.Stage == job.StageSearch && s.SearchBegan == 0 {
+			s.SearchBegan = e.Active
+		}
 	case StageDone:
 		s.Done[e.Stage] = true
 		s.StageSeconds[e.Stage] += e.Active - s.stageSince[e.Stage]
+		delete(s.Running, e.Stage)
+		delete(s.Attempts, e.Stage)
 	case StageFailed:
 		s.StageSeconds[e.Stage] += e.Active - s.stageSince[e.Stage]
+		delete(s.Running, e.Stage)
+		s.Attempts[e.Stage] = Attempt{max(e.Attempt, s.Attempts[e.Stage].N+1), e.Err, e.At + int64(1000*e.RetryIn)}
 	case Planned:
 		s.Plan = e.Plan
 	case Decided:
@@ -100,7 +128,44 @@ func (s *State) Apply(e Event) {
 		s.Finished = true
 	case Failed:
 		s.Failed = e.Err
+		clear(s.Running)
+		for stage, a := range s.Attempts { // who resumes has mended something
+			s.Attempts[stage] = Attempt{Err: a.Err}
+		}
 	}
+}
+
+// Node is a stage of the job's graph and how it stands.
+type Node struct {
+	Stage   string     `json:"stage"`
+	Step    bool       `json:"step,omitempty"` // of the user's
+	Needs   []string   `json:"needs,omitempty"`
+	Status  job.Status `json:"status"`
+	Attempt int        `json:"attempt,omitempty"` // that runs, or failed last
+	Seconds float64    `json:"seconds,omitempty"` // that finished attempts took, by the job's clock
+	Err     string     `json:"err,omitempty"`     // of the last that failed
+}
+
+// Graph is the job's stages, each after what it needs.
+func (s *State) Graph() []Node {
+	if s.Spec.Validate() != nil {
+		return nil // nothing was committed yet
+	}
+	var out []Node
+	for _, st := range job.StagesOf(s.Spec) {
+		a := s.Attempts[st.Name]
+		n := Node{Stage: st.Name, Step: st.Step, Needs: st.Needs, Status: job.Waiting, Attempt: a.N, Seconds: s.StageSeconds[st.Name], Err: a.Err}
+		switch at, runs := s.Running[st.Name]; {
+		case s.Done[st.Name]:
+			n.Status = job.Done
+		case runs:
+			n.Status, n.Attempt = job.Running, at
+		case s.Failed != "" && a.Err != "":
+			n.Status = job.Failed
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // Entry is a trial of the leaderboard.

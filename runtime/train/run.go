@@ -88,8 +88,8 @@ type Run struct {
 	control [16]float32 // rank 0's word to all: stop, position of the step
 }
 
-// To trains from a state up to the segment's end. The error is ErrDiverged,
-// ctx's cause, the ring's, or the engine's; the state is where the last whole
+// To trains from a state up to the segment's end, where the ranks compare their models.
+// The error is ErrDiverged, ErrApart, ctx's cause, the ring's, or the engine's; the state is where the last whole
 // step ended. Where Rejoin is set, a lost rank is no error: the run goes on in the
 // next ring from the last step that any rank has committed.
 func (r *Run) To(ctx context.Context, st State, seg Segment) (State, error) {
@@ -140,6 +140,9 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 				return st, err
 			}
 			lastCheckpoint = r.Clock()
+		}
+		if stop && r.World > 1 {
+			return st, r.alike(st)
 		}
 		if stop {
 			return st, nil

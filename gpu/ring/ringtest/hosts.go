@@ -17,6 +17,7 @@ type Host struct {
 	Prefix  []string // a command that runs another one in it
 	Port    string   // of the switch that it hangs on
 	Hub     int      // process that holds the switch
+	PID     int      // process that holds the host
 }
 
 // Hosts makes so many hosts on one switch. They vanish with the processes that hold
@@ -48,7 +49,7 @@ func Hosts(t testing.TB, n int) []Host {
 		if err != nil {
 			unable(t, err)
 		}
-		hosts[i] = Host{Address: addr, Prefix: enter(pid), Port: port, Hub: hub}
+		hosts[i] = Host{Address: addr, Prefix: enter(pid), Port: port, Hub: hub, PID: pid}
 	}
 	return hosts
 }

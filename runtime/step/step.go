@@ -1,0 +1,455 @@
+// Package step runs a program of the user's own as a step of a job: in a process
+// group or a container of its own, within limits, with its output in a log.
+//
+//	err := step.Run(ctx, step.Config{Job: "/runs/run1", Name: "fetch", Run: []string{"./fetch.sh"}, Memory: 1 << 30})
+//
+// The program works in JOB/steps/NAME, with nothing on its standard input and this
+// environment, to which Config.Env adds:
+//
+//	PATH HOME LANG     as the node has them; a container has its image's
+//	AUTOGLM_JOB_DIR    the job's folder
+//	AUTOGLM_DATA_DIR   … and what it has of its data
+//	AUTOGLM_STEP       the step's name
+//	AUTOGLM_ATTEMPT    from 1
+//
+// What it writes to standard output and error goes to JOB/steps/NAME/log, of which
+// the newest part is kept. Exit code 0 is success.
+//
+// # Limits
+//
+// Where the node has a cgroup (version 2) of its own to divide, memory and cpus are
+// bounds of a cgroup that holds all of the step's processes. Elsewhere each process
+// may allocate so much memory (RLIMIT_DATA), what all of them use is looked at ten
+// times a second, and they run on so many processors.
+//
+// When the context ends, all processes of the step get SIGTERM, and those that are
+// there after Config.Grace SIGKILL. When the program itself ends, what it left in the background is
+// killed, and so is what an earlier attempt left whose node was killed: its
+// processes are known by their cgroup, their group, and AUTOGLM_JOB_DIR and
+// AUTOGLM_STEP in their environment.
+//
+// # Containers
+//
+// With an image the program runs in a container of podman or docker, whichever is in
+// PATH, which sees the job's folder and has no network unless it asks for it. What is
+// said to the runtime was tested with a stand-in that writes its arguments down; a
+// real one has never been run.
+//
+// Invariants: when Run returns, no process of the step is left that the kernel lets
+// us kill; the log is never larger than twice LogBytes.
+//
+// Vocabulary: step, attempt, grace, leftover.
+package step
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config of an attempt at a step.
+type Config struct {
+	Job     string            // the job's folder
+	Name    string            // of the step
+	Run     []string          // program and arguments
+	Files   []string          // copied into the step's folder
+	Env     map[string]string //
+	Image   string            // of a container; "" is a plain process
+	Network bool              // of a container
+	CPUs    float64           // 0 is no bound
+	Memory  int64             // bytes; 0 is no bound
+	Attempt int               // from 1
+
+	Grace    time.Duration // between SIGTERM and SIGKILL; 0 is 5 s
+	LogBytes int64         // kept of the output, up to twice; 0 is 1 MiB
+}
+
+// ErrStart means that the program could not be started: another try meets the same.
+var ErrStart = errors.New("can't be started")
+
+// lookEvery is the time between two looks at how much memory the processes use.
+const lookEvery = 100 * time.Millisecond
+
+// Run makes an attempt. It returns nil when the program ended well, the context's
+// cause when that ended first, else why not, in a line, which those follow that the
+// log ends with.
+func Run(ctx context.Context, c Config) error {
+	var err error
+	if c.Job, err = filepath.Abs(c.Job); err != nil {
+		return err
+	}
+	if c.Grace == 0 {
+		c.Grace = 5 * time.Second
+	}
+	if c.LogBytes == 0 {
+		c.LogBytes = 1 << 20
+	}
+	if err := c.lay(); err != nil {
+		return err
+	}
+	log, err := openLog(filepath.Join(c.dir(), "log"), c.LogBytes)
+	if err != nil {
+		return err
+	}
+	defer log.close()
+	if c.Attempt > 1 {
+		fmt.Fprintf(log, "-- attempt %d\n", c.Attempt)
+	}
+	if c.Image != "" {
+		return c.container(ctx, log)
+	}
+	sweep(c.Job, c.Name)
+	if _, err := look(c.dir(), c.Run[0]); err != nil {
+		return fmt.Errorf("step %s %w: %w", c.Name, ErrStart, err)
+	}
+	g := newGroup(ownCgroup(), c.Name, c.Memory, c.CPUs)
+	defer g.remove()
+	args := c.Run
+	p := &process{c: c, group: g}
+	if c.CPUs > 0 && !g.cpus {
+		p.processors = int(c.CPUs + 0.999)
+	}
+	if c.Memory > 0 && !g.memory {
+		p.watched = true
+		args = append([]string{"sh", "-c", `ulimit -d "$0" && exec "$@"`, strconv.FormatInt(c.Memory>>10, 10)}, args...)
+	}
+	p.cmd = exec.Command(args[0], args[1:]...)
+	p.cmd.Dir, p.cmd.Env = c.dir(), c.environment()
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if g.dir != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(g.dir.Fd())
+	}
+	return p.run(ctx, log)
+}
+
+func (c *Config) dir() string { return filepath.Join(c.Job, "steps", c.Name) }
+
+// lay makes the step's folder and copies its files there.
+func (c *Config) lay() error {
+	for _, d := range []string{filepath.Join(c.Job, "data"), c.dir()} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, f := range c.Files {
+		if err := copyFile(f, filepath.Join(c.dir(), filepath.Base(f))); err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("step %s %w: %w", c.Name, ErrStart, err)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// copyFile replaces a file, whole. It may be run: what came over the network has lost
+// that right.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tmp := to + ".tmp"
+	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Close()); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return os.Rename(tmp, to)
+}
+
+// variables are those of ours, and the user's.
+func (c *Config) variables() []string {
+	env := []string{
+		"AUTOGLM_JOB_DIR=" + c.Job, "AUTOGLM_DATA_DIR=" + filepath.Join(c.Job, "data"),
+		"AUTOGLM_STEP=" + c.Name, fmt.Sprintf("AUTOGLM_ATTEMPT=%d", c.Attempt),
+	}
+	for k, v := range c.Env {
+		env = append(env, k+"="+v)
+	}
+	slices.Sort(env[4:])
+	return env
+}
+
+func (c *Config) environment() []string {
+	var env []string
+	for _, k := range []string{"PATH", "HOME", "LANG"} {
+		if v, ok := os.LookupEnv(k); ok {
+			env = append(env, k+"="+v)
+		}
+	}
+	return append(env, c.variables()...)
+}
+
+// look finds a program as the step would.
+func look(dir, name string) (string, error) {
+	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	return exec.LookPath(name)
+}
+
+// process is one that runs.
+type process struct {
+	c          Config
+	cmd        *exec.Cmd
+	group      *group
+	processors int    // it may run on so many; 0 is all
+	watched    bool   // its memory is
+	end        func() // kills what killing the group leaves; may be nil
+}
+
+// run starts the process, waits for its end or the context's, and leaves nothing.
+func (p *process) run(ctx context.Context, log *log) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	p.cmd.Stdout, p.cmd.Stderr = w, w
+	exited, err := p.start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		return fmt.Errorf("step %s %w: %w", p.c.Name, ErrStart, err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(log, r) // a log that can't be written is told by close
+	}()
+	why := p.wait(ctx, exited)
+	p.kill()
+	select {
+	case <-read:
+	case <-time.After(time.Second): // somebody that we may not kill holds the pipe
+	}
+	r.Close()
+	<-read
+	if err := log.close(); err != nil {
+		return fmt.Errorf("step %s: %w", p.c.Name, err)
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	state := p.cmd.ProcessState
+	if why == nil && state.Success() {
+		return nil
+	}
+	return p.failure(why, state, log)
+}
+
+// failure says how the program ended.
+func (p *process) failure(why error, state *os.ProcessState, log *log) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "step %s ", p.c.Name)
+	ws, _ := state.Sys().(syscall.WaitStatus)
+	switch {
+	case why != nil:
+		fmt.Fprintf(&b, "was ended: %v", why)
+	case p.group.oom():
+		fmt.Fprintf(&b, "was ended: it took more memory than its %s", size(p.c.Memory))
+	case ws.Signaled():
+		fmt.Fprintf(&b, "was killed by signal %d (%s)", int(ws.Signal()), ws.Signal())
+	default:
+		fmt.Fprintf(&b, "ended with exit code %d", state.ExitCode())
+		if p.c.Image != "" && state.ExitCode() == 128+int(syscall.SIGKILL) {
+			b.WriteString(" (killed: for its memory, as a rule)")
+		}
+	}
+	if p.watched && why == nil {
+		fmt.Fprintf(&b, " (its processes may allocate %s each)", size(p.c.Memory))
+	}
+	if last := log.last(); last != "" {
+		b.WriteString("\n" + last)
+	}
+	return errors.New(b.String())
+}
+
+func size(n int64) string {
+	if n%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// start starts the process; the channel is closed when it has ended.
+func (p *process) start() (<-chan struct{}, error) {
+	exited, begun := make(chan struct{}), make(chan error)
+	go func() {
+		// The kernel sends Pdeathsig when the thread that started the child ends, so that
+		// thread waits for it. It also hands its processors down.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.within(p.cmd.Start)
+		begun <- err
+		if err == nil {
+			_ = p.cmd.Wait() // its state says it all
+		}
+		close(exited)
+	}()
+	return exited, <-begun
+}
+
+// within calls f while this thread may run on as many processors as the step.
+func (p *process) within(f func() error) error {
+	var all unix.CPUSet
+	if p.processors == 0 || unix.SchedGetaffinity(0, &all) != nil || all.Count() <= p.processors {
+		return f()
+	}
+	var some unix.CPUSet
+	for i, n := 0, p.processors; n > 0; i++ {
+		if all.IsSet(i) {
+			some.Set(i)
+			n--
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &some); err != nil {
+		return err
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &all) }() // it had them before
+	return f()
+}
+
+// wait returns once the program has ended, with why it was made to, if it was for
+// its memory. Where all were asked to end, it waits for all.
+func (p *process) wait(ctx context.Context, exited <-chan struct{}) (why error) {
+	var tick <-chan time.Time
+	if p.watched {
+		t := time.NewTicker(lookEvery)
+		defer t.Stop()
+		tick = t.C
+	}
+	done, late := ctx.Done(), (<-chan time.Time)(nil)
+	for {
+		select {
+		case <-exited:
+			if late == nil {
+				return why
+			}
+			exited = nil
+			t := time.NewTicker(lookEvery / 5)
+			defer t.Stop()
+			tick = t.C
+		case <-done:
+			done = nil
+			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
+			p.group.signal(syscall.SIGTERM, p.cmd.Process.Pid)
+			late = time.After(p.c.Grace)
+		case <-late:
+			if exited == nil {
+				return why
+			}
+			late = nil
+			p.kill()
+		case <-tick:
+			if exited == nil {
+				if len(members(p.c.Job, p.c.Name, p.cmd.Process.Pid)) == 0 {
+					return why
+				}
+				continue
+			}
+			if used := p.memory(); used > p.c.Memory && why == nil {
+				why = fmt.Errorf("its processes took %s of memory, and may take %s", size(used>>20<<20), size(p.c.Memory))
+				p.kill()
+			}
+		}
+	}
+}
+
+// kill leaves nothing of the step.
+func (p *process) kill() {
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may be gone
+	p.group.kill()
+	sweep(p.c.Job, p.c.Name)
+	if p.end != nil {
+		p.end()
+	}
+}
+
+// memory is what the step's processes use together: what several share is divided
+// among them.
+func (p *process) memory() int64 {
+	var sum int64
+	for _, pid := range members(p.c.Job, p.c.Name, p.cmd.Process.Pid) {
+		sum += proportional(pid)
+	}
+	return sum
+}
+
+// proportional is a process's PSS, bytes; 0 when it is gone.
+func proportional(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	_, b, _ = bytes.Cut(b, []byte("\nPss:"))
+	line, _, _ := bytes.Cut(b, []byte("kB"))
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(line)), 10, 64)
+	return n << 10
+}
+
+// sweep kills what runs of a step by its environment, until nothing does.
+func sweep(job, name string) {
+	for late := time.Now().Add(5 * time.Second); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
+		left := members(job, name, 0)
+		if len(left) == 0 {
+			return
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// members are the processes of a step: those of a group, and those whose environment
+// says so. Zombies are none.
+func members(job, name string, group int) []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	marks := [][]byte{[]byte("\x00AUTOGLM_JOB_DIR=" + job + "\x00"), []byte("\x00AUTOGLM_STEP=" + name + "\x00")}
+	var out []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // state, parent, group, …
+		if len(f) < 3 || f[0] == "Z" || f[0] == "X" {
+			continue
+		}
+		if g, err := strconv.Atoi(f[2]); err == nil && group > 0 && g == group {
+			out = append(out, pid)
+			continue
+		}
+		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		if err != nil {
+			continue
+		}
+		env = append([]byte{0}, append(env, 0)...)
+		if !slices.ContainsFunc(marks, func(m []byte) bool { return !bytes.Contains(env, m) }) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}

@@ -102,8 +102,8 @@ func travels(t reflect.Type, seen map[reflect.Type]bool) error {
 	return nil
 }
 
-// encode makes an envelope's bytes.
-func (k *Kinds) encode(message any) (b []byte, err error) {
+// Encode makes an envelope's bytes. It fails for what can't travel.
+func (k *Kinds) Encode(message any) (b []byte, err error) {
 	v := reflect.ValueOf(message)
 	if v.Kind() != reflect.Pointer || v.IsNil() {
 		return nil, fmt.Errorf("%T: %w", message, ErrUnregistered)
@@ -141,8 +141,8 @@ func seal(number uint32, body []byte, message any) ([]byte, error) {
 	return protowire.AppendBytes(b, body), nil
 }
 
-// decode opens an envelope. It takes anything for input.
-func (k *Kinds) decode(b []byte) (message any, err error) {
+// Decode opens an envelope. It takes anything for input.
+func (k *Kinds) Decode(b []byte) (message any, err error) {
 	number, body, err := unseal(b)
 	if err != nil {
 		return nil, err

@@ -317,6 +317,14 @@ func TestUnregisteredAndTooLarge(t *testing.T) {
 	if n := len(a.dead.get()); n > 0 {
 		t.Errorf("%d dead letters of what Send refused", n)
 	}
+	b.spawn(t, "mumbler", func(c actor.Context) {
+		if _, ok := c.Message().(*question); ok {
+			c.Respond(&stranger{})
+		}
+	})
+	if _, err := a.Ask(within(t, 10*time.Second), a.PID(b.Self(), "mumbler"), &question{}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("asked for an answer that can't travel: %v", err)
+	}
 	// An actor that just sends it finds it among the dead letters, and is told.
 	told := newList[any]()
 	a.system.Root.Spawn(actor.PropsFromFunc(func(c actor.Context) {

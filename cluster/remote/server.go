@@ -290,7 +290,7 @@ func (in *incoming) deliver(name, to string, sender *actor.PID, e *remote.Messag
 	r := in.r
 	switch name {
 	case "autoglm.Envelope":
-		m, err := r.cfg.Kinds.decode(e.MessageData)
+		m, err := r.cfg.Kinds.Decode(e.MessageData)
 		if err != nil {
 			r.refused(in.life, err)
 			return nil

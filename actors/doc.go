@@ -20,7 +20,17 @@
 //	RingBroken    GPUWorker → Trial      a rank's ring ended and no worker was lost: form the next   RankEnded, when the ranks have waited in vain
 //	Sick          node → GPUWorker       the device is taken out: give up what runs, and stop        the node's next look sends it again
 //	RankEnded     GPUWorker → Trial      a rank's task ended, or its worker restarted sent again by nobody: local mail is not lost while both live
+//	Enlist        lending node → Supervisor  workers of another node: trials that wait start there    comes again every half second
+//	Enlisted      Supervisor → lending node  the answer; Lost: they ran out of its sight, and are let go  asked for again
+//	Widen         Supervisor → SearchAgent  more trials side by side, from the next decision on     the SearchAgent's restart is given the number
+//	Grow          Supervisor → Trial     workers to take into the ring, if it is faster with them   local mail is not lost
+//	Returned      Trial → Supervisor     it is not: they are free again               local mail is not lost
+//	RingCard      GPUWorker → Trial      of another node: a rank's card for the ring  the ring is not formed in time, and RankEnded says so
+//	RingCards     Trial → GPUWorker      … all cards, 32 a message                    the same
 //	TrialEnded    Trial → Supervisor     all ranks ended; epoch fences old ones       the Supervisor's restart starts the Trial anew
+//
+// Between nodes these go by cluster/remote (travel.go): at most once, and where they
+// may have been lost the other node is Terminated, and its workers' tasks with it.
 //
 // Every report of a rank carries the epoch of the ring that it belongs to; a
 // Trial drops those of older epochs in one place.

@@ -10,9 +10,13 @@
 // The leader (of cluster/replica) keeps the list of jobs and gives them to nodes as
 // runtime/placement decides, by what the nodes say of their devices. The node's leases
 // are the truth: it may refuse, and is asked again after a while. It carries the job
-// out as autoglm build does, Supervisor, SearchAgent, Trials and GPUWorkers on its own
-// devices; a job's trials do not spread over nodes yet. A job that makes way for one of
-// higher priority is stopped as by a drain, and goes on later from its journal. The job's journal
+// out as autoglm build does: Supervisor, SearchAgent, Trials, and GPUWorkers on its own
+// devices. Other nodes lend it theirs (spread.go): what it asked for and no single node
+// had, and, where it takes as many as there are, whatever idles, until something else
+// could have it. A lender starts GPUWorkers, which enlist with the Supervisor; trials
+// that wait start there, and the final training's ring takes them in. A job that makes
+// way for one of higher priority is stopped as by a drain, and goes on later from its
+// journal. The job's journal
 // is a stream of the leader's: an event is committed when a majority of the voters
 // has it. What the job's folder holds goes to Config.Copies nodes before the end of
 // the stage or training that made it is committed.
@@ -20,6 +24,7 @@
 // # When something is lost
 //
 //	the leader       jobs go on; their nodes' next commits wait for the next leader
+//	a lender         what it ran is run elsewhere, from its last checkpoint; a ring goes on without it
 //	a job's node     the leader gives the job, under the next epoch, to another, which lays its folder out
 //	                 again and goes on from the journal: what finished is not done again
 //	a paused node    that wakes up commits nothing more: its epoch is not the job's any longer
@@ -71,7 +76,7 @@ import (
 // Config of a node.
 type Config struct {
 	Dir        string            // what the node keeps
-	Listen     string            // host:port; the next port must be free too
+	Listen     string            // host:port, of TCP and of UDP
 	Advertise  string            // host:port under which others reach it; Listen when empty
 	Name       string            // unique in the cluster; the host's when empty
 	Join       []string          // see cluster.Config.Seeds

@@ -31,7 +31,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -41,7 +40,7 @@ import (
 
 // Config of a Port.
 type Config struct {
-	Listen   string         // host:port; port 0 picks one whose successor is free too
+	Listen   string         // host:port; port 0 picks one
 	Identity *cert.Identity // nil speaks plaintext
 	Pending  int            // silent connections at a time; 0 is 1024
 	Patience time.Duration  // until a connection has said what it wants; 0 is 5 s
@@ -110,25 +109,18 @@ func Listen(cfg Config) (*Port, error) {
 	return nil, err
 }
 
-// bind takes TCP and UDP of one number, and sees whether its successor is free.
+// bind takes TCP and UDP of one number.
 func (p *Port) bind(host, number string) error {
 	tcp, err := net.Listen("tcp", net.JoinHostPort(host, number))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	n := tcp.Addr().(*net.TCPAddr).Port
-	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: tcp.Addr().(*net.TCPAddr).IP, Port: n})
+	at := tcp.Addr().(*net.TCPAddr)
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: at.IP, Port: at.Port})
 	if err != nil {
 		tcp.Close()
 		return fmt.Errorf("listen: %w", err)
 	}
-	next, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(n+1)))
-	if err != nil {
-		tcp.Close()
-		udp.Close()
-		return fmt.Errorf("a node needs two ports in a row: %w", err)
-	}
-	next.Close()
 	_ = udp.SetReadBuffer(2 << 20) // the kernel may give less
 	p.tcp, p.udp = tcp, udp
 	return nil

@@ -18,15 +18,15 @@ import (
 const enoughFiles = 4096
 
 func doctorNode(listen, dir string) {
-	fmt.Printf("ports     %s\n", checkPorts(listen))
+	fmt.Printf("port      %s\n", checkPort(listen))
 	fmt.Printf("clock     %s\n", checkClock())
 	fmt.Printf("files     %s\n", checkFiles())
 	fmt.Printf("network   %s\n", checkLinks())
 	fmt.Printf("disk      %s\n", checkDisk(dir))
 }
 
-// checkPorts tells whether a node's two ports are free.
-func checkPorts(listen string) string {
+// checkPort tells whether a node's port is free, of TCP and of UDP.
+func checkPort(listen string) string {
 	host, number, err := net.SplitHostPort(listen)
 	if err != nil {
 		return fmt.Sprintf("%v: give --listen HOST:PORT", err)
@@ -35,19 +35,17 @@ func checkPorts(listen string) string {
 	if err != nil || n == 0 {
 		return fmt.Sprintf("%q is no port: give --listen HOST:PORT", number)
 	}
-	for _, p := range []uint64{n, n + 1} {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.FormatUint(p, 10)))
-		if err != nil {
-			return fmt.Sprintf("%v: choose others with autoglm node --listen HOST:PORT, or stop who has it (ss -ltnp)", err)
-		}
-		l.Close()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, number))
+	if err != nil {
+		return fmt.Sprintf("%v: choose another with autoglm node --listen HOST:PORT, or stop who has it (ss -ltnp)", err)
 	}
+	l.Close()
 	u, err := net.ListenPacket("udp", listen)
 	if err != nil {
 		return fmt.Sprintf("%v: choose another with autoglm node --listen HOST:PORT", err)
 	}
 	u.Close()
-	return fmt.Sprintf("%d and %d are free for a node; firewalls must pass TCP %d, UDP %d and TCP %d between nodes", n, n+1, n, n, n+1)
+	return fmt.Sprintf("%d is free for a node; firewalls must pass its TCP and UDP between nodes", n)
 }
 
 // checkClock tells whether the kernel's clock is kept by a time service. Certificates

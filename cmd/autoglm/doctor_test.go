@@ -13,11 +13,11 @@ func TestDoctorLooksAtWhatANodeNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if got := checkPorts(l.Addr().String()); !strings.Contains(got, "in use") {
+	if got := checkPort(l.Addr().String()); !strings.Contains(got, "in use") {
 		t.Errorf("a port that is taken: %s", got)
 	}
 	for _, bad := range []string{"here", "127.0.0.1:0", "127.0.0.1:x"} {
-		if got := checkPorts(bad); !strings.Contains(got, "HOST:PORT") {
+		if got := checkPort(bad); !strings.Contains(got, "HOST:PORT") {
 			t.Errorf("%s: %s", bad, got)
 		}
 	}

@@ -609,6 +609,7 @@ type Job struct {
 	Files         []*Upload                         `protobuf:"bytes,18,rep,name=files,proto3" json:"files,omitempty"`
 	Leaderboard   *Leaderboard                      `protobuf:"bytes,19,opt,name=leaderboard,proto3" json:"leaderboard,omitempty"` // of the call Job alone
 	Graph         []*Stage                          `protobuf:"bytes,20,rep,name=graph,proto3" json:"graph,omitempty"`             // of the call Job alone, once the job has begun
+	Lent          []*Lent                           `protobuf:"bytes,21,rep,name=lent,proto3" json:"lent,omitempty"`               // devices of other nodes that it has
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -783,6 +784,98 @@ func (x *Job) GetGraph() []*Stage {
 	return nil
 }
 
+func (x *Job) GetLent() []*Lent {
+	if x != nil {
+		return x.Lent
+	}
+	return nil
+}
+
+// Lent is devices that another node lends a job.
+type Lent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *string                `protobuf:"bytes,1,opt,name=node,proto3,oneof" json:"node,omitempty"`
+	NodeName      *string                `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3,oneof" json:"node_name,omitempty"`
+	Devices       []string               `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Asked         *bool                  `protobuf:"varint,5,opt,name=asked,proto3,oneof" json:"asked,omitempty"`      // the job's constraint asks for them
+	Stopping      *string                `protobuf:"bytes,6,opt,name=stopping,proto3,oneof" json:"stopping,omitempty"` // they are to come back: why
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lent) Reset() {
+	*x = Lent{}
+	mi := &file_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lent) ProtoMessage() {}
+
+func (x *Lent) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lent.ProtoReflect.Descriptor instead.
+func (*Lent) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Lent) GetNode() string {
+	if x != nil && x.Node != nil {
+		return *x.Node
+	}
+	return ""
+}
+
+func (x *Lent) GetNodeName() string {
+	if x != nil && x.NodeName != nil {
+		return *x.NodeName
+	}
+	return ""
+}
+
+func (x *Lent) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *Lent) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Lent) GetAsked() bool {
+	if x != nil && x.Asked != nil {
+		return *x.Asked
+	}
+	return false
+}
+
+func (x *Lent) GetStopping() string {
+	if x != nil && x.Stopping != nil {
+		return *x.Stopping
+	}
+	return ""
+}
+
 // Upload is a file that a job learns from, or that a step of it needs.
 type Upload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -796,7 +889,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +901,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +914,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Upload) GetName() string {
@@ -863,7 +956,7 @@ type Ref struct {
 
 func (x *Ref) Reset() {
 	*x = Ref{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +968,7 @@ func (x *Ref) String() string {
 func (*Ref) ProtoMessage() {}
 
 func (x *Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +981,7 @@ func (x *Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ref.ProtoReflect.Descriptor instead.
 func (*Ref) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ref) GetHash() string {
@@ -940,7 +1033,7 @@ type Spec struct {
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1045,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1058,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Spec) GetTaskType() string {
@@ -1161,7 +1254,7 @@ type Budget struct {
 
 func (x *Budget) Reset() {
 	*x = Budget{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1266,7 @@ func (x *Budget) String() string {
 func (*Budget) ProtoMessage() {}
 
 func (x *Budget) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1279,7 @@ func (x *Budget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Budget.ProtoReflect.Descriptor instead.
 func (*Budget) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Budget) GetWallClock() string {
@@ -1226,7 +1319,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1331,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1344,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Data) GetFiles() []string {
@@ -1320,7 +1413,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1425,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1438,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Placement) GetGpuLoad() float64 {
@@ -1372,7 +1465,7 @@ type Constraints struct {
 
 func (x *Constraints) Reset() {
 	*x = Constraints{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1477,7 @@ func (x *Constraints) String() string {
 func (*Constraints) ProtoMessage() {}
 
 func (x *Constraints) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1490,7 @@ func (x *Constraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Constraints.ProtoReflect.Descriptor instead.
 func (*Constraints) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Constraints) GetMaxParams() int64 {
@@ -1425,7 +1518,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1530,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1543,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Limits) GetTimeout() string {
@@ -1496,7 +1589,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1601,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1614,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Step) GetName() string {
@@ -1625,7 +1718,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1730,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1743,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Resources) GetCpus() float64 {
@@ -1683,7 +1776,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1788,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1801,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Stage) GetStage() string {
@@ -1773,7 +1866,7 @@ type Leaderboard struct {
 
 func (x *Leaderboard) Reset() {
 	*x = Leaderboard{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1878,7 @@ func (x *Leaderboard) String() string {
 func (*Leaderboard) ProtoMessage() {}
 
 func (x *Leaderboard) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1891,7 @@ func (x *Leaderboard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaderboard.ProtoReflect.Descriptor instead.
 func (*Leaderboard) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Leaderboard) GetJob() string {
@@ -1857,7 +1950,7 @@ type Trial struct {
 
 func (x *Trial) Reset() {
 	*x = Trial{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +1962,7 @@ func (x *Trial) String() string {
 func (*Trial) ProtoMessage() {}
 
 func (x *Trial) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +1975,7 @@ func (x *Trial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trial.ProtoReflect.Descriptor instead.
 func (*Trial) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Trial) GetId() string {
@@ -1991,7 +2084,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2096,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2109,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Line) GetN() uint32 {
@@ -2059,7 +2152,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2164,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2177,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2137,7 +2230,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2242,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2255,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Node) GetId() string {
@@ -2299,7 +2392,7 @@ const file_control_proto_rawDesc = "" +
 	"\rBackupRequest\"\x1b\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\a\n" +
-	"\x05Empty\"\xaa\a\n" +
+	"\x05Empty\"\xd0\a\n" +
 	"\x03Job\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x01R\x04name\x88\x01\x01\x12\x19\n" +
@@ -2321,7 +2414,8 @@ const file_control_proto_rawDesc = "" +
 	"\x04spec\x18\x11 \x01(\v2\x10.autoglm.v1.SpecR\x04spec\x12(\n" +
 	"\x05files\x18\x12 \x03(\v2\x12.autoglm.v1.UploadR\x05files\x129\n" +
 	"\vleaderboard\x18\x13 \x01(\v2\x17.autoglm.v1.LeaderboardR\vleaderboard\x12'\n" +
-	"\x05graph\x18\x14 \x03(\v2\x11.autoglm.v1.StageR\x05graph\x1aX\n" +
+	"\x05graph\x18\x14 \x03(\v2\x11.autoglm.v1.StageR\x05graph\x12$\n" +
+	"\x04lent\x18\x15 \x03(\v2\x10.autoglm.v1.LentR\x04lent\x1aX\n" +
 	"\x0ePreemptedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
 	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01B\x05\n" +
@@ -2335,6 +2429,18 @@ const file_control_proto_rawDesc = "" +
 	"\x06_epochB\x06\n" +
 	"\x04_whyB\t\n" +
 	"\a_cancelB\v\n" +
+	"\t_stopping\"\xf7\x01\n" +
+	"\x04Lent\x12\x17\n" +
+	"\x04node\x18\x01 \x01(\tH\x00R\x04node\x88\x01\x01\x12 \n" +
+	"\tnode_name\x18\x02 \x01(\tH\x01R\bnodeName\x88\x01\x01\x12\x18\n" +
+	"\adevices\x18\x03 \x03(\tR\adevices\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x19\n" +
+	"\x05asked\x18\x05 \x01(\bH\x02R\x05asked\x88\x01\x01\x12\x1f\n" +
+	"\bstopping\x18\x06 \x01(\tH\x03R\bstopping\x88\x01\x01B\a\n" +
+	"\x05_nodeB\f\n" +
+	"\n" +
+	"_node_nameB\b\n" +
+	"\x06_askedB\v\n" +
 	"\t_stopping\"\x94\x01\n" +
 	"\x06Upload\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x88\x01\x01\x12!\n" +
@@ -2631,7 +2737,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
@@ -2647,103 +2753,106 @@ var file_control_proto_goTypes = []any{
 	(*Chunk)(nil),                 // 11: autoglm.v1.Chunk
 	(*Empty)(nil),                 // 12: autoglm.v1.Empty
 	(*Job)(nil),                   // 13: autoglm.v1.Job
-	(*Upload)(nil),                // 14: autoglm.v1.Upload
-	(*Ref)(nil),                   // 15: autoglm.v1.Ref
-	(*Spec)(nil),                  // 16: autoglm.v1.Spec
-	(*Budget)(nil),                // 17: autoglm.v1.Budget
-	(*Data)(nil),                  // 18: autoglm.v1.Data
-	(*Placement)(nil),             // 19: autoglm.v1.Placement
-	(*Constraints)(nil),           // 20: autoglm.v1.Constraints
-	(*Limits)(nil),                // 21: autoglm.v1.Limits
-	(*Step)(nil),                  // 22: autoglm.v1.Step
-	(*Resources)(nil),             // 23: autoglm.v1.Resources
-	(*Stage)(nil),                 // 24: autoglm.v1.Stage
-	(*Leaderboard)(nil),           // 25: autoglm.v1.Leaderboard
-	(*Trial)(nil),                 // 26: autoglm.v1.Trial
-	(*Line)(nil),                  // 27: autoglm.v1.Line
-	(*NodesReply)(nil),            // 28: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 29: autoglm.v1.Node
-	nil,                           // 30: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 31: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 32: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 33: autoglm.v1.Spec.StagesEntry
-	nil,                           // 34: autoglm.v1.Data.ConfigEntry
-	nil,                           // 35: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 36: autoglm.v1.Step.EnvEntry
-	nil,                           // 37: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 38: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 40: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 41: google.protobuf.Value
+	(*Lent)(nil),                  // 14: autoglm.v1.Lent
+	(*Upload)(nil),                // 15: autoglm.v1.Upload
+	(*Ref)(nil),                   // 16: autoglm.v1.Ref
+	(*Spec)(nil),                  // 17: autoglm.v1.Spec
+	(*Budget)(nil),                // 18: autoglm.v1.Budget
+	(*Data)(nil),                  // 19: autoglm.v1.Data
+	(*Placement)(nil),             // 20: autoglm.v1.Placement
+	(*Constraints)(nil),           // 21: autoglm.v1.Constraints
+	(*Limits)(nil),                // 22: autoglm.v1.Limits
+	(*Step)(nil),                  // 23: autoglm.v1.Step
+	(*Resources)(nil),             // 24: autoglm.v1.Resources
+	(*Stage)(nil),                 // 25: autoglm.v1.Stage
+	(*Leaderboard)(nil),           // 26: autoglm.v1.Leaderboard
+	(*Trial)(nil),                 // 27: autoglm.v1.Trial
+	(*Line)(nil),                  // 28: autoglm.v1.Line
+	(*NodesReply)(nil),            // 29: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 30: autoglm.v1.Node
+	nil,                           // 31: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 32: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 33: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 34: autoglm.v1.Spec.StagesEntry
+	nil,                           // 35: autoglm.v1.Data.ConfigEntry
+	nil,                           // 36: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 37: autoglm.v1.Step.EnvEntry
+	nil,                           // 38: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 39: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 41: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 42: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
-	16, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
-	14, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
+	17, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
+	15, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
 	13, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
-	30, // 3: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	39, // 4: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	39, // 5: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	39, // 6: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	39, // 7: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	31, // 8: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
-	16, // 9: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
-	14, // 10: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
-	25, // 11: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
-	24, // 12: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
-	15, // 13: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
-	17, // 14: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
-	18, // 15: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	32, // 16: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
-	19, // 17: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
-	20, // 18: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	33, // 19: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
-	22, // 20: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	34, // 21: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	35, // 22: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	36, // 23: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
-	23, // 24: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
-	26, // 25: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
-	26, // 26: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	37, // 27: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
-	40, // 28: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	40, // 29: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
-	13, // 30: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	29, // 31: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	39, // 32: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	38, // 33: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	15, // 34: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	39, // 35: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	21, // 36: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	41, // 37: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
-	0,  // 38: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
-	2,  // 39: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
-	4,  // 40: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
-	5,  // 41: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
-	5,  // 42: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
-	4,  // 43: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
-	4,  // 44: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
-	4,  // 45: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
-	7,  // 46: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
-	8,  // 47: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
-	9,  // 48: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	10, // 49: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 50: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 51: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	13, // 52: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	27, // 53: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	27, // 54: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	6,  // 55: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	13, // 56: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	12, // 57: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	28, // 58: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	12, // 59: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	12, // 60: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	11, // 61: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	50, // [50:62] is the sub-list for method output_type
-	38, // [38:50] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	31, // 3: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	40, // 4: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	40, // 5: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	40, // 6: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	40, // 7: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	32, // 8: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	17, // 9: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
+	15, // 10: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
+	26, // 11: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
+	25, // 12: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
+	14, // 13: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
+	40, // 14: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	16, // 15: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
+	18, // 16: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
+	19, // 17: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
+	33, // 18: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	20, // 19: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
+	21, // 20: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
+	34, // 21: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	23, // 22: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
+	35, // 23: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	36, // 24: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	37, // 25: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	24, // 26: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
+	27, // 27: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
+	27, // 28: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
+	38, // 29: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	41, // 30: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	41, // 31: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	13, // 32: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
+	30, // 33: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	40, // 34: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	39, // 35: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	16, // 36: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	40, // 37: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	22, // 38: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	42, // 39: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	0,  // 40: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
+	2,  // 41: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
+	4,  // 42: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
+	5,  // 43: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
+	5,  // 44: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
+	4,  // 45: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
+	4,  // 46: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
+	4,  // 47: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
+	7,  // 48: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
+	8,  // 49: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
+	9,  // 50: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
+	10, // 51: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 52: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 53: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	13, // 54: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	28, // 55: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	28, // 56: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	6,  // 57: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	13, // 58: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	12, // 59: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	29, // 60: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	12, // 61: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	12, // 62: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	11, // 63: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	52, // [52:64] is the sub-list for method output_type
+	40, // [40:52] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2770,13 +2879,14 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[27].OneofWrappers = []any{}
 	file_control_proto_msgTypes[28].OneofWrappers = []any{}
 	file_control_proto_msgTypes[29].OneofWrappers = []any{}
+	file_control_proto_msgTypes[30].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

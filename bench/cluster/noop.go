@@ -13,6 +13,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
@@ -40,6 +41,7 @@ func idle(n int) actors.Executor {
 type nothing struct {
 	trials, slots int
 	dir           string
+	files         bool // write each trial's config.json, as a node does
 	sp            *space.Space
 }
 
@@ -62,7 +64,18 @@ func (w nothing) Task(_ journal.State, d *search.Decision) (train.Task, error) {
 	if d != nil {
 		t.Trial, t.Config = d.Trial, train.FromSpace(d.Config, 1)
 	}
-	return t, nil
+	if !w.files || d == nil {
+		return t, nil
+	}
+	b, err := json.MarshalIndent(t.Config, "", "  ")
+	if err != nil {
+		return t, err
+	}
+	folder := filepath.Join(w.dir, "trials", t.Trial)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return t, err
+	}
+	return t, durable.WriteFile(filepath.Join(folder, "config.json"), b)
 }
 
 func (nothing) Evaluate(context.Context, journal.State) (train.Score, *journal.Placed, error) {
@@ -72,6 +85,7 @@ func (nothing) Evaluate(context.Context, journal.State) (train.Score, *journal.P
 // jobRun is a job whose Supervisor is here and whose workers are another process'.
 type jobRun struct {
 	trials, workers, reports int
+	files                    bool
 	log                      journal.Log
 	event                    func(journal.Event)
 	progress                 func()
@@ -99,7 +113,7 @@ func (j jobRun) run(dir string) error {
 	ended := make(chan error, 1)
 	epoch, begin := uint64(0), time.Now()
 	pid := s.system.Root.Spawn(actors.SupervisorProps(actors.SupervisorConfig{
-		Spec: job.Default(), Log: j.log, Work: nothing{trials: j.trials, slots: j.workers, dir: dir, sp: sp}, Workers: pids,
+		Spec: job.Default(), Log: j.log, Work: nothing{trials: j.trials, slots: j.workers, dir: dir, files: j.files, sp: sp}, Workers: pids,
 		TrialConfig: actors.TrialConfig{Epochs: func() uint64 { epoch++; return epoch }},
 		Clock:       func() time.Duration { return time.Since(begin) }, Now: time.Now, Tick: time.Second,
 		Events: actors.Events{
@@ -124,13 +138,17 @@ func noops(dir string, rounds int, show func(result)) error {
 	if err != nil {
 		return err
 	}
-	var ours, rays []float64
+	var ours, written, rays []float64
 	for i := range rounds {
-		v, err := noopRound(filepath.Join(dir, fmt.Sprint("noop", i)))
+		v, err := noopRound(filepath.Join(dir, fmt.Sprint("noop", i)), noopTrials, false)
 		if err != nil {
 			return err
 		}
 		ours = append(ours, v)
+		if v, err = noopRound(filepath.Join(dir, fmt.Sprint("written", i)), noopTrials/10, true); err != nil {
+			return err
+		}
+		written = append(written, v)
 		if i > 0 && rays == nil {
 			continue // it is not there
 		}
@@ -142,13 +160,14 @@ func noops(dir string, rounds int, show func(result)) error {
 	}
 	show(of("a record appended and synced to the journal", 1, "ms", "", sync))
 	show(of(fmt.Sprintf("no-op trials through %d remote workers, journal synced", noopWorkers), 2, "/s", "2000", ours))
+	show(of("the same, and each trial's config.json synced", 2, "/s", "", written))
 	if rays != nil {
 		show(of("no-op trials, Ray Tune with reuse_actors", 1, "/s", "", rays))
 	}
 	return nil
 }
 
-func noopRound(dir string) (perSecond float64, err error) {
+func noopRound(dir string, trials int, files bool) (perSecond float64, err error) {
 	log, err := journal.OpenFile(dir)
 	if err != nil {
 		return 0, err
@@ -156,7 +175,7 @@ func noopRound(dir string) (perSecond float64, err error) {
 	defer log.Close()
 	var first, last time.Time
 	n := 0
-	j := jobRun{trials: noopTrials, workers: noopWorkers, log: log, progress: func() {}, event: func(e journal.Event) {
+	j := jobRun{trials: trials, workers: noopWorkers, files: files, log: log, progress: func() {}, event: func(e journal.Event) {
 		switch e.Kind {
 		case journal.Planned:
 			first = time.Now()
@@ -168,10 +187,10 @@ func noopRound(dir string) (perSecond float64, err error) {
 	if err := j.run(dir); err != nil {
 		return 0, err
 	}
-	if n != noopTrials {
-		return 0, fmt.Errorf("%d trials of %d", n, noopTrials)
+	if n != trials {
+		return 0, fmt.Errorf("%d trials of %d", n, trials)
 	}
-	return noopTrials / last.Sub(first).Seconds(), nil
+	return float64(trials) / last.Sub(first).Seconds(), nil
 }
 
 func syncTime(dir string) ([]float64, error) {

@@ -280,9 +280,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	ended := make(chan ending, 1)
 	var once sync.Once
+	board := newBoard(n.site, n.opts.Dir)
 	events := n.opts.Events
 	events.Journal = func(e journal.Event, st *journal.State) {
-		n.committed(e, st)
+		board.committed(e, st)
 		if n.opts.Events.Journal != nil {
 			n.opts.Events.Journal(e, st)
 		}
@@ -312,6 +313,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		end = <-ended
 	}
 	_ = system.Root.StopFuture(supervisor).Wait()
+	board.flush()
 	for _, p := range pids {
 		_ = system.Root.StopFuture(p).Wait()
 	}
@@ -331,13 +333,4 @@ func NewSystem(w io.Writer) *actor.ActorSystem {
 	}
 	logger := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelError}))
 	return actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return logger }), actor.WithDeadLetterRequestLogging(false))
-}
-
-// committed keeps leaderboard.json true.
-func (n *Node) committed(e journal.Event, st *journal.State) {
-	switch e.Kind {
-	case journal.Decided, journal.TrialEnded, journal.TrialRetried, journal.StageDone, journal.SearchClosed, journal.FinalStarted, journal.FinalEnded, journal.Evaluated:
-		// A leaderboard that can't be written now is written after the next event.
-		_ = n.site.writeJSON(st.Leaderboard(filepath.Base(n.opts.Dir)), "leaderboard.json")
-	}
 }

@@ -1,11 +1,14 @@
 // Command cluster measures nodes of a cluster as processes of this machine: how soon
 // they are ready, how soon a join and a death are known, what an idle one takes, and
-// how long nobody leads when the leader is killed, what a journal of 10,000 trials
-// takes, and how soon a job uses a node that joins, and goes on without one that dies
-// or falls silent.
+// how long nobody leads when the leader is killed, and what a journal of 10,000
+// trials takes; of jobs over several nodes, how soon one uses a node that joins, and
+// goes on without one that dies or falls silent; and of actors alone on several
+// processes, how soon trials are placed and placed anew, and how many trials and
+// reports a second pass through them.
 //
 //	go run ./bench/cluster -n 50 -what ready,join,kill,memory,traffic,leader,journal
 //	go run ./bench/cluster -n 1 -what spread -rounds 5
+//	go run ./bench/cluster -what watch,noop,reports
 //
 // As root it runs in a network namespace of its own, so that the loopback's counters
 // are its nodes' alone; traffic needs that. It prints one JSON object a line with
@@ -38,11 +41,12 @@ const (
 	nodeEnv = "AUTOGLM_BENCH_NODE" // the configuration of a node's process
 	netEnv  = "AUTOGLM_BENCH_NET"  // set in the network namespace
 	logEnv  = "AUTOGLM_BENCH_LOG"  // the folder of a process that keeps a journal
+	hostEnv = "AUTOGLM_BENCH_HOST" // what a process of actors hosts
 )
 
 func main() {
 	if conf := os.Getenv(nodeEnv); conf != "" {
-		if err := node(conf); err != nil {
+		if err := member(conf); err != nil {
 			fmt.Fprintln(os.Stderr, "node:", err)
 			os.Exit(1)
 		}
@@ -51,6 +55,13 @@ func main() {
 	if dir := os.Getenv(logEnv); dir != "" {
 		if err := journals(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "journal:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if conf := os.Getenv(hostEnv); conf != "" {
+		if err := host(conf); err != nil {
+			fmt.Fprintln(os.Stderr, "host:", err)
 			os.Exit(1)
 		}
 		return
@@ -94,8 +105,8 @@ type said struct {
 	Addr string `json:",omitempty"` // it is ready
 }
 
-// node is the process of one node.
-func node(conf string) error {
+// member is the process of one node.
+func member(conf string) error {
 	begin := time.Now()
 	var cfg daemon.Config
 	if err := json.Unmarshal([]byte(conf), &cfg); err != nil {
@@ -316,17 +327,12 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 		fmt.Printf("%-46s %3d nodes  %3d times  median %8.3f  p95 %8.3f  max %8.3f %-6s (target %s)\n", r.What, r.Nodes, r.N, r.P50, r.P95, r.Max, r.Unit, r.Target)
 	}
 	var ready []float64
-	for len(t.nodes) < n {
-		p, err := t.start()
-		if err != nil {
-			return err
-		}
-		ready = append(ready, p.ready.Sub(p.begun).Seconds())
-	}
-	if _, err := t.leader(); err != nil {
-		return err
-	}
 	for _, w := range what {
+		if !slices.Contains([]string{"journal", "watch", "noop", "reports"}, w) && ready == nil {
+			if ready, err = t.fill(n); err != nil {
+				return err
+			}
+		}
 		switch w {
 		case "ready":
 			show(of("process started to member of the cluster", n, "s", "0.2", ready))
@@ -344,6 +350,12 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 			err = spread(min(rounds, 5), show)
 		case "leader":
 			err = t.leaders(min(rounds, 5), show)
+		case "watch":
+			err = watches(rounds, show)
+		case "noop":
+			err = noops(dir, min(rounds, 5), show)
+		case "reports":
+			err = metrics(dir, min(rounds, 5), show)
 		default:
 			err = fmt.Errorf("-what %s is not known", w)
 		}
@@ -352,6 +364,19 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 		}
 	}
 	return nil
+}
+
+// fill starts so many nodes, and tells how long each took.
+func (t *town) fill(n int) (ready []float64, err error) {
+	for len(t.nodes) < n {
+		p, err := t.start()
+		if err != nil {
+			return nil, err
+		}
+		ready = append(ready, p.ready.Sub(p.begun).Seconds())
+	}
+	_, err = t.leader()
+	return ready, err
 }
 
 func (t *town) joins(rounds int, show func(result)) error {
@@ -425,6 +450,11 @@ func (t *town) memory(show func(result)) error {
 	}
 	show(of("resident memory of an idle node", len(t.nodes), "MB", "40", v))
 	return nil
+}
+
+func lastLine(b []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
 }
 
 // resident is a process' memory in MB.

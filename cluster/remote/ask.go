@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/asynkron/protoactor-go/actor"
 )
@@ -14,6 +15,8 @@ type ask struct {
 	to *actor.PID
 	ch chan answer // buffered, 1: the first answer counts
 }
+
+const askPrefix = "ask$" // of askers' ids
 
 type answer struct {
 	message any
@@ -45,12 +48,13 @@ func (a *ask) Stop(*actor.PID) {}
 
 // Ask sends a question to an actor, here or elsewhere, and waits for what it
 // answers with its context's Respond. An answer that comes after ctx has ended is
-// dropped. The error is ErrUnknown where there is no such actor, ErrLost or another
-// where its node was lost meanwhile; an actor that stops without a word is noticed
-// by ctx alone.
+// dropped. The error is ErrUnknown where there is no such actor, or its answer was
+// refused; ErrLost or another where its node was lost meanwhile. An actor that stops
+// without a word is noticed by ctx alone. Ask waits, so it is not for an actor's
+// Receive.
 func (r *Remote) Ask(ctx context.Context, to *actor.PID, question any) (any, error) {
 	a := &ask{to: to, ch: make(chan answer, 1)}
-	id := "ask$" + strconv.FormatUint(r.asked.Add(1), 36)
+	id := askPrefix + strconv.FormatUint(r.asked.Add(1), 36)
 	r.mu.Lock()
 	if r.mu.closed {
 		r.mu.Unlock()
@@ -83,7 +87,7 @@ func (r *Remote) Ask(ctx context.Context, to *actor.PID, question any) (any, err
 // answered takes a message for an asker of this node, who hears only the node that
 // it asked. It tells whether the message was for an asker at all.
 func (r *Remote) answered(life, id string, m any) bool {
-	if len(id) < 4 || id[:4] != "ask$" {
+	if !strings.HasPrefix(id, askPrefix) {
 		return false
 	}
 	r.mu.Lock()
@@ -93,6 +97,14 @@ func (r *Remote) answered(life, id string, m any) bool {
 		a.answer(m, nil)
 	}
 	return true
+}
+
+// noAnswer tells an asker of another node that the answer to it was refused here.
+func (r *Remote) noAnswer(to *actor.PID) {
+	l := letter{to: to, typ: typeDead}
+	if strings.HasPrefix(to.Id, askPrefix) && l.proto(&actor.DeadLetterResponse{}) == nil {
+		_ = r.queue(l)
+	}
 }
 
 // unanswered is the word that a question reached nobody.

@@ -380,7 +380,7 @@ func FuzzMessage(f *testing.F) {
 		&word{N: 3, Text: "x", From: actor.NewPID("127.0.0.1:9#4", "a/b")},
 		&big{B: true, I: -5, U: 7, F: 1.5, S: "s", R: []byte{1}, L: []word{{N: 1}}, M: map[string][]int{"a": {1, 2}}, P: &big{}, T: time.Unix(1, 2), D: 3, N4: [4]int8{1, 2, 3, 4}},
 	} {
-		b, err := k.encode(m)
+		b, err := k.Encode(m)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -388,15 +388,15 @@ func FuzzMessage(f *testing.F) {
 	}
 	f.Add([]byte{0x08, 1, 0x10, 9, 0x1a, 2, 0x81, 0xa1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := k.decode(b)
+		m, err := k.Decode(b)
 		if err != nil {
 			return
 		}
-		again, err := k.encode(m)
+		again, err := k.Encode(m)
 		if err != nil {
 			t.Skip() // a PID of no address, or it grew
 		}
-		if _, err := k.decode(again); err != nil {
+		if _, err := k.Decode(again); err != nil {
 			t.Fatalf("%x was read, and not what was written of it: %v", b, err)
 		}
 	})

@@ -2,11 +2,13 @@ package remote
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/vmihailenco/msgpack/v5"
@@ -38,7 +40,9 @@ func NewKinds() *Kinds {
 	return &Kinds{numbers: map[reflect.Type]uint32{}, types: map[uint32]reflect.Type{}}
 }
 
-// Register lets *T travel under a number, which is its name on the wire for ever.
+// Register lets *T travel under a number, which is its name on the wire for ever. It
+// panics where part of T would be lost on the way; a field that is to stay behind
+// has the tag msgpack:"-".
 func Register[T any](k *Kinds, number uint32) {
 	t := reflect.TypeFor[T]()
 	if old, ok := k.types[number]; ok {
@@ -47,11 +51,59 @@ func Register[T any](k *Kinds, number uint32) {
 	if _, ok := k.numbers[t]; ok || number == 0 || t.Kind() != reflect.Struct {
 		panic(fmt.Sprintf("remote: %s can't be kind %d: a struct has one number above 0", t, number))
 	}
+	if err := travels(t, map[reflect.Type]bool{}); err != nil {
+		panic(fmt.Sprintf("remote: %s can't be sent: %v", t, err))
+	}
 	k.types[number], k.numbers[t] = t, number
 }
 
-// encode makes an envelope's bytes.
-func (k *Kinds) encode(message any) (b []byte, err error) {
+// encodings of a type's own, of which msgpack makes use.
+var encodings = [][2]reflect.Type{
+	{reflect.TypeFor[msgpack.CustomEncoder](), reflect.TypeFor[msgpack.CustomDecoder]()},
+	{reflect.TypeFor[msgpack.Marshaler](), reflect.TypeFor[msgpack.Unmarshaler]()},
+	{reflect.TypeFor[encoding.BinaryMarshaler](), reflect.TypeFor[encoding.BinaryUnmarshaler]()},
+	{reflect.TypeFor[encoding.TextMarshaler](), reflect.TypeFor[encoding.TextUnmarshaler]()},
+}
+
+// travels tells what of a type would not arrive.
+func travels(t reflect.Type, seen map[reflect.Type]bool) error {
+	if seen[t] || t == reflect.TypeFor[*actor.PID]() || t == reflect.TypeFor[time.Time]() {
+		return nil
+	}
+	seen[t] = true
+	for _, e := range encodings {
+		if p := reflect.PointerTo(t); p.Implements(e[0]) && p.Implements(e[1]) {
+			return nil
+		}
+	}
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		return travels(t.Elem(), seen)
+	case reflect.Map:
+		if err := travels(t.Key(), seen); err != nil {
+			return err
+		}
+		return travels(t.Elem(), seen)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if f.Tag.Get("msgpack") == "-" {
+				continue
+			}
+			if !f.IsExported() {
+				return fmt.Errorf("field %s of %s is not exported", f.Name, t)
+			}
+			if err := travels(f.Type, seen); err != nil {
+				return fmt.Errorf("field %s of %s: %w", f.Name, t, err)
+			}
+		}
+	case reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer, reflect.Complex64, reflect.Complex128, reflect.Uintptr, reflect.Invalid:
+		return fmt.Errorf("a %s", t.Kind())
+	}
+	return nil
+}
+
+// Encode makes an envelope's bytes. It fails for what can't travel.
+func (k *Kinds) Encode(message any) (b []byte, err error) {
 	v := reflect.ValueOf(message)
 	if v.Kind() != reflect.Pointer || v.IsNil() {
 		return nil, fmt.Errorf("%T: %w", message, ErrUnregistered)
@@ -89,8 +141,8 @@ func seal(number uint32, body []byte, message any) ([]byte, error) {
 	return protowire.AppendBytes(b, body), nil
 }
 
-// decode opens an envelope. It takes anything for input.
-func (k *Kinds) decode(b []byte) (message any, err error) {
+// Decode opens an envelope. It takes anything for input.
+func (k *Kinds) Decode(b []byte) (message any, err error) {
 	number, body, err := unseal(b)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func (l *letter) seal(k *Kinds) (err error) {
 		l.typ, l.message = typeDead, nil
 		return l.proto(m)
 	}
-	if l.data, err = k.encode(l.message); err != nil {
+	if l.data, err = k.Encode(l.message); err != nil {
 		return err
 	}
 	n := 0

@@ -207,9 +207,9 @@ func (p *peer) talk() error {
 	if err != nil {
 		return &unreachableError{err}
 	}
+	defer raw.Close() // also where gRPC has not come to take it
 	cc, err := p.client(raw)
 	if err != nil {
-		raw.Close()
 		return err
 	}
 	defer cc.Close()

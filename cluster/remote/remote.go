@@ -49,7 +49,7 @@ const (
 // Why a message was not sent.
 var (
 	ErrClosed  = errors.New("this node is closing")
-	ErrUnknown = errors.New("no such actor there")
+	ErrUnknown = errors.New("no such actor there, or none whose answer can travel")
 	ErrLost    = errors.New("the node is gone")
 	errFull    = fmt.Errorf("%d MiB wait for that node already", maxQueue>>20)
 	errForeign = errors.New("only actors of this node can be the sender")
@@ -290,6 +290,7 @@ func (f far) SendUserMessage(to *actor.PID, message any) {
 		if !errors.Is(err, ErrClosed) && !errors.Is(err, ErrLost) {
 			f.r.warn("message not sent", to, err)
 		}
+		f.r.noAnswer(to)
 		f.r.dead(letter{to: to, message: m, sender: sender})
 	}
 }

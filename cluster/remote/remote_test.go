@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,8 @@ func kinds() *Kinds {
 	Register[word](k, 1)
 	Register[question](k, 2)
 	Register[reply](k, 3)
+	Register[points](k, 4)
+	Register[grant](k, 5)
 	return k
 }
 
@@ -314,6 +317,14 @@ func TestUnregisteredAndTooLarge(t *testing.T) {
 	if n := len(a.dead.get()); n > 0 {
 		t.Errorf("%d dead letters of what Send refused", n)
 	}
+	b.spawn(t, "mumbler", func(c actor.Context) {
+		if _, ok := c.Message().(*question); ok {
+			c.Respond(&stranger{})
+		}
+	})
+	if _, err := a.Ask(within(t, 10*time.Second), a.PID(b.Self(), "mumbler"), &question{}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("asked for an answer that can't travel: %v", err)
+	}
 	// An actor that just sends it finds it among the dead letters, and is told.
 	told := newList[any]()
 	a.system.Root.Spawn(actor.PropsFromFunc(func(c actor.Context) {
@@ -334,6 +345,41 @@ func TestUnregisteredAndTooLarge(t *testing.T) {
 	if m := b.heard.until(t, "the one that travels", count[any](1)); m[0].(*word).N != 9 {
 		t.Errorf("%+v", m)
 	}
+}
+
+// A message of which part would be lost is no message.
+func TestRegister(t *testing.T) {
+	type inner struct{ lost int }
+	for name, register := range map[string]func(*Kinds){
+		"Err":    func(k *Kinds) { Register[struct{ Err error }](k, 1) },
+		"Any":    func(k *Kinds) { Register[struct{ Any any }](k, 1) },
+		"Next":   func(k *Kinds) { Register[struct{ Next chan int }](k, 1) },
+		"Call":   func(k *Kinds) { Register[struct{ Call func() }](k, 1) },
+		"lost":   func(k *Kinds) { Register[struct{ In map[string][]*inner }](k, 1) },
+		"number": func(k *Kinds) { Register[word](k, 0) },
+		"kind 7": func(k *Kinds) { Register[word](k, 7); Register[reply](k, 7) },
+		"one":    func(k *Kinds) { Register[word](k, 7); Register[word](k, 8) },
+		"struct": func(k *Kinds) { Register[int](k, 7) },
+	} {
+		func() {
+			defer func() {
+				if p := recover(); p == nil || !strings.Contains(fmt.Sprint(p), name) {
+					t.Errorf("%s: %v", name, p)
+				}
+			}()
+			register(NewKinds())
+		}()
+	}
+	_ = inner{}.lost
+	k := NewKinds()
+	Register[struct {
+		Err  error      `msgpack:"-"`
+		lost int        `msgpack:"-"`
+		P    *actor.PID // and back
+		T    time.Time
+		IP   net.IP
+		M    map[string]map[int]float32
+	}](k, 1)
 }
 
 // Two thousand messages of 8 KiB, as fast as they can be sent, all arrive.

@@ -39,7 +39,7 @@ func (r *Remote) server() *grpc.Server {
 	}
 	s := grpc.NewServer(
 		grpc.Creds(handed{}),
-		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(64<<10), grpc.MaxConcurrentStreams(4), grpc.ConnectionTimeout(connectTime),
+		grpc.MaxRecvMsgSize(maxFrame), grpc.MaxSendMsgSize(64<<10), grpc.MaxConcurrentStreams(4), grpc.MaxHeaderListSize(8<<10), grpc.ConnectionTimeout(connectTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(func(ctx context.Context, _ any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
@@ -290,7 +290,7 @@ func (in *incoming) deliver(name, to string, sender *actor.PID, e *remote.Messag
 	r := in.r
 	switch name {
 	case "autoglm.Envelope":
-		m, err := r.cfg.Kinds.decode(e.MessageData)
+		m, err := r.cfg.Kinds.Decode(e.MessageData)
 		if err != nil {
 			r.refused(in.life, err)
 			return nil

@@ -17,6 +17,10 @@
 // has it. What the job's folder holds goes to Config.Copies nodes before the end of
 // the stage or training that made it is committed.
 //
+// With Config.Bucket it goes to a bucket of an S3-compatible store as well, from which a
+// file comes that no node has any more. A store in trouble is tried again and again, and
+// holds up no job.
+//
 // # When something is lost
 //
 //	the leader       jobs go on; their nodes' next commits wait for the next leader
@@ -57,6 +61,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/cluster"
+	"github.com/open-autoglm/autoglm/cluster/bucket"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/cluster/port"
@@ -77,6 +82,7 @@ type Config struct {
 	Insecure  bool              // listen beyond loopback without certificates
 	Copies    int               // nodes that hold what a job must not lose; 0 is 2
 	Quota     int64             // of the store of files, bytes; 0 is no bound
+	Bucket    bucket.Config     // that keeps what a job must not lose too; none without a URL
 	Software  string            // this program's version
 	Log       func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
 	ActorLog  io.Writer         `json:"-"` // failures of actors; may be nil
@@ -94,6 +100,7 @@ type Daemon struct {
 	members *cluster.Members
 	store   *replica.Store
 	files   *files.Store
+	depot   *depot // nil without a bucket
 	hands   *hands
 	client  *http.Client
 	server  *http.Server
@@ -192,6 +199,13 @@ func (d *Daemon) start(id *cert.Identity) error {
 		return err
 	}
 	d.client = newClient(d.port.Dial)
+	if d.cfg.Bucket.URL != "" {
+		b, err := bucket.Open(d.cfg.Bucket)
+		if err != nil {
+			return err
+		}
+		d.depot = newDepot(d, b)
+	}
 	d.hands = newHands(d)
 	if d.cfg.CA != "" {
 		ca, err := cert.LoadCA(d.cfg.CA)
@@ -246,6 +260,9 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.spawn(d.publish)
 	d.spawn(d.watch)
 	d.spawn(d.tidy)
+	if d.depot != nil {
+		d.spawn(d.depot.run)
+	}
 	return nil
 }
 
@@ -550,6 +567,9 @@ func (d *Daemon) close() error {
 	d.wg.Wait()
 	if d.client != nil {
 		d.client.CloseIdleConnections()
+	}
+	if d.depot != nil {
+		d.depot.b.Close()
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }

@@ -31,7 +31,7 @@
 //
 // # On disk
 //
-//	DIR/node.json gossip-keys.json journal/ files/ jobs/ID/ uploads/ID/
+//	DIR/node.json gossip-keys.json crl.pem journal/ files/ jobs/ID/ uploads/ID/
 //
 // Files and folders that no job needs any more are removed within the hour.
 package daemon
@@ -95,22 +95,24 @@ type Config struct {
 
 // Daemon is a node that runs.
 type Daemon struct {
-	cfg     Config
-	port    *port.Port
-	members *cluster.Members
-	store   *replica.Store
-	files   *files.Store
-	depot   *depot // nil without a bucket
-	hands   *hands
-	client  *http.Client
-	server  *http.Server
-	lock    *os.File
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup // goroutines that end with ctx
-	drained chan struct{}  // closed by Drain
-	changed chan struct{}  // buffered, 1: there is news
-	full    chan struct{}  // buffered, 1: the store of files wants room
+	cfg        Config
+	port       *port.Port
+	id         *cert.Identity // nil speaks plaintext
+	members    *cluster.Members
+	store      *replica.Store
+	files      *files.Store
+	depot      *depot // nil without a bucket
+	hands      *hands
+	client     *http.Client
+	server     *http.Server
+	lock       *os.File
+	ctx        context.Context
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup // goroutines that end with ctx
+	drained    chan struct{}  // closed by Drain
+	complaints *complaints
+	changed    chan struct{} // buffered, 1: there is news
+	full       chan struct{} // buffered, 1: the store of files wants room
 
 	mu      sync.Mutex
 	chief   *chief // nil while another node leads
@@ -135,6 +137,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1), full: make(chan struct{}, 1)}
+	d.complaints = newComplaints(d.say)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -187,6 +190,10 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 func (d *Daemon) start(id *cert.Identity) error {
+	d.id = id
+	if err := d.loadList(); err != nil {
+		return err
+	}
 	var err error
 	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
 		return err
@@ -194,7 +201,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.files.Liar = func(holder string, ref files.Ref) {
 		d.say("%s sent other bytes than those of file %s: see to that machine's disk and memory", strings.TrimSuffix(holder, "/internal/files"), ref.Hash[:12])
 	}
-	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused()})
+	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused})
 	if err != nil {
 		return err
 	}
@@ -214,7 +221,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 		}
 		cluster.ServeJoin(d.port, ca, func(from net.Addr, err error) {
 			if err != nil {
-				d.say("join: %v: %v", from, err)
+				d.complaints.add("join"+reason(err), fmt.Sprintf("join: %v: %v", from, err))
 			} else {
 				d.say("join: %v was given a certificate", from)
 			}
@@ -260,6 +267,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.spawn(d.publish)
 	d.spawn(d.watch)
 	d.spawn(d.tidy)
+	d.spawn(d.pullLists)
 	if d.depot != nil {
 		d.spawn(d.depot.run)
 	}
@@ -272,29 +280,6 @@ func (d *Daemon) spawn(f func()) { d.wg.Go(f) }
 func (d *Daemon) say(format string, a ...any) {
 	if d.cfg.Log != nil {
 		d.cfg.Log(fmt.Sprintf(format, a...))
-	}
-}
-
-// refused says of connections that were turned away once a minute for each reason.
-func (d *Daemon) refused() func(net.Addr, error) {
-	var mu sync.Mutex
-	last := map[string]time.Time{}
-	count := map[string]int{}
-	return func(from net.Addr, why error) {
-		key := why.Error()
-		if i := strings.LastIndex(key, ": "); i > 0 {
-			key = key[i:]
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		count[key]++
-		if time.Since(last[key]) < time.Minute || len(last) > 1000 {
-			return
-		}
-		last[key] = time.Now()
-		n := count[key]
-		count[key] = 0
-		d.say("refused %v: %v (%d such)", from, why, n)
 	}
 }
 
@@ -321,6 +306,7 @@ type news struct {
 	Card     uint32  `msgpack:"c"`           // sum of the card: a change says that it is to be read again
 	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
 	Draining bool    `msgpack:"d,omitempty"`
+	Revoked  uint64  `msgpack:"r,omitempty"` // number of the list of revoked certificates
 }
 
 func decodeNews(b []byte) (news, error) {
@@ -340,6 +326,9 @@ func (d *Daemon) publish() {
 	for {
 		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card())}
 		n.Free, n.Held = d.free()
+		if d.id != nil {
+			_, n.Revoked = d.id.Revocations()
+		}
 		d.hands.mu.Lock()
 		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
 		d.hands.mu.Unlock()

@@ -386,16 +386,23 @@ func (d *Daemon) holders() []string {
 	return out
 }
 
-// fetch brings a file here from whoever has it.
+// fetch brings a file here from the nodes that have it, or else from the bucket.
 func (d *Daemon) fetch(ctx context.Context, ref files.Ref) error {
-	return d.noRoom(d.files.Fetch(ctx, d.client, ref, d.holders()))
+	err := d.files.Fetch(ctx, d.client, ref, d.holders())
+	if errors.Is(err, files.ErrNone) && d.depot != nil {
+		err = d.depot.fetch(ctx, ref)
+	}
+	return d.noRoom(err)
 }
 
-// spread has other nodes fetch a file of this one until Config.Copies hold it,
-// voters first, since one of them leads next. A node that dies meanwhile is replaced
+// spread puts a file of this node into the bucket, and has other nodes fetch it until
+// Config.Copies hold it, voters first, since one of them leads next. A node that dies meanwhile is replaced
 // by another; where there are too few, the file is held by those that there are, and
 // that is said.
 func (d *Daemon) spread(ctx context.Context, ref files.Ref) error {
+	if d.depot != nil {
+		d.depot.keep(ctx, ref)
+	}
 	var err error
 	for range spreadTries {
 		if err = d.spreadOnce(ctx, ref); err == nil || !pause(ctx, spreadAgain) {

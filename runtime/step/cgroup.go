@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -17,8 +16,6 @@ type group struct {
 	dir          *os.File // nil where there is none
 	memory, cpus bool     // are bounds of it
 }
-
-var groups atomic.Int64
 
 // ownCgroup is where this process's own cgroup of version 2 is mounted, "" when it has
 // none.
@@ -55,26 +52,35 @@ func cgroupAt(self, mounts string) string {
 }
 
 // newGroup makes a cgroup below a parent and sets the bounds that the kernel has for
-// it there. Where none can be made, as for a user to whom nothing was delegated, it
-// is the zero value.
+// it there. What a node that was killed left in one of that name is killed. Where none
+// can be made, as for a user to whom nothing was delegated, it is the zero value.
 func newGroup(parent, name string, memory int64, cpus float64) *group {
-	g := &group{}
+	path := filepath.Join(parent, name)
 	if parent == "" {
-		return g
+		return &group{}
 	}
-	g.path = filepath.Join(parent, fmt.Sprintf("autoglm-%d-%d-%s", os.Getpid(), groups.Add(1), name))
-	if os.Mkdir(g.path, 0o755) != nil {
-		return g
+	if old, err := os.Open(path); err == nil {
+		g := &group{path: path, dir: old}
+		g.kill()
+		g.remove()
 	}
-	dir, err := os.Open(g.path)
+	if os.Mkdir(path, 0o755) != nil {
+		return &group{}
+	}
+	dir, err := os.Open(path)
 	if err != nil {
-		os.Remove(g.path)
-		return g
+		os.Remove(path)
+		return &group{}
 	}
-	g.dir = dir
 	// A parent that holds processes itself can't hand all controllers on; what is there
 	// afterwards counts.
-	_ = put(parent, "cgroup.subtree_control", "+memory +cpu")
+	if memory > 0 {
+		_ = put(parent, "cgroup.subtree_control", "+memory")
+	}
+	if cpus > 0 {
+		_ = put(parent, "cgroup.subtree_control", "+cpu")
+	}
+	g := &group{path: path, dir: dir}
 	g.bound(memory, cpus)
 	return g
 }

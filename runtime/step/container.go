@@ -3,7 +3,6 @@ package step
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +27,7 @@ func (c *Config) container(ctx context.Context, log *log) error {
 	if path == "" {
 		return fmt.Errorf("step %s %w: its image %s needs one of %s in PATH, and this machine has none", c.Name, ErrStart, c.Image, strings.Join(runtimes, ", "))
 	}
-	name := c.containerName()
+	name := c.id()
 	remove := func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
@@ -40,13 +39,6 @@ func (c *Config) container(ctx context.Context, log *log) error {
 	p.cmd.Dir, p.cmd.Env = c.dir(), os.Environ() // the runtime's own; the program has what is named
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return p.run(ctx, log)
-}
-
-// containerName is one for all attempts at a step, and for no other job.
-func (c *Config) containerName() string {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(c.Job))
-	return fmt.Sprintf("autoglm-%x-%s", h.Sum64(), c.Name)
 }
 
 func (c *Config) containerArgs(runtime, name string) []string {

@@ -46,6 +46,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"os/exec"
@@ -115,7 +116,7 @@ func Run(ctx context.Context, c Config) error {
 	if _, err := look(c.dir(), c.Run[0]); err != nil {
 		return fmt.Errorf("step %s %w: %w", c.Name, ErrStart, err)
 	}
-	g := newGroup(ownCgroup(), c.Name, c.Memory, c.CPUs)
+	g := newGroup(ownCgroup(), c.id(), c.Memory, c.CPUs)
 	defer g.remove()
 	args := c.Run
 	p := &process{c: c, group: g}
@@ -136,6 +137,14 @@ func Run(ctx context.Context, c Config) error {
 }
 
 func (c *Config) dir() string { return filepath.Join(c.Job, "steps", c.Name) }
+
+// id names the step's cgroup or container: one for all its attempts, and for no step
+// of another job.
+func (c *Config) id() string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(c.Job))
+	return fmt.Sprintf("autoglm-%x-%s", h.Sum64(), c.Name)
+}
 
 // lay makes the step's folder and copies its files there.
 func (c *Config) lay() error {

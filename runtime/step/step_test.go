@@ -23,7 +23,7 @@ const role = "STEP_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(role) {
 	case "node": // runs a step until it is killed
-		err := Run(context.Background(), Config{Job: os.Args[1], Name: "s", Attempt: 1, Run: []string{"sh", "-c", "sleep 600 & echo $! > child; sleep 600"}})
+		err := Run(context.Background(), Config{Job: os.Args[1], Name: "s", Attempt: 1, Run: []string{"sh", "-c", "setsid env -i sleep 600 & echo $! > hidden; sleep 600 & echo $! > child; sleep 600"}})
 		fmt.Println(err)
 		return
 	}
@@ -174,6 +174,9 @@ func TestNothingIsLeft(t *testing.T) {
 func TestNodeKilled(t *testing.T) {
 	job := t.TempDir()
 	child := filepath.Join(job, "steps", "s", "child")
+	// A cgroup, where there is one, finds those that hide as well.
+	hides := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 0)
+	hides.remove()
 	node := exec.Command(os.Args[0], job)
 	node.Env = append(os.Environ(), role+"=node")
 	if err := node.Start(); err != nil {
@@ -190,6 +193,9 @@ func TestNodeKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, child)
+	if hides.dir != nil {
+		gone(t, filepath.Join(job, "steps", "s", "hidden"))
+	}
 }
 
 // A program that takes more memory than it may is ended, and that is said.
@@ -203,7 +209,7 @@ func TestMemory(t *testing.T) {
 		}
 	})
 	t.Run("at once", func(t *testing.T) {
-		g := newGroup(ownCgroup(), "probe", 1<<30, 0)
+		g := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 1<<30, 0)
 		g.remove()
 		if g.memory {
 			t.Skip("a cgroup bounds it")
@@ -225,7 +231,7 @@ func TestMemory(t *testing.T) {
 }
 
 func TestProcessors(t *testing.T) {
-	g := newGroup(ownCgroup(), "probe", 0, 1)
+	g := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 1)
 	g.remove()
 	if g.cpus {
 		t.Skip("a cgroup bounds them")
@@ -308,12 +314,11 @@ func TestCgroupBounds(t *testing.T) {
 	if g := newGroup(parent, "s", 0, 0); g.dir == nil || g.memory || g.cpus {
 		t.Errorf("%+v", g)
 	}
-	made := filepath.Join(parent, fmt.Sprintf("autoglm-%d-%d-s", os.Getpid(), groups.Load()+1))
-	if err := os.Mkdir(made, 0o755); err != nil {
-		t.Fatal(err)
+	if g := newGroup(parent, "s", 1<<30, 1); g.dir == nil || g.memory || g.cpus {
+		t.Errorf("after a node that was killed: %+v", g)
 	}
-	if g := newGroup(parent, "s", 1<<30, 1); g.dir != nil {
-		t.Error("somebody else's cgroup is taken")
+	if g := newGroup(filepath.Join(parent, "nowhere"), "s", 1<<30, 1); g.dir != nil || g.oom() {
+		t.Errorf("%+v", g)
 	}
 	for _, f := range []string{"memory.max", "memory.swap.max", "memory.oom.group", "cpu.max", "memory.events"} {
 		if err := os.WriteFile(filepath.Join(parent, f), nil, 0o644); err != nil {
@@ -335,7 +340,7 @@ func TestCgroupBounds(t *testing.T) {
 
 // In a real cgroup a step ends with all that it started.
 func TestCgroupKill(t *testing.T) {
-	g := newGroup(ownCgroup(), "probe", 0, 0)
+	g := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 0)
 	if g.dir == nil {
 		t.Skip("no cgroup of version 2 that may be divided")
 	}
@@ -372,7 +377,7 @@ func TestContainer(t *testing.T) {
 		if err := Run(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		name := c.containerName()
+		name := c.id()
 		args := strings.Split(strings.TrimSpace(read(t, path+".args")), "\n")
 		rm := []string{"rm", "-f", name}
 		if !slices.Equal(args[:3], rm) || !slices.Equal(args[len(args)-3:], rm) {

@@ -2131,6 +2131,7 @@ type Node struct {
 	Devices       []string               `protobuf:"bytes,12,rep,name=devices,proto3" json:"devices,omitempty"`
 	Free          *int32                 `protobuf:"varint,13,opt,name=free,proto3,oneof" json:"free,omitempty"` // devices that nobody holds
 	Note          *string                `protobuf:"bytes,14,opt,name=note,proto3,oneof" json:"note,omitempty"`
+	AllowSteps    *bool                  `protobuf:"varint,15,opt,name=allow_steps,json=allowSteps,proto3,oneof" json:"allow_steps,omitempty"` // it runs steps of jobs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2261,6 +2262,13 @@ func (x *Node) GetNote() string {
 		return *x.Note
 	}
 	return ""
+}
+
+func (x *Node) GetAllowSteps() bool {
+	if x != nil && x.AllowSteps != nil {
+		return *x.AllowSteps
+	}
+	return false
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -2571,7 +2579,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_clusterB\t\n" +
 	"\a_votersB\a\n" +
-	"\x05_note\"\xd1\x04\n" +
+	"\x05_note\"\x87\x05\n" +
 	"\x04Node\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x01R\x04name\x88\x01\x01\x12\x17\n" +
@@ -2588,7 +2596,9 @@ const file_control_proto_rawDesc = "" +
 	"\adevices\x18\f \x03(\tR\adevices\x12\x17\n" +
 	"\x04free\x18\r \x01(\x05H\tR\x04free\x88\x01\x01\x12\x17\n" +
 	"\x04note\x18\x0e \x01(\tH\n" +
-	"R\x04note\x88\x01\x01\x1a9\n" +
+	"R\x04note\x88\x01\x01\x12$\n" +
+	"\vallow_steps\x18\x0f \x01(\bH\vR\n" +
+	"allowSteps\x88\x01\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x05\n" +
@@ -2603,7 +2613,8 @@ const file_control_proto_rawDesc = "" +
 	"\x05_jobsB\a\n" +
 	"\x05_loadB\a\n" +
 	"\x05_freeB\a\n" +
-	"\x05_note2\xaa\x05\n" +
+	"\x05_noteB\x0e\n" +
+	"\f_allow_steps2\xaa\x05\n" +
 	"\aControl\x12<\n" +
 	"\x06Submit\x12\x19.autoglm.v1.SubmitRequest\x1a\x17.autoglm.v1.SubmitReply\x126\n" +
 	"\x04Jobs\x12\x17.autoglm.v1.JobsRequest\x1a\x15.autoglm.v1.JobsReply\x12.\n" +

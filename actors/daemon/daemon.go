@@ -62,6 +62,7 @@ import (
 	"github.com/open-autoglm/autoglm/cluster/port"
 	"github.com/open-autoglm/autoglm/cluster/replica"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/step"
 )
 
 // Config of a node.
@@ -181,7 +182,10 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 func (d *Daemon) start(id *cert.Identity) error {
-	var err error
+	err := step.Clear(filepath.Join(d.cfg.Dir, "jobs")) // of this node before it was killed
+	if err != nil {
+		return err
+	}
 	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
 		return err
 	}

@@ -51,6 +51,17 @@ func cgroupAt(self, mounts string) string {
 	return ""
 }
 
+// clearGroup ends what is in a cgroup, and it with that.
+func clearGroup(path string) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return // there is none
+	}
+	g := &group{path: path, dir: dir}
+	g.kill()
+	g.remove()
+}
+
 // newGroup makes a cgroup below a parent and sets the bounds that the kernel has for
 // it there. What a node that was killed left in one of that name is killed. Where none
 // can be made, as for a user to whom nothing was delegated, it is the zero value.
@@ -59,11 +70,7 @@ func newGroup(parent, name string, memory int64, cpus float64) *group {
 	if parent == "" {
 		return &group{}
 	}
-	if old, err := os.Open(path); err == nil {
-		g := &group{path: path, dir: old}
-		g.kill()
-		g.remove()
-	}
+	clearGroup(path)
 	if os.Mkdir(path, 0o755) != nil {
 		return &group{}
 	}

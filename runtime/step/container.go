@@ -28,17 +28,28 @@ func (c *Config) container(ctx context.Context, log *log) error {
 		return fmt.Errorf("step %s %w: its image %s needs one of %s in PATH, and this machine has none", c.Name, ErrStart, c.Image, strings.Join(runtimes, ", "))
 	}
 	name := c.id()
-	remove := func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		_ = exec.CommandContext(ctx, path, "rm", "-f", name).Run() // it is gone as a rule
-	}
+	remove := func() { removeContainer(path, name) }
 	remove() // of an attempt whose node was killed
+	mark := filepath.Join(c.dir(), containerMark)
+	if err := os.WriteFile(mark, []byte(path), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(mark)
 	p := &process{c: *c, group: &group{}, end: remove}
 	p.cmd = exec.Command(path, c.containerArgs(filepath.Base(path), name)...)
 	p.cmd.Dir, p.cmd.Env = c.dir(), os.Environ() // the runtime's own; the program has what is named
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return p.run(ctx, log)
+}
+
+// containerMark is a file in a step's folder while its container may run: it names the
+// runtime.
+const containerMark = ".container"
+
+func removeContainer(runtime, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	_ = exec.CommandContext(ctx, runtime, "rm", "-f", name).Run() // it is gone as a rule
 }
 
 func (c *Config) containerArgs(runtime, name string) []string {

@@ -48,6 +48,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,7 +113,7 @@ func Run(ctx context.Context, c Config) error {
 	if c.Image != "" {
 		return c.container(ctx, log)
 	}
-	sweep(c.Job, c.Name)
+	sweep(c.marks()...)
 	if _, err := look(c.dir(), c.Run[0]); err != nil {
 		return fmt.Errorf("step %s %w: %w", c.Name, ErrStart, err)
 	}
@@ -206,6 +207,33 @@ func (c *Config) environment() []string {
 		}
 	}
 	return append(env, c.variables()...)
+}
+
+// Clear ends what steps of jobs left whose node was killed: jobs is the folder of their
+// folders, and no node may run any of them.
+func Clear(jobs string) error {
+	jobs, err := filepath.Abs(jobs)
+	if err != nil {
+		return err
+	}
+	all, err := fs.Glob(os.DirFS(jobs), "*/steps/*")
+	if err != nil {
+		return err
+	}
+	own := ownCgroup()
+	for _, dir := range all {
+		dir = filepath.Join(jobs, dir)
+		c := Config{Job: filepath.Dir(filepath.Dir(dir)), Name: filepath.Base(dir)}
+		if own != "" {
+			clearGroup(filepath.Join(own, c.id()))
+		}
+		if runtime, err := os.ReadFile(filepath.Join(dir, containerMark)); err == nil {
+			removeContainer(string(runtime), c.id())
+			os.Remove(filepath.Join(dir, containerMark))
+		}
+	}
+	sweep("AUTOGLM_JOB_DIR=" + jobs + "/")
+	return nil
 }
 
 // look finds a program as the step would.
@@ -370,7 +398,7 @@ func (p *process) wait(ctx context.Context, exited <-chan struct{}) (why error) 
 			p.kill()
 		case <-tick:
 			if exited == nil {
-				if len(members(p.c.Job, p.c.Name, p.cmd.Process.Pid)) == 0 {
+				if len(members(p.cmd.Process.Pid, p.c.marks()...)) == 0 {
 					return why
 				}
 				continue
@@ -387,7 +415,7 @@ func (p *process) wait(ctx context.Context, exited <-chan struct{}) (why error) 
 func (p *process) kill() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may be gone
 	p.group.kill()
-	sweep(p.c.Job, p.c.Name)
+	sweep(p.c.marks()...)
 	if p.end != nil {
 		p.end()
 	}
@@ -397,7 +425,7 @@ func (p *process) kill() {
 // among them.
 func (p *process) memory() int64 {
 	var sum int64
-	for _, pid := range members(p.c.Job, p.c.Name, p.cmd.Process.Pid) {
+	for _, pid := range members(p.cmd.Process.Pid, p.c.marks()...) {
 		sum += proportional(pid)
 	}
 	return sum
@@ -412,10 +440,15 @@ func proportional(pid int) int64 {
 	return n << 10
 }
 
-// sweep kills what runs of a step by its environment, until nothing does.
-func sweep(job, name string) {
+// marks are variables that the step's processes have.
+func (c *Config) marks() []string {
+	return []string{"AUTOGLM_JOB_DIR=" + c.Job + "\x00", "AUTOGLM_STEP=" + c.Name + "\x00"}
+}
+
+// sweep kills the processes whose environment has all marks, until none is left.
+func sweep(marks ...string) {
 	for late := time.Now().Add(5 * time.Second); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
-		left := members(job, name, 0)
+		left := members(0, marks...)
 		if len(left) == 0 {
 			return
 		}
@@ -425,14 +458,13 @@ func sweep(job, name string) {
 	}
 }
 
-// members are the processes of a step: those of a group, and those whose environment
-// says so. Zombies are none.
-func members(job, name string, group int) []int {
+// members are the processes of a group, and those whose environment has all marks: each
+// is the beginning of a variable, which \x00 ends. Zombies are none.
+func members(group int, marks ...string) []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	marks := [][]byte{[]byte("\x00AUTOGLM_JOB_DIR=" + job + "\x00"), []byte("\x00AUTOGLM_STEP=" + name + "\x00")}
 	var out []int
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -451,12 +483,12 @@ func members(job, name string, group int) []int {
 			out = append(out, pid)
 			continue
 		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
 		if err != nil {
 			continue
 		}
-		env = append([]byte{0}, append(env, 0)...)
-		if !slices.ContainsFunc(marks, func(m []byte) bool { return !bytes.Contains(env, m) }) {
+		env := "\x00" + string(b) + "\x00"
+		if !slices.ContainsFunc(marks, func(m string) bool { return !strings.Contains(env, "\x00"+m) }) {
 			out = append(out, pid)
 		}
 	}

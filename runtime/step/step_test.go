@@ -170,9 +170,29 @@ func TestNothingIsLeft(t *testing.T) {
 	gone(t, filepath.Join(job, "steps", "s", "two"))
 }
 
-// A node that was killed leaves a step's grandchildren; the next attempt ends them.
+// A node that was killed leaves a step's grandchildren; the next attempt ends them, or
+// the next node.
 func TestNodeKilled(t *testing.T) {
-	job := t.TempDir()
+	t.Run("attempt", func(t *testing.T) {
+		nodeKilled(t, func(t *testing.T, job string) {
+			c := script(t, job, "true")
+			c.Attempt = 2
+			if err := Run(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+	t.Run("node", func(t *testing.T) {
+		nodeKilled(t, func(t *testing.T, job string) {
+			if err := Clear(filepath.Dir(job)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+func nodeKilled(t *testing.T, again func(t *testing.T, job string)) {
+	job := filepath.Join(t.TempDir(), "j1")
 	child := filepath.Join(job, "steps", "s", "child")
 	// A cgroup, where there is one, finds those that hide as well.
 	hides := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 0)
@@ -187,11 +207,7 @@ func TestNodeKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = node.Wait()
-	c := script(t, job, "true")
-	c.Attempt = 2
-	if err := Run(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	again(t, job)
 	gone(t, child)
 	if hides.dir != nil {
 		gone(t, filepath.Join(job, "steps", "s", "hidden"))
@@ -395,6 +411,15 @@ func TestContainer(t *testing.T) {
 		if log := read(t, c.dir(), "log"); !strings.Contains(log, "said") {
 			t.Errorf("%s: the log is %q", r, log)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(c.dir(), containerMark), []byte(filepath.Join(bin, "podman")), 0o600); err != nil { // as a node that was killed leaves it
+		t.Fatal(err)
+	}
+	if err := Clear(filepath.Dir(c.Job)); err != nil {
+		t.Fatal(err)
+	}
+	if args := read(t, filepath.Join(bin, "podman.args")); strings.Count(args, "rm\n-f\n"+c.id()) != 3 {
+		t.Errorf("%q", args)
 	}
 	t.Setenv("STAND_IN_EXIT", "137")
 	if err := Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "137 (killed: for its memory, as a rule)") {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // group is the cgroup of a step; the zero value is none.
@@ -17,8 +19,9 @@ type group struct {
 	memory, cpus bool     // are bounds of it
 }
 
-// ownCgroup is where this process's own cgroup of version 2 is mounted, "" when it has
-// none.
+// ownCgroup is where groups are made: this process's own cgroup of version 2, or the one
+// above, where the process was put into a part of what was delegated to it; "" when
+// there is none.
 func ownCgroup() string {
 	self, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -28,7 +31,27 @@ func ownCgroup() string {
 	if err != nil {
 		return ""
 	}
-	return cgroupAt(string(self), string(mounts))
+	return divided(cgroupAt(string(self), string(mounts)), delegated)
+}
+
+// divided is the cgroup to make others in. One that holds processes can't hand the
+// bounds on, so systemd puts a unit's processes into one below (DelegateSubgroup=).
+func divided(own string, delegated func(path string) bool) string {
+	if above := filepath.Dir(own); own != "" && delegated(above) {
+		return above
+	}
+	return own
+}
+
+// delegated tells whether systemd has handed a cgroup over.
+func delegated(path string) bool {
+	var b [8]byte
+	for _, name := range []string{"user.delegate", "trusted.delegate"} {
+		if n, err := unix.Getxattr(path, name, b[:]); err == nil && string(b[:n]) == "1" {
+			return true
+		}
+	}
+	return false
 }
 
 func cgroupAt(self, mounts string) string {

@@ -119,8 +119,17 @@ func Run(ctx context.Context, c Config) error {
 	}
 	g := newGroup(ownCgroup(), c.id(), c.Memory, c.CPUs)
 	defer g.remove()
+	err = c.plain(g).run(ctx, log)
+	if g.dir != nil && errors.Is(err, ErrStart) { // a sandbox may forbid to start one in a cgroup
+		err = c.plain(&group{}).run(ctx, log)
+	}
+	return err
+}
+
+// plain is a process of the machine's, with the bounds that its group does not set.
+func (c *Config) plain(g *group) *process {
+	p := &process{c: *c, group: g}
 	args := c.Run
-	p := &process{c: c, group: g}
 	if c.CPUs > 0 && !g.cpus {
 		p.processors = int(c.CPUs + 0.999)
 	}
@@ -134,7 +143,7 @@ func Run(ctx context.Context, c Config) error {
 	if g.dir != nil {
 		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(g.dir.Fd())
 	}
-	return p.run(ctx, log)
+	return p
 }
 
 func (c *Config) dir() string { return filepath.Join(c.Job, "steps", c.Name) }

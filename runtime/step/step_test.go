@@ -323,6 +323,44 @@ func TestCgroupAt(t *testing.T) {
 	}
 }
 
+// Where the kernel refuses to start a process in a cgroup, it starts outside.
+func TestNoStartInACgroup(t *testing.T) {
+	c := script(t, t.TempDir(), "echo hello")
+	c.Grace, c.LogBytes = time.Second, 1<<20
+	if err := c.lay(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		group *group
+		fails bool
+	}{{&group{path: "/nowhere", dir: os.Stdin}, true}, {&group{}, false}} {
+		l, err := openLog(filepath.Join(c.dir(), "log"), c.LogBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.plain(tc.group).run(t.Context(), l); errors.Is(err, ErrStart) != tc.fails {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if err := l.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDivided(t *testing.T) {
+	handed := func(path string) bool { return path == "/c/autoglm.service" }
+	for own, want := range map[string]string{
+		"/c/autoglm.service/node": "/c/autoglm.service", "/c/autoglm.service": "/c/autoglm.service", "/c/session.scope": "/c/session.scope", "": "",
+	} {
+		if got := divided(own, handed); got != want {
+			t.Errorf("%q: %q, want %q", own, got, want)
+		}
+	}
+	if delegated(t.TempDir()) || delegated("/nowhere") {
+		t.Error("a folder was delegated")
+	}
+}
+
 // The files of a cgroup are the kernel's; here they are a folder's, which shows what
 // is written to them.
 func TestCgroupBounds(t *testing.T) {

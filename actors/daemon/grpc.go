@@ -57,13 +57,17 @@ func takeCall(s *grpc.Server, w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// refuseCall answers a call that did not get through to the gRPC server.
+// refuseCall answers a call that did not get through to the gRPC server. The status
+// goes into trailers: in headers it counts only where nothing at all follows them,
+// which a node that passes the answer on can't promise.
 func refuseCall(w http.ResponseWriter, s *StatusError) {
 	h := w.Header()
 	h.Set("Content-Type", "application/grpc")
+	h.Set("Trailer", "Grpc-Status, Grpc-Message")
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush() // who has left is told nothing
 	h.Set("Grpc-Status", strconv.Itoa(int(codeOf(s.Code))))
 	h.Set("Grpc-Message", url.PathEscape(s.Text))
-	w.WriteHeader(http.StatusOK)
 }
 
 // codeOf is gRPC's word for an answer of HTTP.

@@ -718,6 +718,7 @@ type NodeInfo struct {
 	Leader   bool              `json:"leader,omitempty"`
 	Voter    bool              `json:"voter,omitempty"`
 	Draining bool              `json:"draining,omitempty"`
+	Steps    bool              `json:"allow_steps,omitempty"` // it runs steps of jobs
 	Jobs     int               `json:"jobs"`
 	Load     float64           `json:"load"` // runnable processes per processor, one minute
 	Devices  []string          `json:"devices"`
@@ -758,7 +759,7 @@ func (d *Daemon) nodes(ctx context.Context) Nodes {
 			Leader: m.Addr == leader, Voter: votes[m.Addr], Devices: []string{},
 		}
 		if x, err := decodeNews(news[m.ID]); err == nil {
-			n.Load, n.Jobs, n.Draining, n.Free = x.Load, x.Jobs, x.Draining, x.Free
+			n.Load, n.Jobs, n.Draining, n.Free, n.Steps = x.Load, x.Jobs, x.Draining, x.Free, x.Steps
 		}
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		b, err := d.members.Card(ctx, m.ID)

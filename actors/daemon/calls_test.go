@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -270,6 +271,40 @@ func TestCallsUnderCertificates(t *testing.T) {
 	defer cancel()
 	refusedAs(t, second(call(t, a.addr, nil).Jobs(ctx, &api.JobsRequest{})), codes.Unavailable, "")
 	refusedAs(t, second(callAs(t, a.addr, &tls.Config{InsecureSkipVerify: true}).Jobs(ctx, &api.JobsRequest{})), codes.PermissionDenied, `the certificate has ""`)
+}
+
+// A stream ends on the node as soon as who watches has left.
+func TestStreamEndsWithItsClient(t *testing.T) {
+	d, err := daemon.Start(t.Context(), daemon.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Name: "a", Locks: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g := call(t, d.Addr(), nil)
+	sub, err := g.Submit(t.Context(), &api.SubmitRequest{Spec: &api.Spec{HardwareConstraint: proto.String("gpu-64x-a100"), Data: &api.Data{Urls: []string{"http://127.0.0.1:1/x.txt"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := func() int {
+		b := make([]byte, 4<<20)
+		return strings.Count(string(b[:runtime.Stack(b, true)]), "(*control).Watch(")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 10 {
+		s, err := g.Watch(ctx, &api.WatchRequest{Id: sub.GetJob()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := s.Recv(); err != nil || l.Job.GetState() != "queued" {
+			t.Fatalf("%v, %v", l, err)
+		}
+	}
+	waitFor(t, func() bool { return streams() == 10 })
+	cancel()
+	waitFor(t, func() bool { return streams() == 0 })
 }
 
 // A message of two gigabytes is refused once its length is known, by the leader and by

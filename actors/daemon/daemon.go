@@ -76,6 +76,7 @@ import (
 	"github.com/open-autoglm/autoglm/cluster/remote"
 	"github.com/open-autoglm/autoglm/cluster/replica"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/step"
 )
 
 // Config of a node.
@@ -209,7 +210,10 @@ func (d *Daemon) start(id *cert.Identity) error {
 	if err := d.loadList(); err != nil {
 		return err
 	}
-	var err error
+	err := step.Clear(filepath.Join(d.cfg.Dir, "jobs")) // of this node before it was killed
+	if err != nil {
+		return err
+	}
 	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
 		return err
 	}

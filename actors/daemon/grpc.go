@@ -57,13 +57,17 @@ func takeCall(s *grpc.Server, w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// refuseCall answers a call that did not get through to the gRPC server.
+// refuseCall answers a call that did not get through to the gRPC server. The status
+// goes into trailers: in headers it counts only where nothing at all follows them,
+// which a node that passes the answer on can't promise.
 func refuseCall(w http.ResponseWriter, s *StatusError) {
 	h := w.Header()
 	h.Set("Content-Type", "application/grpc")
+	h.Set("Trailer", "Grpc-Status, Grpc-Message")
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush() // who has left is told nothing
 	h.Set("Grpc-Status", strconv.Itoa(int(codeOf(s.Code))))
 	h.Set("Grpc-Message", url.PathEscape(s.Text))
-	w.WriteHeader(http.StatusOK)
 }
 
 // codeOf is gRPC's word for an answer of HTTP.
@@ -234,6 +238,17 @@ func (s *control) Drain(ctx context.Context, in *api.DrainRequest) (*api.Empty, 
 
 func (s *control) RotateKeys(ctx context.Context, _ *api.RotateKeysRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.d.members.RotateKeys(ctx)
+}
+
+func (s *control) Revoke(ctx context.Context, in *api.RevokeRequest) (*api.RevokeReply, error) {
+	if len(in.GetList()) > maxList {
+		return nil, &StatusError{http.StatusRequestEntityTooLarge, fmt.Sprintf("a list of %d bytes; at most %d are taken", len(in.GetList()), maxList)}
+	}
+	spread, err := s.d.revoke(ctx, in.GetList())
+	if err != nil {
+		return nil, err
+	}
+	return reply(spread, &api.RevokeReply{})
 }
 
 func (s *control) Backup(_ *api.BackupRequest, out grpc.ServerStreamingServer[api.Chunk]) error {

@@ -109,11 +109,20 @@ func (d *Daemon) postList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := d.adopt(r.Context(), list); err != nil {
+	out, err := d.revoke(r.Context(), list)
+	if err != nil {
 		return err
 	}
+	return answer(w, http.StatusOK, out)
+}
+
+// revoke adopts a list and gives it to all nodes.
+func (d *Daemon) revoke(ctx context.Context, list []byte) (Spread, error) {
+	if err := d.adopt(ctx, list); err != nil {
+		return Spread{}, err
+	}
 	if err := d.id.Refuses(nil); err != nil {
-		return &StatusError{http.StatusConflict, "this node is one of those that were revoked; give the list to another"}
+		return Spread{}, &StatusError{http.StatusConflict, "this node is one of those that were revoked; give the list to another"}
 	}
 	_, n := d.id.Revocations()
 	out := Spread{Number: n, Nodes: []string{d.members.Self().Name}}
@@ -124,7 +133,7 @@ func (d *Daemon) postList(w http.ResponseWriter, r *http.Request) error {
 			continue
 		}
 		wg.Go(func() {
-			err := d.giveList(r.Context(), m, list)
+			err := d.giveList(ctx, m, list)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -135,10 +144,10 @@ func (d *Daemon) postList(w http.ResponseWriter, r *http.Request) error {
 		})
 	}
 	wg.Wait()
-	if err := d.members.RotateKeys(r.Context()); err != nil {
+	if err := d.members.RotateKeys(ctx); err != nil {
 		out.Missing = append(out.Missing, fmt.Sprintf("%v; then: autoglm keys rotate", err))
 	}
-	return answer(w, http.StatusOK, out)
+	return out, nil
 }
 
 func readList(r *http.Request) ([]byte, error) {

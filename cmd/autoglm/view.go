@@ -408,10 +408,14 @@ func clip(s string, width int) string {
 }
 
 func (v *view) interrupted() {
-	if v.json {
-		v.line(map[string]string{"event": "interrupted", "dir": v.dir, "resume": "autoglm resume " + v.dir})
+	resume := "autoglm resume " + v.dir
+	if len(v.last.State.Spec.Steps) > 0 {
+		resume += " --allow-steps"
 	}
-	fmt.Fprintf(os.Stderr, "Interrupted; everything is kept. Go on with:\n  autoglm resume %s\n", v.dir)
+	if v.json {
+		v.line(map[string]string{"event": "interrupted", "dir": v.dir, "resume": resume})
+	}
+	fmt.Fprintf(os.Stderr, "Interrupted; everything is kept. Go on with:\n  %s\n", resume)
 }
 
 // waited says how much of the time a rank only waited for the others' gradients.

@@ -6,9 +6,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // group is the cgroup of a step; the zero value is none.
@@ -18,10 +19,9 @@ type group struct {
 	memory, cpus bool     // are bounds of it
 }
 
-var groups atomic.Int64
-
-// ownCgroup is where this process's own cgroup of version 2 is mounted, "" when it has
-// none.
+// ownCgroup is where groups are made: this process's own cgroup of version 2, or the one
+// above, where the process was put into a part of what was delegated to it; "" when
+// there is none.
 func ownCgroup() string {
 	self, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -31,7 +31,27 @@ func ownCgroup() string {
 	if err != nil {
 		return ""
 	}
-	return cgroupAt(string(self), string(mounts))
+	return divided(cgroupAt(string(self), string(mounts)), delegated)
+}
+
+// divided is the cgroup to make others in. One that holds processes can't hand the
+// bounds on, so systemd puts a unit's processes into one below (DelegateSubgroup=).
+func divided(own string, delegated func(path string) bool) string {
+	if above := filepath.Dir(own); own != "" && delegated(above) {
+		return above
+	}
+	return own
+}
+
+// delegated tells whether systemd has handed a cgroup over.
+func delegated(path string) bool {
+	var b [8]byte
+	for _, name := range []string{"user.delegate", "trusted.delegate"} {
+		if n, err := unix.Getxattr(path, name, b[:]); err == nil && string(b[:n]) == "1" {
+			return true
+		}
+	}
+	return false
 }
 
 func cgroupAt(self, mounts string) string {
@@ -54,27 +74,43 @@ func cgroupAt(self, mounts string) string {
 	return ""
 }
 
-// newGroup makes a cgroup below a parent and sets the bounds that the kernel has for
-// it there. Where none can be made, as for a user to whom nothing was delegated, it
-// is the zero value.
-func newGroup(parent, name string, memory int64, cpus float64) *group {
-	g := &group{}
-	if parent == "" {
-		return g
-	}
-	g.path = filepath.Join(parent, fmt.Sprintf("autoglm-%d-%d-%s", os.Getpid(), groups.Add(1), name))
-	if os.Mkdir(g.path, 0o755) != nil {
-		return g
-	}
-	dir, err := os.Open(g.path)
+// clearGroup ends what is in a cgroup, and it with that.
+func clearGroup(path string) {
+	dir, err := os.Open(path)
 	if err != nil {
-		os.Remove(g.path)
-		return g
+		return // there is none
 	}
-	g.dir = dir
+	g := &group{path: path, dir: dir}
+	g.kill()
+	g.remove()
+}
+
+// newGroup makes a cgroup below a parent and sets the bounds that the kernel has for
+// it there. What a node that was killed left in one of that name is killed. Where none
+// can be made, as for a user to whom nothing was delegated, it is the zero value.
+func newGroup(parent, name string, memory int64, cpus float64) *group {
+	path := filepath.Join(parent, name)
+	if parent == "" {
+		return &group{}
+	}
+	clearGroup(path)
+	if os.Mkdir(path, 0o755) != nil {
+		return &group{}
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		os.Remove(path)
+		return &group{}
+	}
 	// A parent that holds processes itself can't hand all controllers on; what is there
 	// afterwards counts.
-	_ = put(parent, "cgroup.subtree_control", "+memory +cpu")
+	if memory > 0 {
+		_ = put(parent, "cgroup.subtree_control", "+memory")
+	}
+	if cpus > 0 {
+		_ = put(parent, "cgroup.subtree_control", "+cpu")
+	}
+	g := &group{path: path, dir: dir}
 	g.bound(memory, cpus)
 	return g
 }

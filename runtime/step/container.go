@@ -3,7 +3,6 @@ package step
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,13 +27,14 @@ func (c *Config) container(ctx context.Context, log *log) error {
 	if path == "" {
 		return fmt.Errorf("step %s %w: its image %s needs one of %s in PATH, and this machine has none", c.Name, ErrStart, c.Image, strings.Join(runtimes, ", "))
 	}
-	name := c.containerName()
-	remove := func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		_ = exec.CommandContext(ctx, path, "rm", "-f", name).Run() // it is gone as a rule
-	}
+	name := c.id()
+	remove := func() { removeContainer(path, name) }
 	remove() // of an attempt whose node was killed
+	mark := filepath.Join(c.dir(), containerMark)
+	if err := os.WriteFile(mark, []byte(path), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(mark)
 	p := &process{c: *c, group: &group{}, end: remove}
 	p.cmd = exec.Command(path, c.containerArgs(filepath.Base(path), name)...)
 	p.cmd.Dir, p.cmd.Env = c.dir(), os.Environ() // the runtime's own; the program has what is named
@@ -42,11 +42,14 @@ func (c *Config) container(ctx context.Context, log *log) error {
 	return p.run(ctx, log)
 }
 
-// containerName is one for all attempts at a step, and for no other job.
-func (c *Config) containerName() string {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(c.Job))
-	return fmt.Sprintf("autoglm-%x-%s", h.Sum64(), c.Name)
+// containerMark is a file in a step's folder while its container may run: it names the
+// runtime.
+const containerMark = ".container"
+
+func removeContainer(runtime, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	_ = exec.CommandContext(ctx, runtime, "rm", "-f", name).Run() // it is gone as a rule
 }
 
 func (c *Config) containerArgs(runtime, name string) []string {

@@ -42,22 +42,20 @@
 package step
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Config of an attempt at a step.
@@ -79,9 +77,6 @@ type Config struct {
 
 // ErrStart means that the program could not be started: another try meets the same.
 var ErrStart = errors.New("can't be started")
-
-// lookEvery is the time between two looks at how much memory the processes use.
-const lookEvery = 100 * time.Millisecond
 
 // Run makes an attempt. It returns nil when the program ended well, the context's
 // cause when that ended first, else why not, in a line, which those follow that the
@@ -111,14 +106,23 @@ func Run(ctx context.Context, c Config) error {
 	if c.Image != "" {
 		return c.container(ctx, log)
 	}
-	sweep(c.Job, c.Name)
+	sweep(c.marks()...)
 	if _, err := look(c.dir(), c.Run[0]); err != nil {
 		return fmt.Errorf("step %s %w: %w", c.Name, ErrStart, err)
 	}
-	g := newGroup(ownCgroup(), c.Name, c.Memory, c.CPUs)
+	g := newGroup(ownCgroup(), c.id(), c.Memory, c.CPUs)
 	defer g.remove()
+	err = c.plain(g).run(ctx, log)
+	if g.dir != nil && errors.Is(err, ErrStart) { // a sandbox may forbid to start one in a cgroup
+		err = c.plain(&group{}).run(ctx, log)
+	}
+	return err
+}
+
+// plain is a process of the machine's, with the bounds that its group does not set.
+func (c *Config) plain(g *group) *process {
+	p := &process{c: *c, group: g}
 	args := c.Run
-	p := &process{c: c, group: g}
 	if c.CPUs > 0 && !g.cpus {
 		p.processors = int(c.CPUs + 0.999)
 	}
@@ -132,10 +136,18 @@ func Run(ctx context.Context, c Config) error {
 	if g.dir != nil {
 		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(g.dir.Fd())
 	}
-	return p.run(ctx, log)
+	return p
 }
 
 func (c *Config) dir() string { return filepath.Join(c.Job, "steps", c.Name) }
+
+// id names the step's cgroup or container: one for all its attempts, and for no step
+// of another job.
+func (c *Config) id() string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(c.Job))
+	return fmt.Sprintf("autoglm-%x-%s", h.Sum64(), c.Name)
+}
 
 // lay makes the step's folder and copies its files there.
 func (c *Config) lay() error {
@@ -199,257 +211,37 @@ func (c *Config) environment() []string {
 	return append(env, c.variables()...)
 }
 
+// Clear ends what steps of jobs left whose node was killed: jobs is the folder of their
+// folders, and no node may run any of them.
+func Clear(jobs string) error {
+	jobs, err := filepath.Abs(jobs)
+	if err != nil {
+		return err
+	}
+	all, err := fs.Glob(os.DirFS(jobs), "*/steps/*")
+	if err != nil {
+		return err
+	}
+	own := ownCgroup()
+	for _, dir := range all {
+		dir = filepath.Join(jobs, dir)
+		c := Config{Job: filepath.Dir(filepath.Dir(dir)), Name: filepath.Base(dir)}
+		if own != "" {
+			clearGroup(filepath.Join(own, c.id()))
+		}
+		if runtime, err := os.ReadFile(filepath.Join(dir, containerMark)); err == nil {
+			removeContainer(string(runtime), c.id())
+			os.Remove(filepath.Join(dir, containerMark))
+		}
+	}
+	sweep("AUTOGLM_JOB_DIR=" + jobs + "/")
+	return nil
+}
+
 // look finds a program as the step would.
 func look(dir, name string) (string, error) {
 	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
 	return exec.LookPath(name)
-}
-
-// process is one that runs.
-type process struct {
-	c          Config
-	cmd        *exec.Cmd
-	group      *group
-	processors int    // it may run on so many; 0 is all
-	watched    bool   // its memory is
-	end        func() // kills what killing the group leaves; may be nil
-}
-
-// run starts the process, waits for its end or the context's, and leaves nothing.
-func (p *process) run(ctx context.Context, log *log) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	p.cmd.Stdout, p.cmd.Stderr = w, w
-	exited, err := p.start()
-	w.Close()
-	if err != nil {
-		r.Close()
-		return fmt.Errorf("step %s %w: %w", p.c.Name, ErrStart, err)
-	}
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		_, _ = io.Copy(log, r) // a log that can't be written is told by close
-	}()
-	why := p.wait(ctx, exited)
-	p.kill()
-	select {
-	case <-read:
-	case <-time.After(time.Second): // somebody that we may not kill holds the pipe
-	}
-	r.Close()
-	<-read
-	if err := log.close(); err != nil {
-		return fmt.Errorf("step %s: %w", p.c.Name, err)
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	state := p.cmd.ProcessState
-	if why == nil && state.Success() {
-		return nil
-	}
-	return p.failure(why, state, log)
-}
-
-// failure says how the program ended.
-func (p *process) failure(why error, state *os.ProcessState, log *log) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "step %s ", p.c.Name)
-	ws, _ := state.Sys().(syscall.WaitStatus)
-	switch {
-	case why != nil:
-		fmt.Fprintf(&b, "was ended: %v", why)
-	case p.group.oom():
-		fmt.Fprintf(&b, "was ended: it took more memory than its %s", size(p.c.Memory))
-	case ws.Signaled():
-		fmt.Fprintf(&b, "was killed by signal %d (%s)", int(ws.Signal()), ws.Signal())
-	default:
-		fmt.Fprintf(&b, "ended with exit code %d", state.ExitCode())
-		if p.c.Image != "" && state.ExitCode() == 128+int(syscall.SIGKILL) {
-			b.WriteString(" (killed: for its memory, as a rule)")
-		}
-	}
-	if p.watched && why == nil {
-		fmt.Fprintf(&b, " (its processes may allocate %s each)", size(p.c.Memory))
-	}
-	if last := log.last(); last != "" {
-		b.WriteString("\n" + last)
-	}
-	return errors.New(b.String())
-}
-
-func size(n int64) string {
-	if n%(1<<20) == 0 {
-		return fmt.Sprintf("%d MiB", n>>20)
-	}
-	return fmt.Sprintf("%d bytes", n)
-}
-
-// start starts the process; the channel is closed when it has ended.
-func (p *process) start() (<-chan struct{}, error) {
-	exited, begun := make(chan struct{}), make(chan error)
-	go func() {
-		// The kernel sends Pdeathsig when the thread that started the child ends, so that
-		// thread waits for it. It also hands its processors down.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.within(p.cmd.Start)
-		begun <- err
-		if err == nil {
-			_ = p.cmd.Wait() // its state says it all
-		}
-		close(exited)
-	}()
-	return exited, <-begun
-}
-
-// within calls f while this thread may run on as many processors as the step.
-func (p *process) within(f func() error) error {
-	var all unix.CPUSet
-	if p.processors == 0 || unix.SchedGetaffinity(0, &all) != nil || all.Count() <= p.processors {
-		return f()
-	}
-	var some unix.CPUSet
-	for i, n := 0, p.processors; n > 0; i++ {
-		if all.IsSet(i) {
-			some.Set(i)
-			n--
-		}
-	}
-	if err := unix.SchedSetaffinity(0, &some); err != nil {
-		return err
-	}
-	defer func() { _ = unix.SchedSetaffinity(0, &all) }() // it had them before
-	return f()
-}
-
-// wait returns once the program has ended, with why it was made to, if it was for
-// its memory. Where all were asked to end, it waits for all.
-func (p *process) wait(ctx context.Context, exited <-chan struct{}) (why error) {
-	var tick <-chan time.Time
-	if p.watched {
-		t := time.NewTicker(lookEvery)
-		defer t.Stop()
-		tick = t.C
-	}
-	done, late := ctx.Done(), (<-chan time.Time)(nil)
-	for {
-		select {
-		case <-exited:
-			if late == nil {
-				return why
-			}
-			exited = nil
-			t := time.NewTicker(lookEvery / 5)
-			defer t.Stop()
-			tick = t.C
-		case <-done:
-			done = nil
-			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
-			p.group.signal(syscall.SIGTERM, p.cmd.Process.Pid)
-			late = time.After(p.c.Grace)
-		case <-late:
-			if exited == nil {
-				return why
-			}
-			late = nil
-			p.kill()
-		case <-tick:
-			if exited == nil {
-				if len(members(p.c.Job, p.c.Name, p.cmd.Process.Pid)) == 0 {
-					return why
-				}
-				continue
-			}
-			if used := p.memory(); used > p.c.Memory && why == nil {
-				why = fmt.Errorf("its processes took %s of memory, and may take %s", size(used>>20<<20), size(p.c.Memory))
-				p.kill()
-			}
-		}
-	}
-}
-
-// kill leaves nothing of the step.
-func (p *process) kill() {
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may be gone
-	p.group.kill()
-	sweep(p.c.Job, p.c.Name)
-	if p.end != nil {
-		p.end()
-	}
-}
-
-// memory is what the step's processes use together: what several share is divided
-// among them.
-func (p *process) memory() int64 {
-	var sum int64
-	for _, pid := range members(p.c.Job, p.c.Name, p.cmd.Process.Pid) {
-		sum += proportional(pid)
-	}
-	return sum
-}
-
-// proportional is a process's PSS, bytes; 0 when it is gone.
-func proportional(pid int) int64 {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	_, b, _ = bytes.Cut(b, []byte("\nPss:"))
-	line, _, _ := bytes.Cut(b, []byte("kB"))
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(line)), 10, 64)
-	return n << 10
-}
-
-// sweep kills what runs of a step by its environment, until nothing does.
-func sweep(job, name string) {
-	for late := time.Now().Add(5 * time.Second); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
-		left := members(job, name, 0)
-		if len(left) == 0 {
-			return
-		}
-		for _, pid := range left {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-	}
-}
-
-// members are the processes of a step: those of a group, and those whose environment
-// says so. Zombies are none.
-func members(job, name string, group int) []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	marks := [][]byte{[]byte("\x00AUTOGLM_JOB_DIR=" + job + "\x00"), []byte("\x00AUTOGLM_STEP=" + name + "\x00")}
-	var out []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // state, parent, group, …
-		if len(f) < 3 || f[0] == "Z" || f[0] == "X" {
-			continue
-		}
-		if g, err := strconv.Atoi(f[2]); err == nil && group > 0 && g == group {
-			out = append(out, pid)
-			continue
-		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil {
-			continue
-		}
-		env = append([]byte{0}, append(env, 0)...)
-		if !slices.ContainsFunc(marks, func(m []byte) bool { return !bytes.Contains(env, m) }) {
-			out = append(out, pid)
-		}
-	}
-	return out
 }

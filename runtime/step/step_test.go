@@ -23,7 +23,7 @@ const role = "STEP_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(role) {
 	case "node": // runs a step until it is killed
-		err := Run(context.Background(), Config{Job: os.Args[1], Name: "s", Attempt: 1, Run: []string{"sh", "-c", "sleep 600 & echo $! > child; sleep 600"}})
+		err := Run(context.Background(), Config{Job: os.Args[1], Name: "s", Attempt: 1, Run: []string{"sh", "-c", "setsid env -i sleep 600 & echo $! > hidden; sleep 600 & echo $! > child; sleep 600"}})
 		fmt.Println(err)
 		return
 	}
@@ -170,10 +170,33 @@ func TestNothingIsLeft(t *testing.T) {
 	gone(t, filepath.Join(job, "steps", "s", "two"))
 }
 
-// A node that was killed leaves a step's grandchildren; the next attempt ends them.
+// A node that was killed leaves a step's grandchildren; the next attempt ends them, or
+// the next node.
 func TestNodeKilled(t *testing.T) {
-	job := t.TempDir()
+	t.Run("attempt", func(t *testing.T) {
+		nodeKilled(t, func(t *testing.T, job string) {
+			c := script(t, job, "true")
+			c.Attempt = 2
+			if err := Run(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+	t.Run("node", func(t *testing.T) {
+		nodeKilled(t, func(t *testing.T, job string) {
+			if err := Clear(filepath.Dir(job)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+func nodeKilled(t *testing.T, again func(t *testing.T, job string)) {
+	job := filepath.Join(t.TempDir(), "j1")
 	child := filepath.Join(job, "steps", "s", "child")
+	// A cgroup, where there is one, finds those that hide as well.
+	hides := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 0)
+	hides.remove()
 	node := exec.Command(os.Args[0], job)
 	node.Env = append(os.Environ(), role+"=node")
 	if err := node.Start(); err != nil {
@@ -184,12 +207,11 @@ func TestNodeKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = node.Wait()
-	c := script(t, job, "true")
-	c.Attempt = 2
-	if err := Run(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	again(t, job)
 	gone(t, child)
+	if hides.dir != nil {
+		gone(t, filepath.Join(job, "steps", "s", "hidden"))
+	}
 }
 
 // A program that takes more memory than it may is ended, and that is said.
@@ -203,7 +225,7 @@ func TestMemory(t *testing.T) {
 		}
 	})
 	t.Run("at once", func(t *testing.T) {
-		g := newGroup(ownCgroup(), "probe", 1<<30, 0)
+		g := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 1<<30, 0)
 		g.remove()
 		if g.memory {
 			t.Skip("a cgroup bounds it")
@@ -225,7 +247,7 @@ func TestMemory(t *testing.T) {
 }
 
 func TestProcessors(t *testing.T) {
-	g := newGroup(ownCgroup(), "probe", 0, 1)
+	g := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 1)
 	g.remove()
 	if g.cpus {
 		t.Skip("a cgroup bounds them")
@@ -301,6 +323,44 @@ func TestCgroupAt(t *testing.T) {
 	}
 }
 
+// Where the kernel refuses to start a process in a cgroup, it starts outside.
+func TestNoStartInACgroup(t *testing.T) {
+	c := script(t, t.TempDir(), "echo hello")
+	c.Grace, c.LogBytes = time.Second, 1<<20
+	if err := c.lay(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		group *group
+		fails bool
+	}{{&group{path: "/nowhere", dir: os.Stdin}, true}, {&group{}, false}} {
+		l, err := openLog(filepath.Join(c.dir(), "log"), c.LogBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.plain(tc.group).run(t.Context(), l); errors.Is(err, ErrStart) != tc.fails {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if err := l.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDivided(t *testing.T) {
+	handed := func(path string) bool { return path == "/c/autoglm.service" }
+	for own, want := range map[string]string{
+		"/c/autoglm.service/node": "/c/autoglm.service", "/c/autoglm.service": "/c/autoglm.service", "/c/session.scope": "/c/session.scope", "": "",
+	} {
+		if got := divided(own, handed); got != want {
+			t.Errorf("%q: %q, want %q", own, got, want)
+		}
+	}
+	if delegated(t.TempDir()) || delegated("/nowhere") {
+		t.Error("a folder was delegated")
+	}
+}
+
 // The files of a cgroup are the kernel's; here they are a folder's, which shows what
 // is written to them.
 func TestCgroupBounds(t *testing.T) {
@@ -308,12 +368,11 @@ func TestCgroupBounds(t *testing.T) {
 	if g := newGroup(parent, "s", 0, 0); g.dir == nil || g.memory || g.cpus {
 		t.Errorf("%+v", g)
 	}
-	made := filepath.Join(parent, fmt.Sprintf("autoglm-%d-%d-s", os.Getpid(), groups.Load()+1))
-	if err := os.Mkdir(made, 0o755); err != nil {
-		t.Fatal(err)
+	if g := newGroup(parent, "s", 1<<30, 1); g.dir == nil || g.memory || g.cpus {
+		t.Errorf("after a node that was killed: %+v", g)
 	}
-	if g := newGroup(parent, "s", 1<<30, 1); g.dir != nil {
-		t.Error("somebody else's cgroup is taken")
+	if g := newGroup(filepath.Join(parent, "nowhere"), "s", 1<<30, 1); g.dir != nil || g.oom() {
+		t.Errorf("%+v", g)
 	}
 	for _, f := range []string{"memory.max", "memory.swap.max", "memory.oom.group", "cpu.max", "memory.events"} {
 		if err := os.WriteFile(filepath.Join(parent, f), nil, 0o644); err != nil {
@@ -335,7 +394,7 @@ func TestCgroupBounds(t *testing.T) {
 
 // In a real cgroup a step ends with all that it started.
 func TestCgroupKill(t *testing.T) {
-	g := newGroup(ownCgroup(), "probe", 0, 0)
+	g := newGroup(ownCgroup(), fmt.Sprint("autoglm-test-", os.Getpid()), 0, 0)
 	if g.dir == nil {
 		t.Skip("no cgroup of version 2 that may be divided")
 	}
@@ -372,7 +431,7 @@ func TestContainer(t *testing.T) {
 		if err := Run(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		name := c.containerName()
+		name := c.id()
 		args := strings.Split(strings.TrimSpace(read(t, path+".args")), "\n")
 		rm := []string{"rm", "-f", name}
 		if !slices.Equal(args[:3], rm) || !slices.Equal(args[len(args)-3:], rm) {
@@ -390,6 +449,15 @@ func TestContainer(t *testing.T) {
 		if log := read(t, c.dir(), "log"); !strings.Contains(log, "said") {
 			t.Errorf("%s: the log is %q", r, log)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(c.dir(), containerMark), []byte(filepath.Join(bin, "podman")), 0o600); err != nil { // as a node that was killed leaves it
+		t.Fatal(err)
+	}
+	if err := Clear(filepath.Dir(c.Job)); err != nil {
+		t.Fatal(err)
+	}
+	if args := read(t, filepath.Join(bin, "podman.args")); strings.Count(args, "rm\n-f\n"+c.id()) != 3 {
+		t.Errorf("%q", args)
 	}
 	t.Setenv("STAND_IN_EXIT", "137")
 	if err := Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "137 (killed: for its memory, as a rule)") {

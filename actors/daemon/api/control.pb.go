@@ -470,6 +470,110 @@ func (*RotateKeysRequest) Descriptor() ([]byte, []int) {
 	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
+type RevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	List          []byte                 `protobuf:"bytes,1,opt,name=list,proto3,oneof" json:"list,omitempty"` // PEM, as autoglm ca revoke writes it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevokeRequest) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+type RevokeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        *uint64                `protobuf:"varint,1,opt,name=number,proto3,oneof" json:"number,omitempty"` // of the list
+	Nodes         []string               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`          // that have it
+	Missing       []string               `protobuf:"bytes,3,rep,name=missing,proto3" json:"missing,omitempty"`      // those that have not, and why
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeReply) Reset() {
+	*x = RevokeReply{}
+	mi := &file_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeReply) ProtoMessage() {}
+
+func (x *RevokeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeReply.ProtoReflect.Descriptor instead.
+func (*RevokeReply) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RevokeReply) GetNumber() uint64 {
+	if x != nil && x.Number != nil {
+		return *x.Number
+	}
+	return 0
+}
+
+func (x *RevokeReply) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *RevokeReply) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 type BackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -478,7 +582,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +594,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +607,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 type Chunk struct {
@@ -515,7 +619,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +631,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +644,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -558,7 +662,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +674,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +687,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 // Job is a job as the cluster knows it.
@@ -616,7 +720,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +732,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +745,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Job) GetId() string {
@@ -806,7 +910,7 @@ type Lent struct {
 
 func (x *Lent) Reset() {
 	*x = Lent{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +922,7 @@ func (x *Lent) String() string {
 func (*Lent) ProtoMessage() {}
 
 func (x *Lent) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +935,7 @@ func (x *Lent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lent.ProtoReflect.Descriptor instead.
 func (*Lent) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Lent) GetNode() string {
@@ -889,7 +993,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1005,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1018,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Upload) GetName() string {
@@ -956,7 +1060,7 @@ type Ref struct {
 
 func (x *Ref) Reset() {
 	*x = Ref{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1072,7 @@ func (x *Ref) String() string {
 func (*Ref) ProtoMessage() {}
 
 func (x *Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1085,7 @@ func (x *Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ref.ProtoReflect.Descriptor instead.
 func (*Ref) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Ref) GetHash() string {
@@ -1033,7 +1137,7 @@ type Spec struct {
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1149,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1162,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Spec) GetTaskType() string {
@@ -1254,7 +1358,7 @@ type Budget struct {
 
 func (x *Budget) Reset() {
 	*x = Budget{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1370,7 @@ func (x *Budget) String() string {
 func (*Budget) ProtoMessage() {}
 
 func (x *Budget) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1383,7 @@ func (x *Budget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Budget.ProtoReflect.Descriptor instead.
 func (*Budget) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Budget) GetWallClock() string {
@@ -1319,7 +1423,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1435,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1448,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Data) GetFiles() []string {
@@ -1413,7 +1517,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1529,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1542,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Placement) GetGpuLoad() float64 {
@@ -1465,7 +1569,7 @@ type Constraints struct {
 
 func (x *Constraints) Reset() {
 	*x = Constraints{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1581,7 @@ func (x *Constraints) String() string {
 func (*Constraints) ProtoMessage() {}
 
 func (x *Constraints) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1594,7 @@ func (x *Constraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Constraints.ProtoReflect.Descriptor instead.
 func (*Constraints) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Constraints) GetMaxParams() int64 {
@@ -1518,7 +1622,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1634,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1647,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Limits) GetTimeout() string {
@@ -1589,7 +1693,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1705,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1718,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Step) GetName() string {
@@ -1718,7 +1822,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1834,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1847,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Resources) GetCpus() float64 {
@@ -1776,7 +1880,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1892,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1905,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Stage) GetStage() string {
@@ -1866,7 +1970,7 @@ type Leaderboard struct {
 
 func (x *Leaderboard) Reset() {
 	*x = Leaderboard{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1982,7 @@ func (x *Leaderboard) String() string {
 func (*Leaderboard) ProtoMessage() {}
 
 func (x *Leaderboard) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1995,7 @@ func (x *Leaderboard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaderboard.ProtoReflect.Descriptor instead.
 func (*Leaderboard) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Leaderboard) GetJob() string {
@@ -1950,7 +2054,7 @@ type Trial struct {
 
 func (x *Trial) Reset() {
 	*x = Trial{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2066,7 @@ func (x *Trial) String() string {
 func (*Trial) ProtoMessage() {}
 
 func (x *Trial) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2079,7 @@ func (x *Trial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trial.ProtoReflect.Descriptor instead.
 func (*Trial) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Trial) GetId() string {
@@ -2084,7 +2188,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2200,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2213,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Line) GetN() uint32 {
@@ -2152,7 +2256,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2268,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2281,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2224,13 +2328,14 @@ type Node struct {
 	Devices       []string               `protobuf:"bytes,12,rep,name=devices,proto3" json:"devices,omitempty"`
 	Free          *int32                 `protobuf:"varint,13,opt,name=free,proto3,oneof" json:"free,omitempty"` // devices that nobody holds
 	Note          *string                `protobuf:"bytes,14,opt,name=note,proto3,oneof" json:"note,omitempty"`
+	AllowSteps    *bool                  `protobuf:"varint,15,opt,name=allow_steps,json=allowSteps,proto3,oneof" json:"allow_steps,omitempty"` // it runs steps of jobs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2347,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2360,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Node) GetId() string {
@@ -2356,6 +2461,13 @@ func (x *Node) GetNote() string {
 	return ""
 }
 
+func (x *Node) GetAllowSteps() bool {
+	if x != nil && x.AllowSteps != nil {
+		return *x.AllowSteps
+	}
+	return false
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -2388,7 +2500,15 @@ const file_control_proto_rawDesc = "" +
 	"\fNodesRequest\"\x1e\n" +
 	"\fDrainRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
-	"\x11RotateKeysRequest\"\x0f\n" +
+	"\x11RotateKeysRequest\"1\n" +
+	"\rRevokeRequest\x12\x17\n" +
+	"\x04list\x18\x01 \x01(\fH\x00R\x04list\x88\x01\x01B\a\n" +
+	"\x05_list\"e\n" +
+	"\vRevokeReply\x12\x1b\n" +
+	"\x06number\x18\x01 \x01(\x04H\x00R\x06number\x88\x01\x01\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x18\n" +
+	"\amissing\x18\x03 \x03(\tR\amissingB\t\n" +
+	"\a_number\"\x0f\n" +
 	"\rBackupRequest\"\x1b\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\a\n" +
@@ -2677,7 +2797,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_clusterB\t\n" +
 	"\a_votersB\a\n" +
-	"\x05_note\"\xd1\x04\n" +
+	"\x05_note\"\x87\x05\n" +
 	"\x04Node\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x01R\x04name\x88\x01\x01\x12\x17\n" +
@@ -2694,7 +2814,9 @@ const file_control_proto_rawDesc = "" +
 	"\adevices\x18\f \x03(\tR\adevices\x12\x17\n" +
 	"\x04free\x18\r \x01(\x05H\tR\x04free\x88\x01\x01\x12\x17\n" +
 	"\x04note\x18\x0e \x01(\tH\n" +
-	"R\x04note\x88\x01\x01\x1a9\n" +
+	"R\x04note\x88\x01\x01\x12$\n" +
+	"\vallow_steps\x18\x0f \x01(\bH\vR\n" +
+	"allowSteps\x88\x01\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x05\n" +
@@ -2709,7 +2831,8 @@ const file_control_proto_rawDesc = "" +
 	"\x05_jobsB\a\n" +
 	"\x05_loadB\a\n" +
 	"\x05_freeB\a\n" +
-	"\x05_note2\xaa\x05\n" +
+	"\x05_noteB\x0e\n" +
+	"\f_allow_steps2\xe8\x05\n" +
 	"\aControl\x12<\n" +
 	"\x06Submit\x12\x19.autoglm.v1.SubmitRequest\x1a\x17.autoglm.v1.SubmitReply\x126\n" +
 	"\x04Jobs\x12\x17.autoglm.v1.JobsRequest\x1a\x15.autoglm.v1.JobsReply\x12.\n" +
@@ -2722,7 +2845,8 @@ const file_control_proto_rawDesc = "" +
 	"\x05Nodes\x12\x18.autoglm.v1.NodesRequest\x1a\x16.autoglm.v1.NodesReply\x124\n" +
 	"\x05Drain\x12\x18.autoglm.v1.DrainRequest\x1a\x11.autoglm.v1.Empty\x12>\n" +
 	"\n" +
-	"RotateKeys\x12\x1d.autoglm.v1.RotateKeysRequest\x1a\x11.autoglm.v1.Empty\x128\n" +
+	"RotateKeys\x12\x1d.autoglm.v1.RotateKeysRequest\x1a\x11.autoglm.v1.Empty\x12<\n" +
+	"\x06Revoke\x12\x19.autoglm.v1.RevokeRequest\x1a\x17.autoglm.v1.RevokeReply\x128\n" +
 	"\x06Backup\x12\x19.autoglm.v1.BackupRequest\x1a\x11.autoglm.v1.Chunk0\x01B3Z1github.com/open-autoglm/autoglm/actors/daemon/apib\x06proto3"
 
 var (
@@ -2737,7 +2861,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
@@ -2749,81 +2873,83 @@ var file_control_proto_goTypes = []any{
 	(*NodesRequest)(nil),          // 7: autoglm.v1.NodesRequest
 	(*DrainRequest)(nil),          // 8: autoglm.v1.DrainRequest
 	(*RotateKeysRequest)(nil),     // 9: autoglm.v1.RotateKeysRequest
-	(*BackupRequest)(nil),         // 10: autoglm.v1.BackupRequest
-	(*Chunk)(nil),                 // 11: autoglm.v1.Chunk
-	(*Empty)(nil),                 // 12: autoglm.v1.Empty
-	(*Job)(nil),                   // 13: autoglm.v1.Job
-	(*Lent)(nil),                  // 14: autoglm.v1.Lent
-	(*Upload)(nil),                // 15: autoglm.v1.Upload
-	(*Ref)(nil),                   // 16: autoglm.v1.Ref
-	(*Spec)(nil),                  // 17: autoglm.v1.Spec
-	(*Budget)(nil),                // 18: autoglm.v1.Budget
-	(*Data)(nil),                  // 19: autoglm.v1.Data
-	(*Placement)(nil),             // 20: autoglm.v1.Placement
-	(*Constraints)(nil),           // 21: autoglm.v1.Constraints
-	(*Limits)(nil),                // 22: autoglm.v1.Limits
-	(*Step)(nil),                  // 23: autoglm.v1.Step
-	(*Resources)(nil),             // 24: autoglm.v1.Resources
-	(*Stage)(nil),                 // 25: autoglm.v1.Stage
-	(*Leaderboard)(nil),           // 26: autoglm.v1.Leaderboard
-	(*Trial)(nil),                 // 27: autoglm.v1.Trial
-	(*Line)(nil),                  // 28: autoglm.v1.Line
-	(*NodesReply)(nil),            // 29: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 30: autoglm.v1.Node
-	nil,                           // 31: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 32: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 33: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 34: autoglm.v1.Spec.StagesEntry
-	nil,                           // 35: autoglm.v1.Data.ConfigEntry
-	nil,                           // 36: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 37: autoglm.v1.Step.EnvEntry
-	nil,                           // 38: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 39: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 41: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 42: google.protobuf.Value
+	(*RevokeRequest)(nil),         // 10: autoglm.v1.RevokeRequest
+	(*RevokeReply)(nil),           // 11: autoglm.v1.RevokeReply
+	(*BackupRequest)(nil),         // 12: autoglm.v1.BackupRequest
+	(*Chunk)(nil),                 // 13: autoglm.v1.Chunk
+	(*Empty)(nil),                 // 14: autoglm.v1.Empty
+	(*Job)(nil),                   // 15: autoglm.v1.Job
+	(*Lent)(nil),                  // 16: autoglm.v1.Lent
+	(*Upload)(nil),                // 17: autoglm.v1.Upload
+	(*Ref)(nil),                   // 18: autoglm.v1.Ref
+	(*Spec)(nil),                  // 19: autoglm.v1.Spec
+	(*Budget)(nil),                // 20: autoglm.v1.Budget
+	(*Data)(nil),                  // 21: autoglm.v1.Data
+	(*Placement)(nil),             // 22: autoglm.v1.Placement
+	(*Constraints)(nil),           // 23: autoglm.v1.Constraints
+	(*Limits)(nil),                // 24: autoglm.v1.Limits
+	(*Step)(nil),                  // 25: autoglm.v1.Step
+	(*Resources)(nil),             // 26: autoglm.v1.Resources
+	(*Stage)(nil),                 // 27: autoglm.v1.Stage
+	(*Leaderboard)(nil),           // 28: autoglm.v1.Leaderboard
+	(*Trial)(nil),                 // 29: autoglm.v1.Trial
+	(*Line)(nil),                  // 30: autoglm.v1.Line
+	(*NodesReply)(nil),            // 31: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 32: autoglm.v1.Node
+	nil,                           // 33: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 34: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 35: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 36: autoglm.v1.Spec.StagesEntry
+	nil,                           // 37: autoglm.v1.Data.ConfigEntry
+	nil,                           // 38: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 39: autoglm.v1.Step.EnvEntry
+	nil,                           // 40: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 41: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 43: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 44: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
-	17, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
-	15, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
-	13, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
-	31, // 3: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	40, // 4: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	40, // 5: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	40, // 6: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	40, // 7: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	32, // 8: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
-	17, // 9: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
-	15, // 10: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
-	26, // 11: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
-	25, // 12: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
-	14, // 13: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
-	40, // 14: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
-	16, // 15: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
-	18, // 16: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
-	19, // 17: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	33, // 18: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
-	20, // 19: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
-	21, // 20: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	34, // 21: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
-	23, // 22: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	35, // 23: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	36, // 24: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	37, // 25: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
-	24, // 26: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
-	27, // 27: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
-	27, // 28: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	38, // 29: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
-	41, // 30: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	41, // 31: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
-	13, // 32: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	30, // 33: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	40, // 34: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	39, // 35: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	16, // 36: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	40, // 37: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	22, // 38: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	42, // 39: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	19, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
+	17, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
+	15, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
+	33, // 3: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	42, // 4: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	42, // 5: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	42, // 6: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	42, // 7: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	34, // 8: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	19, // 9: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
+	17, // 10: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
+	28, // 11: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
+	27, // 12: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
+	16, // 13: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
+	42, // 14: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	18, // 15: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
+	20, // 16: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
+	21, // 17: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
+	35, // 18: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	22, // 19: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
+	23, // 20: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
+	36, // 21: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	25, // 22: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
+	37, // 23: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	38, // 24: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	39, // 25: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	26, // 26: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
+	29, // 27: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
+	29, // 28: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
+	40, // 29: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	43, // 30: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	43, // 31: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	15, // 32: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
+	32, // 33: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	42, // 34: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	41, // 35: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	18, // 36: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	42, // 37: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	24, // 38: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	44, // 39: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
 	0,  // 40: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
 	2,  // 41: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
 	4,  // 42: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
@@ -2835,21 +2961,23 @@ var file_control_proto_depIdxs = []int32{
 	7,  // 48: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
 	8,  // 49: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
 	9,  // 50: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	10, // 51: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 52: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 53: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	13, // 54: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	28, // 55: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	28, // 56: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	6,  // 57: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	13, // 58: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	12, // 59: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	29, // 60: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	12, // 61: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	12, // 62: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	11, // 63: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	52, // [52:64] is the sub-list for method output_type
-	40, // [40:52] is the sub-list for method input_type
+	10, // 51: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
+	12, // 52: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 53: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 54: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	15, // 55: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	30, // 56: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	30, // 57: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	6,  // 58: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	15, // 59: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	14, // 60: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	31, // 61: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	14, // 62: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	14, // 63: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	11, // 64: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
+	13, // 65: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	53, // [53:66] is the sub-list for method output_type
+	40, // [40:53] is the sub-list for method input_type
 	40, // [40:40] is the sub-list for extension type_name
 	40, // [40:40] is the sub-list for extension extendee
 	0,  // [0:40] is the sub-list for field type_name
@@ -2862,8 +2990,8 @@ func file_control_proto_init() {
 	}
 	file_control_proto_msgTypes[0].OneofWrappers = []any{}
 	file_control_proto_msgTypes[1].OneofWrappers = []any{}
-	file_control_proto_msgTypes[13].OneofWrappers = []any{}
-	file_control_proto_msgTypes[14].OneofWrappers = []any{}
+	file_control_proto_msgTypes[10].OneofWrappers = []any{}
+	file_control_proto_msgTypes[11].OneofWrappers = []any{}
 	file_control_proto_msgTypes[15].OneofWrappers = []any{}
 	file_control_proto_msgTypes[16].OneofWrappers = []any{}
 	file_control_proto_msgTypes[17].OneofWrappers = []any{}
@@ -2880,13 +3008,15 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[28].OneofWrappers = []any{}
 	file_control_proto_msgTypes[29].OneofWrappers = []any{}
 	file_control_proto_msgTypes[30].OneofWrappers = []any{}
+	file_control_proto_msgTypes[31].OneofWrappers = []any{}
+	file_control_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

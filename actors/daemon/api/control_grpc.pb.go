@@ -37,6 +37,7 @@ const (
 	Control_Nodes_FullMethodName      = "/autoglm.v1.Control/Nodes"
 	Control_Drain_FullMethodName      = "/autoglm.v1.Control/Drain"
 	Control_RotateKeys_FullMethodName = "/autoglm.v1.Control/RotateKeys"
+	Control_Revoke_FullMethodName     = "/autoglm.v1.Control/Revoke"
 	Control_Backup_FullMethodName     = "/autoglm.v1.Control/Backup"
 )
 
@@ -67,6 +68,8 @@ type ControlClient interface {
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*Empty, error)
 	// RotateKeys replaces the key that seals gossip (role admin).
 	RotateKeys(ctx context.Context, in *RotateKeysRequest, opts ...grpc.CallOption) (*Empty, error)
+	// Revoke gives all nodes a list of revoked certificates (role admin).
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeReply, error)
 	// Backup is a snapshot of all journals (role admin).
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error)
 }
@@ -207,6 +210,16 @@ func (c *controlClient) RotateKeys(ctx context.Context, in *RotateKeysRequest, o
 	return out, nil
 }
 
+func (c *controlClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeReply)
+	err := c.cc.Invoke(ctx, Control_Revoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_Backup_FullMethodName, cOpts...)
@@ -253,6 +266,8 @@ type ControlServer interface {
 	Drain(context.Context, *DrainRequest) (*Empty, error)
 	// RotateKeys replaces the key that seals gossip (role admin).
 	RotateKeys(context.Context, *RotateKeysRequest) (*Empty, error)
+	// Revoke gives all nodes a list of revoked certificates (role admin).
+	Revoke(context.Context, *RevokeRequest) (*RevokeReply, error)
 	// Backup is a snapshot of all journals (role admin).
 	Backup(*BackupRequest, grpc.ServerStreamingServer[Chunk]) error
 	mustEmbedUnimplementedControlServer()
@@ -297,6 +312,9 @@ func (UnimplementedControlServer) Drain(context.Context, *DrainRequest) (*Empty,
 }
 func (UnimplementedControlServer) RotateKeys(context.Context, *RotateKeysRequest) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateKeys not implemented")
+}
+func (UnimplementedControlServer) Revoke(context.Context, *RevokeRequest) (*RevokeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
 }
 func (UnimplementedControlServer) Backup(*BackupRequest, grpc.ServerStreamingServer[Chunk]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
@@ -506,6 +524,24 @@ func _Control_RotateKeys_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(BackupRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -559,6 +595,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateKeys",
 			Handler:    _Control_RotateKeys_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _Control_Revoke_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

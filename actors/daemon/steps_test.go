@@ -88,7 +88,7 @@ func TestStepsOutliveANode(t *testing.T) {
 	spec.Data.Files = []string{"steps/make/corpus.txt"}
 	spec.Steps = []job.Step{
 		{Name: "make", Run: job.Line("echo x >> " + dir + "/made; cp " + corpus + " corpus.txt"), Before: []string{job.StageProbe}},
-		{Name: "hold", Run: job.Line("echo x >> " + dir + "/held; until test -e " + dir + "/go; do sleep 0.02; done"), Needs: []string{"make"}, Before: []string{job.StageClean}},
+		{Name: "hold", Run: job.Line("sleep 600 & echo $! >> " + dir + "/held; until test -e " + dir + "/go; do sleep 0.02; done"), Needs: []string{"make"}, Before: []string{job.StageClean}},
 	}
 	id, err := c.Submit(t.Context(), "", spec, nil)
 	if err != nil {
@@ -116,5 +116,22 @@ func TestStepsOutliveANode(t *testing.T) {
 	}
 	if count("made") != 1 || count("held") != 2 {
 		t.Errorf("make ran %d times, hold %d", count("made"), count("held"))
+	}
+	// What the step left on the node that was killed ends when that starts again.
+	b, err := os.ReadFile(filepath.Join(dir, "held"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	lives := func() bool {
+		stat, err := os.ReadFile("/proc/" + first + "/stat")
+		return err == nil && !strings.Contains(string(stat), ") Z ")
+	}
+	if !lives() {
+		t.Error("it left nothing")
+	}
+	tn.start(d.NodeName, allow)
+	if lives() {
+		t.Error("it is still there")
 	}
 }

@@ -48,6 +48,7 @@ func relays(t *testing.T) *Relay {
 func TestRelayedRing(t *testing.T) {
 	nodes := []*Relay{relays(t), relays(t)}
 	group := ring.NewGroupAcross(ring.GroupConfig{World: 2, Epoch: 1})
+	summed := make(chan struct{})
 	var wg sync.WaitGroup
 	for r, y := range nodes {
 		wg.Go(func() {
@@ -65,12 +66,14 @@ func TestRelayedRing(t *testing.T) {
 				t.Errorf("rank %d: %v, %v", r, data[0], err)
 			}
 			if r == 0 {
+				<-summed
 				if err := nodes[0].Close(); err != nil { // the node dies
 					t.Error(err)
 				}
 				_ = c.Close()
 				return
 			}
+			close(summed)
 			begun := time.Now()
 			c.Reduce(1, ring.Buffer{Data: data})
 			if err := c.Wait(); !errors.Is(err, ring.ErrLost) || time.Since(begun) > 10*time.Second {

@@ -86,7 +86,45 @@ func (m *meetings) run(ctx context.Context, member int, t Task, clock func() tim
 		p, epoch, err = m.at(member, epoch)
 		return p, err
 	}
+	e.Regroup = func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.epoch > epoch
+	}
 	return Execute(ctx, t, e)
+}
+
+// A single rank is joined by another in its middle, and both end with one model.
+func TestSingleRankIsJoined(t *testing.T) {
+	dir, tok := corpora(t, 3)
+	for _, at := range []int{3, 40} {
+		task := tinyTask(dir, tok)
+		task.Dir = filepath.Join(dir, fmt.Sprint("joined", at))
+		m := newMeetings(2)
+		m.turn(func(member int) bool { return member == 1 })
+		var once sync.Once
+		var wg sync.WaitGroup
+		var reps [2]Report
+		var errs [2]error
+		wg.Go(func() {
+			reps[0], errs[0] = m.run(t.Context(), 0, task, fakeClock(), func(s StepMetrics) {
+				if s.Step < at {
+					return
+				}
+				once.Do(func() {
+					m.turn(nil)
+					wg.Go(func() { reps[1], errs[1] = m.run(t.Context(), 1, task, fakeClock(), nil) })
+				})
+			})
+		})
+		wg.Wait()
+		if errs[0] != nil || errs[1] != nil {
+			t.Fatalf("at step %d: %v, %v", at, errs[0], errs[1])
+		}
+		if reps[0].State.Step != reps[1].State.Step || reps[0].Bits != reps[1].Bits || reps[0].State.Step == 0 {
+			t.Errorf("at step %d: %+v and %+v", at, reps[0], reps[1])
+		}
+	}
 }
 
 // A rank is lost after any step and another takes its place with what is on the

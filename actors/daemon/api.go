@@ -51,7 +51,9 @@ func (d *Daemon) routes() http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			name, role := d.who(r)
 			if !role.May(need) {
-				refuse(w, &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)})
+				err := &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)}
+				d.complaints.add("request"+err.Text, fmt.Sprintf("refused a request of %q from %s: %v", name, r.RemoteAddr, err))
+				refuse(w, err)
 				return
 			}
 			if role == cert.Node && r.Header.Get(userHeader) != "" {
@@ -70,6 +72,10 @@ func (d *Daemon) routes() http.Handler {
 				}
 			}
 			if err := f(w, r); err != nil {
+				var large *http.MaxBytesError
+				if errors.As(err, &large) {
+					d.complaints.add("large request", fmt.Sprintf("refused a request of %q from %s: it is larger than %d MB; data goes in by PUT /v1/files", name, r.RemoteAddr, large.Limit>>20))
+				}
 				refuse(w, err)
 			}
 		})

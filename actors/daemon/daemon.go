@@ -233,7 +233,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 		Events: cluster.Events{
 			Joined: func(m cluster.Member) { d.say("node %s joined (%s)", m.Name, m.Addr); d.change(); d.nudge() },
 			Gone:   func(m cluster.Member, why string) { d.say("node %s is gone: %s", m.Name, why); d.nudge() },
-			Warn:   func(about, addr string, err error) { d.say("%s: %v", about, err) },
+			Warn:   func(about, _ string, err error) { d.complain(about, err) },
 		},
 	})
 	if err != nil {

@@ -38,10 +38,18 @@ func readFrame(r io.Reader, v any) error {
 	}
 	var b bytes.Buffer // what was announced is not believed before it has come
 	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
-		return err
+		return fmt.Errorf("a frame of %d bytes is cut off after %d: %w", n, b.Len(), noEOF(err))
 	}
 	if err := msgpack.Unmarshal(b.Bytes(), v); err != nil {
 		return fmt.Errorf("a frame that is no %T: %w", v, err)
 	}
 	return nil
+}
+
+// noEOF tells an end in the middle from one between frames.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

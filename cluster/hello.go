@@ -125,7 +125,7 @@ func (m *Members) answer(c net.Conn) {
 	var h hello
 	if err := readFrame(c, &h); err != nil {
 		if !errors.Is(err, io.EOF) {
-			m.warn("greeting", c.RemoteAddr().String(), err)
+			m.warn("greeting", c.RemoteAddr().String(), fmt.Errorf("%w; another version, or no autoglm node?", err))
 		}
 		return
 	}

@@ -68,7 +68,9 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			name, role := d.who(r)
 			if !role.May(need) {
-				refuse(w, r, &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)})
+				err := &StatusError{http.StatusForbidden, fmt.Sprintf("this needs the role %s, the certificate has %q; ask for another with: autoglm ca issue --role %s", need, role, need)}
+				d.complaints.add("request"+err.Text, fmt.Sprintf("refused a request of %q from %s: %v", name, r.RemoteAddr, err))
+				refuse(w, r, err)
 				return
 			}
 			if role == cert.Node && r.Header.Get(userHeader) != "" {
@@ -87,6 +89,10 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 				}
 			}
 			if err := f(w, r); err != nil {
+				var large *http.MaxBytesError
+				if errors.As(err, &large) {
+					d.complaints.add("large request", fmt.Sprintf("refused a request of %q from %s: it is larger than %d MB; data goes in by PUT /v1/files", name, r.RemoteAddr, large.Limit>>20))
+				}
 				refuse(w, r, err)
 			}
 		})

@@ -256,7 +256,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 				d.lost(m)
 				d.nudge()
 			},
-			Warn: func(about, addr string, err error) { d.say("%s: %v", about, err) },
+			Warn: func(about, _ string, err error) { d.complain(about, err) },
 		},
 	})
 	if err != nil {

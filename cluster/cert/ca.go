@@ -231,7 +231,7 @@ func (ca *CA) Token(valid time.Duration) (string, error) {
 
 // Why a token is refused.
 var (
-	ErrToken     = errors.New("the token is not this authority's")
+	ErrToken     = errors.New("the token is not this authority's: make one where it is (autoglm ca token)")
 	ErrTokenLate = errors.New("the token has expired: make a new one (autoglm ca token)")
 	ErrTokenUsed = errors.New("the token was used before: make a new one (autoglm ca token)")
 )

@@ -267,6 +267,9 @@ func (p *Port) protocolOf(raw net.Conn, conf *tls.Config) (net.Conn, string, err
 	if conf != nil {
 		c := tls.Server(raw, conf)
 		if err := c.Handshake(); err != nil {
+			if strings.Contains(err.Error(), "unsupported application protocols") {
+				err = errUnknown
+			}
 			return nil, "", cert.Explain(err)
 		}
 		name := c.ConnectionState().NegotiatedProtocol

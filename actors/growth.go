@@ -97,7 +97,7 @@ func (t *Trial) measured(ctx actor.Context, m train.StepMetrics) {
 		before, came := t.before, t.came
 		t.before, t.came = 0, nil
 		if now < growthPays*before && t.whole() {
-			t.giveBack(ctx, came)
+			t.giveBack(ctx, &Returned{Seq: t.seq, Workers: came, With: now, Without: before})
 			return
 		}
 	}
@@ -105,12 +105,12 @@ func (t *Trial) measured(ctx actor.Context, m train.StepMetrics) {
 }
 
 // giveBack lets newcomers go.
-func (t *Trial) giveBack(ctx actor.Context, came []*actor.PID) {
-	old := t.epoch
+func (t *Trial) giveBack(ctx actor.Context, m *Returned) {
+	old, came := t.epoch, m.Workers
 	t.again(ctx, slices.DeleteFunc(slices.Clone(t.workers), func(w *actor.PID) bool { return slices.ContainsFunc(came, w.Equal) }), "the ring lets workers go that it is no faster with")
 	for _, w := range came {
 		ctx.Unwatch(w)
 		ctx.Send(w, &Release{Epoch: old})
 	}
-	ctx.Send(ctx.Parent(), &Returned{Seq: t.seq, Workers: came})
+	ctx.Send(ctx.Parent(), m)
 }

@@ -105,8 +105,9 @@ type Grow struct{ Workers []*actor.PID }
 
 // Returned gives workers back that a task did not get faster with.
 type Returned struct {
-	Seq     int
-	Workers []*actor.PID
+	Seq           int
+	Workers       []*actor.PID
+	With, Without float64 // tokens a second
 }
 
 // Widen lets a search have so many trials side by side.
@@ -180,6 +181,7 @@ type Events struct {
 	Journal  func(e journal.Event, st *journal.State) // after each commit
 	Progress func(p Progress)
 	End      func(err error, interrupted bool) // once
+	Notice   func(text string)                 // what a user wants to know, and no journal keeps
 }
 
 // Hooks are for tests: Receive sees every message before its actor does, and may

@@ -50,7 +50,7 @@ type Supervisor struct {
 	free    []int        // indices of workers
 	gone    map[int]bool // … of those that will not come back
 	extra   map[int]bool // … of those that the job did not ask for: a training tries them
-	spare   map[int]bool // … of those that the final training gave back
+	settled bool         // the final training is no faster with more of them
 	idle    int          // attempt of a final training that has no worker yet; 0 is none
 
 	stages map[string]*attempt // the last at each stage
@@ -180,7 +180,7 @@ func (s *Supervisor) commit(ctx actor.Context, e journal.Event) bool {
 // begin replays the journal and goes on.
 func (s *Supervisor) begin(ctx actor.Context) {
 	s.trials, s.stop, s.stages = map[int]*running{}, make(chan struct{}), map[string]*attempt{}
-	s.gone, s.extra, s.spare = map[int]bool{}, map[int]bool{}, map[int]bool{}
+	s.gone, s.extra = map[int]bool{}, map[int]bool{}
 	for i, w := range s.cfg.Workers {
 		s.workers, s.free = append(s.workers, w), append(s.free, i)
 		ctx.Watch(w)

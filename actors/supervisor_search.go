@@ -228,23 +228,18 @@ func (s *Supervisor) enlist(ctx actor.Context, m *Enlist) {
 // grow offers free workers to the final training.
 func (s *Supervisor) grow(ctx actor.Context) {
 	r := s.trials[finalSeq]
-	if r == nil || r.pid == nil {
+	if r == nil || r.pid == nil || len(s.free) == 0 || s.settled {
 		return
 	}
 	var more []*actor.PID
-	s.free = slices.DeleteFunc(s.free, func(w int) bool {
-		if s.spare[w] {
-			return false
-		}
+	for _, w := range s.free {
 		more, r.workers = append(more, s.workers[w]), append(slices.Clone(r.workers), w)
-		return true
-	})
-	if len(more) > 0 {
-		ctx.Send(r.pid, &Grow{Workers: more})
 	}
+	s.free = nil
+	ctx.Send(r.pid, &Grow{Workers: more})
 }
 
-// returned takes back what a training is no faster with.
+// returned takes back what a training is no faster with, and offers it no more.
 func (s *Supervisor) returned(ctx actor.Context, m *Returned) {
 	r := s.trials[m.Seq]
 	if r == nil {
@@ -255,9 +250,13 @@ func (s *Supervisor) returned(ctx actor.Context, m *Returned) {
 		if !slices.ContainsFunc(m.Workers, s.workers[w].Equal) {
 			return false
 		}
-		back, s.spare[w] = append(back, w), true
+		back = append(back, w)
 		return true
 	})
+	s.settled = true
+	if s.cfg.Events.Notice != nil {
+		s.cfg.Events.Notice(fmt.Sprintf("the final training lets %d devices of other nodes go: with them it made %.0f tokens/s, and %.0f without", len(back), m.With, m.Without))
+	}
 	s.release(back)
 	s.dispatch(ctx)
 }
@@ -359,7 +358,7 @@ func (s *Supervisor) finalReady(ctx actor.Context, m *finalReady) {
 // where none of them is there; the others are offered to it. Where there is none at
 // all, the next one that enlists starts it.
 func (s *Supervisor) trainOnAll(ctx actor.Context, attempt int) {
-	s.spare = map[int]bool{}
+	s.settled = false
 	if len(s.free) == 0 {
 		s.idle = attempt
 		return

@@ -286,6 +286,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			n.opts.Events.Journal(e, st)
 		}
 	}
+	events.Notice = n.notice
 	events.End = func(err error, interrupted bool) {
 		once.Do(func() { ended <- ending{err, interrupted} })
 	}

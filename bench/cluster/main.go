@@ -1,11 +1,12 @@
 // Command cluster measures nodes of a cluster as processes of this machine: how soon
 // they are ready, how soon a join and a death are known, what an idle one takes, and
-// how long nobody leads when the leader is killed, and what a journal of 10,000
-// trials takes; and of actors alone on several processes, how soon trials are placed
+// how long nobody leads when the leader is killed, what a journal of 10,000 trials
+// takes, and how soon a job uses a node that joins, and goes on without one that dies
+// or falls silent; and of actors alone on several processes, how soon trials are placed
 // and placed anew, and how many trials and reports a second pass through them.
 //
 //	go run ./bench/cluster -n 50 -what ready,join,kill,memory,traffic,leader,journal
-//	go run ./bench/cluster -what watch,noop,reports
+//	go run ./bench/cluster -what spread,watch,noop,reports -rounds 5
 //
 // As root it runs in a network namespace of its own, so that the loopback's counters
 // are its nodes' alone; traffic needs that. It prints one JSON object a line with
@@ -182,6 +183,7 @@ type town struct {
 	dir   string
 	nodes []*process // alive
 	next  int
+	apart bool // each has the machine's processors, as if it were another machine
 }
 
 // start starts a node and waits until it belongs to the cluster.
@@ -189,6 +191,9 @@ func (t *town) start() (*process, error) {
 	name := fmt.Sprintf("n%d", t.next)
 	t.next++
 	cfg := daemon.Config{Dir: filepath.Join(t.dir, name), Locks: filepath.Join(t.dir, "locks"), Listen: "127.0.0.1:0", Name: name, Software: "bench"}
+	if t.apart {
+		cfg.Locks = filepath.Join(t.dir, name+"-locks")
+	}
 	for _, o := range t.nodes[:min(3, len(t.nodes))] {
 		cfg.Join = append(cfg.Join, o.addr)
 	}
@@ -321,7 +326,7 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 	}
 	var ready []float64
 	for _, w := range what {
-		if !slices.Contains([]string{"journal", "watch", "noop", "reports"}, w) && ready == nil {
+		if !slices.Contains([]string{"journal", "spread", "watch", "noop", "reports"}, w) && ready == nil {
 			if ready, err = t.fill(n); err != nil {
 				return err
 			}
@@ -339,6 +344,8 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 			err = t.traffic(idle, show)
 		case "journal":
 			err = t.journal(show)
+		case "spread":
+			err = spread(min(rounds, 5), show)
 		case "leader":
 			err = t.leaders(min(rounds, 5), show)
 		case "watch":

@@ -203,18 +203,25 @@ func (v *view) stands(j daemon.Job) {
 	}
 	if v.json {
 		v.line(struct {
-			Event string `json:"event"`
-			Job   string `json:"job"`
-			State string `json:"state"`
-			Node  string `json:"node,omitempty"`
-			Epoch uint64 `json:"epoch"`
-			Why   string `json:"why,omitempty"`
-		}{"job", j.ID, string(j.State), j.NodeName, j.Epoch, j.Why})
+			Event string        `json:"event"`
+			Job   string        `json:"job"`
+			State string        `json:"state"`
+			Node  string        `json:"node,omitempty"`
+			Epoch uint64        `json:"epoch"`
+			Why   string        `json:"why,omitempty"`
+			Lent  []daemon.Lent `json:"lent,omitempty"`
+		}{"job", j.ID, string(j.State), j.NodeName, j.Epoch, j.Why, j.Lent})
 		v.mu.Unlock()
 		return
 	}
 	v.mu.Unlock()
 	switch {
+	case j.State == daemon.Running && len(j.Lent) > 0:
+		n := len(j.Devices)
+		for _, l := range j.Lent {
+			n += len(l.Devices)
+		}
+		v.notice(fmt.Sprintf("%s runs on nodes %s: %d devices", j.ID, nodesOf(&j), n))
 	case j.State == daemon.Running && j.Epoch > 1:
 		v.notice(fmt.Sprintf("%s goes on on node %s (attempt %d)", j.ID, j.NodeName, j.Epoch))
 	case j.State == daemon.Running:

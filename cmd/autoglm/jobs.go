@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -156,10 +157,19 @@ func printJobs(w io.Writer, jobs []daemon.Job, now time.Time) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "JOB\tNAME\tSTATE\tNODE\tBY\tSUBMITTED\tTOOK\tWHY")
 	for _, j := range jobs {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", j.ID, dash(j.Name), j.State, dash(j.NodeName), dash(j.By),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", j.ID, dash(j.Name), j.State, dash(nodesOf(&j)), dash(j.By),
 			j.Submitted.Local().Format("2006-01-02 15:04"), took(j, now), clip(firstLine(j.Why), 100))
 	}
 	_ = t.Flush() // as fmt.Fprintln: there is no one to tell
+}
+
+// nodesOf are the node of a job and, behind a plus, those that lend it devices.
+func nodesOf(j *daemon.Job) string {
+	out := j.NodeName
+	for _, l := range j.Lent {
+		out += "+" + l.NodeName
+	}
+	return out
 }
 
 func dash(s string) string {
@@ -167,6 +177,14 @@ func dash(s string) string {
 		return "–"
 	}
 	return s
+}
+
+// after is a text behind a lead, nothing where there is none.
+func after(lead, s string) string {
+	if s == "" {
+		return ""
+	}
+	return lead + s
 }
 
 // took is the time from a job's first start to its end, or to now.
@@ -197,6 +215,12 @@ func statusCommand() *cobra.Command {
 				printJobs(os.Stdout, []daemon.Job{d.Job}, time.Now())
 				for _, u := range d.Files {
 					fmt.Printf("data      %s, %d bytes\n", u.Name, u.Ref.Size)
+				}
+				if d.State == daemon.Running {
+					fmt.Printf("devices   %s: %s\n", d.NodeName, strings.Join(d.Devices, " "))
+				}
+				for _, l := range d.Lent {
+					fmt.Printf("lent      %s: %s%s\n", l.NodeName, strings.Join(l.Devices, " "), after("; to come back: ", l.Stopping))
 				}
 				if d.Epoch > 1 {
 					fmt.Printf("attempts  %d\n", d.Epoch)

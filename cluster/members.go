@@ -604,6 +604,9 @@ func (m *Members) Suspect(id string) {
 			case errors.Is(err, syscall.ECONNREFUSED):
 				m.bury(id, o.Boot, "its process is gone", false)
 				return
+			case errors.Is(err, cert.ErrRevoked):
+				m.bury(id, o.Boot, "its certificate was revoked", false)
+				return
 			case err == nil && (a.ID != id || a.Boot > o.Boot):
 				m.bury(id, o.Boot, "started anew", false)
 				return
@@ -619,6 +622,26 @@ func (m *Members) Suspect(id string) {
 			}
 		}
 	}()
+}
+
+// Expel takes out the members whose certificates were revoked, as far as they answer; it
+// returns when all were asked.
+func (m *Members) Expel(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, o := range m.Members() {
+		if o.ID == m.self.ID {
+			continue
+		}
+		m.mu.Lock()
+		host := m.heard[o.ID].host
+		m.mu.Unlock()
+		wg.Go(func() {
+			if _, err := m.exchange(ctx, o.Addr, host, true); errors.Is(err, cert.ErrRevoked) {
+				m.bury(o.ID, o.Boot, "its certificate was revoked", false)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // Publish tells all members small news of this node, at most 256 bytes; only the

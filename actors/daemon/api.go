@@ -49,6 +49,7 @@ type route struct {
 //	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid", "step"}]}
 //	submit    POST /v1/jobs/{id}/cancel     DELETE /v1/jobs/{id}
 //	admin     POST /v1/nodes/{id}/drain     POST /v1/keys/rotate     GET /v1/backup
+//	admin     POST /v1/crl            the body is the list of revoked certificates, PEM
 //	node      all of /internal
 //
 // Any node takes any request; what only the leader knows is passed on to it.
@@ -127,6 +128,7 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 		}
 		return answer(w, http.StatusOK, struct{}{})
 	}, "RotateKeys")
+	at("POST /v1/crl", cert.Admin, d.postList, "Revoke")
 	led("GET /v1/backup", cert.Admin, func(_ *chief, w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		if err := d.store.Backup(w); err != nil {
@@ -178,6 +180,23 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 	at("POST /internal/drain", cert.Node, func(w http.ResponseWriter, _ *http.Request) error {
 		d.Drain()
 		return answer(w, http.StatusAccepted, struct{}{})
+	})
+	at("POST /internal/crl", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
+		list, err := readList(r)
+		if err == nil {
+			err = d.adopt(r.Context(), list)
+		}
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, struct{}{})
+	})
+	at("GET /internal/crl", cert.Node, func(w http.ResponseWriter, _ *http.Request) error {
+		if d.id != nil {
+			list, _ := d.id.Revocations()
+			_, _ = w.Write(list)
+		}
+		return nil
 	})
 	at("POST /internal/want", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
 		var ref files.Ref

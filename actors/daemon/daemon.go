@@ -21,6 +21,10 @@
 // has it. What the job's folder holds goes to Config.Copies nodes before the end of
 // the stage or training that made it is committed.
 //
+// With Config.Bucket it goes to a bucket of an S3-compatible store as well, from which a
+// file comes that no node has any more. A store in trouble is tried again and again, and
+// holds up no job.
+//
 // # When something is lost
 //
 //	the leader       jobs go on; their nodes' next commits wait for the next leader
@@ -32,7 +36,7 @@
 //
 // # On disk
 //
-//	DIR/node.json gossip-keys.json journal/ files/ jobs/ID/ uploads/ID/
+//	DIR/node.json gossip-keys.json crl.pem journal/ files/ jobs/ID/ uploads/ID/
 //
 // Files and folders that no job needs any more are removed within the hour.
 package daemon
@@ -65,6 +69,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/cluster"
+	"github.com/open-autoglm/autoglm/cluster/bucket"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/cluster/port"
@@ -87,6 +92,7 @@ type Config struct {
 	Copies     int               // nodes that hold what a job must not lose; 0 is 2
 	AllowSteps bool              // jobs may run programs of their users'
 	Quota      int64             // of the store of files, bytes; 0 is no bound
+	Bucket     bucket.Config     // that keeps what a job must not lose too; none without a URL
 	Software   string            // this program's version
 	Log        func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
 	ActorLog   io.Writer         `json:"-"` // failures of actors; may be nil
@@ -99,26 +105,29 @@ type Config struct {
 
 // Daemon is a node that runs.
 type Daemon struct {
-	cfg     Config
-	port    *port.Port
-	members *cluster.Members
-	store   *replica.Store
-	files   *files.Store
-	hands   *hands
-	system  *actor.ActorSystem
-	remote  *remote.Remote
-	rings   *rings
-	relay   *worker.Relay
-	client  *http.Client
-	h2      *http.Transport // for calls over gRPC that are passed on
-	server  *http.Server
-	lock    *os.File
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup // goroutines that end with ctx
-	drained chan struct{}  // closed by Drain
-	changed chan struct{}  // buffered, 1: there is news
-	full    chan struct{}  // buffered, 1: the store of files wants room
+	cfg        Config
+	port       *port.Port
+	id         *cert.Identity // nil speaks plaintext
+	members    *cluster.Members
+	store      *replica.Store
+	files      *files.Store
+	depot      *depot // nil without a bucket
+	hands      *hands
+	system     *actor.ActorSystem
+	remote     *remote.Remote
+	rings      *rings
+	relay      *worker.Relay
+	client     *http.Client
+	h2         *http.Transport // for calls over gRPC that are passed on
+	server     *http.Server
+	lock       *os.File
+	ctx        context.Context
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup // goroutines that end with ctx
+	drained    chan struct{}  // closed by Drain
+	complaints *complaints
+	changed    chan struct{} // buffered, 1: there is news
+	full       chan struct{} // buffered, 1: the store of files wants room
 
 	mu      sync.Mutex
 	chief   *chief // nil while another node leads
@@ -143,6 +152,7 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{cfg: cfg, drained: make(chan struct{}), changed: make(chan struct{}, 1), full: make(chan struct{}, 1)}
+	d.complaints = newComplaints(d.say)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -195,6 +205,10 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 func (d *Daemon) start(id *cert.Identity) error {
+	d.id = id
+	if err := d.loadList(); err != nil {
+		return err
+	}
 	var err error
 	if d.files, err = files.New(filepath.Join(d.cfg.Dir, "files"), d.cfg.Quota); err != nil {
 		return err
@@ -202,11 +216,18 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.files.Liar = func(holder string, ref files.Ref) {
 		d.say("%s sent other bytes than those of file %s: see to that machine's disk and memory", strings.TrimSuffix(holder, "/internal/files"), ref.Hash[:12])
 	}
-	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused()})
+	d.port, err = port.Listen(port.Config{Listen: d.cfg.Listen, Identity: id, Refused: d.refused})
 	if err != nil {
 		return err
 	}
 	d.client, d.h2 = newClient(d.port.Dial), newH2(d.port.Dial)
+	if d.cfg.Bucket.URL != "" {
+		b, err := bucket.Open(d.cfg.Bucket)
+		if err != nil {
+			return err
+		}
+		d.depot = newDepot(d, b)
+	}
 	d.hands = newHands(d)
 	if d.cfg.CA != "" {
 		ca, err := cert.LoadCA(d.cfg.CA)
@@ -215,7 +236,7 @@ func (d *Daemon) start(id *cert.Identity) error {
 		}
 		cluster.ServeJoin(d.port, ca, func(from net.Addr, err error) {
 			if err != nil {
-				d.say("join: %v: %v", from, err)
+				d.complaints.add("join"+reason(err), fmt.Sprintf("join: %v: %v", from, err))
 			} else {
 				d.say("join: %v was given a certificate", from)
 			}
@@ -278,6 +299,10 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.spawn(d.publish)
 	d.spawn(d.watch)
 	d.spawn(d.tidy)
+	d.spawn(d.pullLists)
+	if d.depot != nil {
+		d.spawn(d.depot.run)
+	}
 	return nil
 }
 
@@ -287,29 +312,6 @@ func (d *Daemon) spawn(f func()) { d.wg.Go(f) }
 func (d *Daemon) say(format string, a ...any) {
 	if d.cfg.Log != nil {
 		d.cfg.Log(fmt.Sprintf(format, a...))
-	}
-}
-
-// refused says of connections that were turned away once a minute for each reason.
-func (d *Daemon) refused() func(net.Addr, error) {
-	var mu sync.Mutex
-	last := map[string]time.Time{}
-	count := map[string]int{}
-	return func(from net.Addr, why error) {
-		key := why.Error()
-		if i := strings.LastIndex(key, ": "); i > 0 {
-			key = key[i:]
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		count[key]++
-		if time.Since(last[key]) < time.Minute || len(last) > 1000 {
-			return
-		}
-		last[key] = time.Now()
-		n := count[key]
-		count[key] = 0
-		d.say("refused %v: %v (%d such)", from, why, n)
 	}
 }
 
@@ -337,6 +339,7 @@ type news struct {
 	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
 	Draining bool    `msgpack:"d,omitempty"`
 	Steps    bool    `msgpack:"p,omitempty"` // it runs programs of jobs' users
+	Revoked  uint64  `msgpack:"r,omitempty"` // number of the list of revoked certificates
 }
 
 func decodeNews(b []byte) (news, error) {
@@ -356,6 +359,9 @@ func (d *Daemon) publish() {
 	for {
 		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card()), Steps: d.cfg.AllowSteps}
 		n.Free, n.Held = d.free()
+		if d.id != nil {
+			_, n.Revoked = d.id.Revocations()
+		}
 		d.hands.mu.Lock()
 		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
 		d.hands.mu.Unlock()
@@ -603,6 +609,9 @@ func (d *Daemon) close() error {
 	if d.client != nil {
 		d.client.CloseIdleConnections()
 		d.h2.CloseIdleConnections()
+	}
+	if d.depot != nil {
+		d.depot.b.Close()
 	}
 	return errors.Join(append(errs, d.lock.Close())...)
 }

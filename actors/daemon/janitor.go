@@ -58,7 +58,7 @@ const (
 )
 
 // tidy keeps the disk bounded: files that no job needs go, and the folders of jobs
-// that are over, gone, or another node's.
+// that are over, gone, or another node's. So do files of the bucket.
 func (d *Daemon) tidy() {
 	for {
 		select {
@@ -92,6 +92,9 @@ func (d *Daemon) tidyOnce(ctx context.Context, grace time.Duration) error {
 		return err
 	}
 	errs := []error{d.files.Sweep(u.Files, min(grace, evictGrace), grace)}
+	if d.depot != nil {
+		d.depot.tidy(ctx, u.Files, grace)
+	}
 	self := d.members.Self().ID
 	for _, kind := range []string{"jobs", "uploads"} {
 		dirs, err := os.ReadDir(filepath.Join(d.cfg.Dir, kind))

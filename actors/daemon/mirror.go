@@ -35,7 +35,13 @@ type mirror struct {
 
 	mu   sync.Mutex // one keeping at a time
 	seen map[string]stamp
-	mine map[string]uint64 // epochs of the trials that were begun here
+	mine map[string]*claim // by trial that is trained here
+}
+
+// claim is this node's on a trial.
+type claim struct {
+	fence uint64 // of its epoch
+	ranks int    // that train here
 }
 
 // stamp tells whether a file has changed.
@@ -51,7 +57,7 @@ const mirrorEvery = 10 * time.Second
 // that was never acknowledged, and is kept where it does no harm: the stream's files
 // win.
 func (d *Daemon) openMirror(ctx context.Context, r *held, dir string) (*mirror, error) {
-	m := &mirror{d: d, id: r.ID, epoch: r.Epoch, dir: dir, guest: r.Home != "", seen: map[string]stamp{}, mine: map[string]uint64{}}
+	m := &mirror{d: d, id: r.ID, epoch: r.Epoch, dir: dir, guest: r.Home != "", seen: map[string]stamp{}, mine: map[string]*claim{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -67,7 +73,7 @@ func (m *mirror) Pull(ctx context.Context) error {
 	defer m.mu.Unlock()
 	return m.pull(ctx, func(path string) bool {
 		trial := trialOf(path)
-		return m.mine[trial] == 0 && (!m.guest || strings.HasPrefix(path, "data/"))
+		return m.mine[trial] == nil && (!m.guest || strings.HasPrefix(path, "data/"))
 	})
 }
 
@@ -106,21 +112,47 @@ func (m *mirror) fence(epoch uint64) uint64 { return m.epoch<<32 | epoch }
 func (m *mirror) Begin(ctx context.Context, trial string, epoch uint64, from []string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	fence := m.fence(epoch)
 	if len(from) > 0 {
+		if err := m.tell(ctx, change{Trial: trial, Fence: fence}); err != nil {
+			return err
+		}
 		if err := m.pull(ctx, func(path string) bool { return slices.Contains(from, trialOf(path)) }); err != nil {
 			return err
 		}
 	}
-	m.mine[trial] = m.fence(epoch)
+	c := m.mine[trial]
+	if c == nil {
+		c = &claim{}
+		m.mine[trial] = c
+	}
+	c.ranks++
+	c.fence = max(c.fence, fence)
 	return nil
 }
 
-// End implements node.Folder.
-func (m *mirror) End(ctx context.Context, trial string, epoch uint64) error {
+// Renew implements node.Folder.
+func (m *mirror) Renew(trial string, epoch uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.mine[trial] == m.fence(epoch) {
-		defer delete(m.mine, trial)
+	if c := m.mine[trial]; c != nil {
+		c.fence = max(c.fence, m.fence(epoch))
+	}
+}
+
+// End implements node.Folder.
+func (m *mirror) End(ctx context.Context, trial string, keep bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer func() {
+		if c := m.mine[trial]; c != nil {
+			if c.ranks--; c.ranks <= 0 {
+				delete(m.mine, trial)
+			}
+		}
+	}()
+	if !keep {
+		return nil
 	}
 	return m.keepAll(ctx, []string{trial})
 }
@@ -223,7 +255,10 @@ func (m *mirror) keepAll(ctx context.Context, parts []string) error {
 }
 
 func (m *mirror) keepPart(ctx context.Context, trial string) error {
-	ch := change{Put: folder{}, Trial: trial, Fence: m.mine[trial]}
+	ch := change{Put: folder{}, Trial: trial}
+	if c := m.mine[trial]; c != nil {
+		ch.Fence = c.fence
+	}
 	here := map[string]bool{}
 	fresh := map[string]stamp{}
 	root := m.dir
@@ -326,6 +361,11 @@ func (c change) parts() []change {
 	return out
 }
 
+// tell has the leader record a change.
+func (m *mirror) tell(ctx context.Context, ch change) error {
+	return m.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/folder?epoch=%d", m.id, m.epoch), ch, nil)
+}
+
 func (m *mirror) copied(path string) (files.Ref, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -346,16 +386,23 @@ func (d *Daemon) holders() []string {
 	return out
 }
 
-// fetch brings a file here from whoever has it.
+// fetch brings a file here from the nodes that have it, or else from the bucket.
 func (d *Daemon) fetch(ctx context.Context, ref files.Ref) error {
-	return d.noRoom(d.files.Fetch(ctx, d.client, ref, d.holders()))
+	err := d.files.Fetch(ctx, d.client, ref, d.holders())
+	if errors.Is(err, files.ErrNone) && d.depot != nil {
+		err = d.depot.fetch(ctx, ref)
+	}
+	return d.noRoom(err)
 }
 
-// spread has other nodes fetch a file of this one until Config.Copies hold it,
-// voters first, since one of them leads next. A node that dies meanwhile is replaced
+// spread puts a file of this node into the bucket, and has other nodes fetch it until
+// Config.Copies hold it, voters first, since one of them leads next. A node that dies meanwhile is replaced
 // by another; where there are too few, the file is held by those that there are, and
 // that is said.
 func (d *Daemon) spread(ctx context.Context, ref files.Ref) error {
+	if d.depot != nil {
+		d.depot.keep(ctx, ref)
+	}
 	var err error
 	for range spreadTries {
 		if err = d.spreadOnce(ctx, ref); err == nil || !pause(ctx, spreadAgain) {

@@ -3,6 +3,8 @@ package daemon_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -230,5 +232,42 @@ func (r *ringWatch) Progress(p actors.Progress) {
 		r.struck, r.steps = time.Now(), p.Metrics.Step
 	case r.after == 0 && p.Metrics.Step > r.steps+20:
 		r.after = time.Since(r.struck)
+	}
+}
+
+// What an earlier epoch of a trial keeps is refused, as is what an earlier epoch of
+// the job does.
+func TestStaleTrialKeepsNothing(t *testing.T) {
+	tn := newTown(t)
+	a := tn.start("a")
+	c := tn.client(a)
+	tn.settle(c, 1, 1)
+	id, err := c.Submit(t.Context(), "", tinySpec(actorstest.Corpus(t, t.TempDir()), 1<<30), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		d, err := c.Job(t.Context(), id)
+		return err == nil && d.State == daemon.Running
+	})
+	for _, w := range []struct {
+		epoch int
+		body  string
+		code  int
+	}{
+		{1, `{"trial": "x", "fence": 7}`, http.StatusOK},
+		{1, `{"trial": "x", "fence": 7, "put": {}}`, http.StatusOK},
+		{1, `{"trial": "x", "fence": 6}`, http.StatusConflict},
+		{1, `{"trial": "y", "fence": 6}`, http.StatusOK},
+		{0, `{"trial": "x", "fence": 9}`, http.StatusConflict},
+	} {
+		r, err := http.Post(fmt.Sprintf("http://%s/internal/jobs/%s/folder?epoch=%d", a.addr, id, w.epoch), "application/json", strings.NewReader(w.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != w.code {
+			t.Errorf("epoch %d, %s: %s, want %d", w.epoch, w.body, r.Status, w.code)
+		}
 	}
 }

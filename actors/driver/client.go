@@ -273,6 +273,17 @@ func (c *Client) RotateKeys(ctx context.Context) error {
 	return c.json(ctx, http.MethodPost, "/v1/keys/rotate", struct{}{}, nil)
 }
 
+// Revoke gives a list of revoked certificates to all nodes.
+func (c *Client) Revoke(ctx context.Context, list []byte) (daemon.Spread, error) {
+	var out daemon.Spread
+	res, err := c.do(ctx, http.MethodPost, "/v1/crl", bytes.NewReader(list))
+	if err != nil {
+		return out, err
+	}
+	defer res.Body.Close()
+	return out, json.NewDecoder(res.Body).Decode(&out)
+}
+
 // Backup writes a snapshot of all journals.
 func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 	res, err := c.do(ctx, http.MethodGet, "/v1/backup", nil)

@@ -65,12 +65,13 @@ type Folder interface {
 	// Keep is called after each stage, before its end is committed: what the folder
 	// then holds must outlive this machine.
 	Keep(ctx context.Context) error
-	// Begin is called before a training, or an epoch of it, begins here. The first rank
-	// goes on from what any node has left of the trials that are named.
+	// Begin is called before a rank of a training begins here, Renew when it goes on in
+	// another epoch, End once it has ended. The first rank names the trials that it goes
+	// on from; what any node has left of them comes here, and earlier epochs keep
+	// nothing more. With keep End keeps the trial's folder, unless there is a later epoch.
 	Begin(ctx context.Context, trial string, epoch uint64, from []string) error
-	// End is Keep of a training's folder. Of a trial that has a later epoch elsewhere it
-	// is refused.
-	End(ctx context.Context, trial string, epoch uint64) error
+	Renew(trial string, epoch uint64)
+	End(ctx context.Context, trial string, keep bool) error
 }
 
 // alone is a folder of this machine only.
@@ -79,7 +80,8 @@ type alone struct{}
 func (alone) Pull(context.Context) error                            { return nil }
 func (alone) Keep(context.Context) error                            { return nil }
 func (alone) Begin(context.Context, string, uint64, []string) error { return nil }
-func (alone) End(context.Context, string, uint64) error             { return nil }
+func (alone) Renew(string, uint64)                                  {}
+func (alone) End(context.Context, string, bool) error               { return nil }
 
 // Lease picks the devices of a request and holds them until Release; with wait it
 // may wait for them. Its errors are those of device.Leases.Acquire.

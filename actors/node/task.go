@@ -131,16 +131,14 @@ func (s *site) executor(i int) actors.Executor {
 			return train.Report{}, err
 		}
 		rep, err := run(ctx, a, progress)
-		if a.Rank > 0 || err != nil && context.Cause(ctx) == nil {
-			return rep, err
-		}
 		// What a task that was told to stop has saved goes on elsewhere.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastKeep)
-		defer cancel()
-		if err == nil {
-			last = ctx
+		stopped := context.Cause(ctx) != nil
+		last, cancel := ctx, func() {}
+		if stopped {
+			last, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastKeep)
 		}
-		return rep, errors.Join(err, s.folder.End(last, a.Task.Trial, a.Epoch))
+		defer cancel()
+		return rep, errors.Join(err, s.folder.End(last, a.Task.Trial, a.Rank == 0 && (err == nil || stopped)))
 	}
 }
 
@@ -297,11 +295,8 @@ func (s *site) execute(ctx context.Context, i int, a *actors.Assign, progress fu
 		if err != nil {
 			return train.Place{}, err
 		}
-		// The state is in memory: nothing is loaded.
-		if err := s.folder.Begin(ctx, a.Task.Trial, next.Epoch, nil); err != nil {
-			return train.Place{}, err
-		}
-		a.Epoch, a.Rank = next.Epoch, next.Rank
+		s.folder.Renew(a.Task.Trial, next.Epoch)
+		a.Rank = next.Rank
 		return enter(ctx, next)
 	}
 	env.Regroup = func() bool {

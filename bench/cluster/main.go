@@ -1,12 +1,14 @@
 // Command cluster measures nodes of a cluster as processes of this machine: how soon
 // they are ready, how soon a join and a death are known, what an idle one takes, and
-// how long nobody leads when the leader is killed, what a journal of 10,000 trials
-// takes, and how soon a job uses a node that joins, and goes on without one that dies
-// or falls silent; and of actors alone on several processes, how soon trials are placed
-// and placed anew, and how many trials and reports a second pass through them.
+// how long nobody leads when the leader is killed, and what a journal of 10,000
+// trials takes; of jobs over several nodes, how soon one uses a node that joins, and
+// goes on without one that dies or falls silent; and of actors alone on several
+// processes, how soon trials are placed and placed anew, and how many trials and
+// reports a second pass through them.
 //
 //	go run ./bench/cluster -n 50 -what ready,join,kill,memory,traffic,leader,journal
-//	go run ./bench/cluster -what spread,watch,noop,reports -rounds 5
+//	go run ./bench/cluster -what spread -rounds 5
+//	go run ./bench/cluster -what watch,noop,reports
 //
 // As root it runs in a network namespace of its own, so that the loopback's counters
 // are its nodes' alone; traffic needs that. It prints one JSON object a line with

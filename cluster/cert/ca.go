@@ -203,7 +203,11 @@ func (ca *CA) sign(r Request, public crypto.PublicKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return x509.CreateCertificate(rand.Reader, t, ca.cert, public, ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, public, ca.key)
+	if err != nil {
+		return nil, err
+	}
+	return der, ca.record(der)
 }
 
 const tokenPrefix = "agl1."

@@ -86,8 +86,6 @@ func TestMutual(t *testing.T) {
 	elsewhere := identity(t, ca, Request{Hosts: []string{"10.1.1.1"}})
 	person := identity(t, ca, Request{Name: "ada", Role: Submit})
 	stranger := identity(t, authority(t), Request{Hosts: []string{"127.0.0.1"}})
-	old := &Identity{}
-	*old = *identity(t, ca, Request{Hosts: []string{"127.0.0.1"}})
 
 	for _, c := range []struct {
 		name           string

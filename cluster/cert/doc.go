@@ -23,8 +23,15 @@
 // the authority's, ECDSA over SHA-256 of what stands before it. An authority takes
 // a token once: the id becomes a file in its folder.
 //
+// # Revocation
+//
+// An authority's list of revoked certificates is an X.509 CRL (RFC 5280) in PEM, whose
+// number grows. An identity that was given one (Identity.Revoke) refuses who is on it;
+// an older list, or one of another authority, changes nothing.
+//
 // # Folders
 //
 //	CA/ca.pem ca-key.pem used/ID       an authority; the key is readable by its owner alone
+//	CA/issued/SERIAL.pem crl.pem       what it issued, and what of it is revoked
 //	DIR/ca.pem cert.pem key.pem        a host's or a person's
 package cert

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/durable"
@@ -28,10 +29,11 @@ type Identity struct {
 	Role  Role
 	Until time.Time
 
-	pair tls.Certificate
-	leaf *x509.Certificate
-	ca   *x509.Certificate
-	pool *x509.CertPool
+	pair    tls.Certificate
+	leaf    *x509.Certificate
+	ca      *x509.Certificate
+	pool    *x509.CertPool
+	revoked atomic.Pointer[revocations] // nil: no list
 }
 
 // Load reads a folder that Issue or a token's answer wrote. An expired certificate
@@ -109,12 +111,13 @@ func PeerOf(s tls.ConnectionState) (name string, role Role) {
 	return leaf.Subject.CommonName, r
 }
 
-// Server is the configuration of a listener. Whoever comes without a certificate
+// Server is the configuration of a listener. Revoked certificates are refused, by the
+// list that is held when they are shown. Whoever comes without a certificate
 // gets through the handshake with no role: only a token's request is open to it.
 func (id *Identity) Server() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{id.pair},
-		ClientCAs: id.pool, ClientAuth: tls.VerifyClientCertIfGiven,
+		ClientCAs: id.pool, ClientAuth: tls.VerifyClientCertIfGiven, VerifyConnection: id.refuses,
 	}
 }
 
@@ -126,7 +129,7 @@ func (id *Identity) Client() *tls.Config {
 		if _, role := PeerOf(s); role != Node {
 			return errors.New("the other side's certificate is not a node's")
 		}
-		return nil
+		return id.refuses(s)
 	}
 	return c
 }
@@ -146,8 +149,10 @@ func Explain(err error) error {
 		return errors.New("the other side does not speak TLS: one of the two runs with --insecure")
 	case errors.As(err, &op) && op.Op == "remote error": // an alert, whose type crypto/tls keeps to itself
 		switch text := op.Err.Error(); {
-		case strings.Contains(text, "unknown certificate authority"), strings.Contains(text, "bad certificate"):
+		case strings.Contains(text, "unknown certificate authority"):
 			return errors.New("the other side does not know this certificate's authority; both need certificates of one: autoglm ca issue")
+		case strings.Contains(text, "bad certificate"):
+			return errors.New("the other side does not know this certificate's authority, or it was revoked; get one of its authority: autoglm ca issue")
 		case strings.Contains(text, "expired certificate"):
 			return errors.New("the other side finds this certificate expired: renew it (autoglm ca issue), or set the clocks")
 		}

@@ -239,6 +239,17 @@ func (s *Store) Has(ref Ref) bool {
 	return ok
 }
 
+// List is all files that are here.
+func (s *Store) List() []Ref {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Ref, 0, len(s.files))
+	for hash, e := range s.files {
+		out = append(out, Ref{hash, e.size})
+	}
+	return out
+}
+
 // Used is how many bytes the store takes.
 func (s *Store) Used() int64 {
 	s.mu.Lock()

@@ -26,6 +26,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -60,7 +61,8 @@ type Port struct {
 	wg     sync.WaitGroup // of connections that have not said what they want
 
 	mu     sync.Mutex
-	silent *list.List // of net.Conn, the oldest first
+	silent *list.List                  // of net.Conn, the oldest first
+	links  map[*link]*x509.Certificate // TLS connections that are open, with whom
 	closed bool
 }
 
@@ -96,7 +98,7 @@ func Listen(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen address %q: %w; give HOST:PORT", cfg.Listen, err)
 	}
-	p := &Port{cfg: cfg, routes: map[string]route{}, silent: list.New()}
+	p := &Port{cfg: cfg, routes: map[string]route{}, silent: list.New(), links: map[*link]*x509.Certificate{}}
 	p.web = newBacklog(p)
 	for range 50 {
 		if err = p.bind(host, number); err == nil {
@@ -165,6 +167,7 @@ func (p *Port) Serve() {
 			conf.NextProtos = append(conf.NextProtos, name)
 		}
 		slices.Sort(conf.NextProtos) // h2 comes before http/1.1
+		lenient(conf)
 	}
 	pause := time.Duration(0)
 	for {
@@ -229,8 +232,18 @@ func (p *Port) refused(from net.Addr, why error) {
 // greet finds out what a connection wants and hands it on.
 func (p *Port) greet(raw net.Conn, e *list.Element, conf *tls.Config) {
 	_ = raw.SetDeadline(time.Now().Add(p.cfg.Patience))
+	var l *link
+	if conf != nil {
+		l = &link{raw, p}
+		raw = l
+	}
 	c, protocol, err := p.protocolOf(raw, conf)
 	p.spoke(e)
+	if t, ok := c.(*tls.Conn); ok && err == nil && len(t.ConnectionState().PeerCertificates) > 0 {
+		if err = p.open(l, t.ConnectionState().PeerCertificates[0]); err != nil && protocol == http {
+			turnAway(c, err)
+		}
+	}
 	if err == nil {
 		r, ok := p.routes[protocol]
 		switch {
@@ -328,7 +341,10 @@ type Call struct {
 
 // Dial reaches another node under the port's identity.
 func (p *Port) Dial(ctx context.Context, to Call) (net.Conn, error) {
-	return Dial(ctx, p.cfg.Identity, to)
+	if p.cfg.Identity == nil {
+		return Dial(ctx, nil, to)
+	}
+	return p.dial(ctx, to)
 }
 
 // Dial is Port.Dial of one who listens nowhere. A refusal of our own certificate
@@ -342,6 +358,11 @@ func Dial(ctx context.Context, id *cert.Identity, to Call) (net.Conn, error) {
 
 // DialTLS dials under a configuration of the caller's; nil is plaintext.
 func DialTLS(ctx context.Context, conf *tls.Config, to Call) (net.Conn, error) {
+	return dialTLS(ctx, conf, to, func(raw net.Conn) net.Conn { return raw })
+}
+
+// dialTLS is DialTLS over what over makes of the raw connection.
+func dialTLS(ctx context.Context, conf *tls.Config, to Call, over func(net.Conn) net.Conn) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(to.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w; give HOST:PORT", to.Addr, err)
@@ -364,6 +385,7 @@ func DialTLS(ctx context.Context, conf *tls.Config, to Call) (net.Conn, error) {
 	if to.Host != "" {
 		conf.ServerName = to.Host
 	}
+	raw = over(raw)
 	c := tls.Client(raw, conf)
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/open-autoglm/autoglm/actors/daemon"
+	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 )
 
@@ -30,10 +34,11 @@ certificates of one authority. It is a folder; keep it where few can read it.
   autoglm ca init                            once
   autoglm ca issue node1 10.0.0.1            for a machine: all names and addresses it is reached by
   autoglm ca issue --role submit ada         for a person
-  autoglm ca token                           or let a machine ask for its own`,
+  autoglm ca token                           or let a machine ask for its own
+  autoglm ca revoke ada                      and what was issued is good no more`,
 	}
 	dir := c.PersistentFlags().String("ca", home("ca"), "`DIR` of the authority")
-	c.AddCommand(caInitCommand(dir), caIssueCommand(dir), caTokenCommand(dir))
+	c.AddCommand(caInitCommand(dir), caIssueCommand(dir), caTokenCommand(dir), caRevokeCommand(dir))
 	return c
 }
 
@@ -68,8 +73,7 @@ func caIssueCommand(dir *string) *cobra.Command {
 A machine's (--role node) names all hosts and addresses under which others reach it;
 *.example.com stands for all of a domain. A person's names the person, and says what
 they may do: read (see), submit (and start, cancel, fetch jobs), admin (and drain
-nodes, rotate keys, back up). There is no list of revoked certificates: keep --valid
-short, or make a new authority.`,
+nodes, rotate keys, back up). Autoglm ca revoke takes it back.`,
 		Example: `  autoglm ca issue node1 node1.example.com 10.0.0.1 --out node1-tls
   autoglm ca issue --role submit ada --out ~/.config/autoglm/tls`,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -112,6 +116,73 @@ short, or make a new authority.`,
 	fl.StringVar(&name, "name", "", "`NAME` of a machine (default its first host)")
 	fl.StringVar(&out, "out", "", "`DIR` to write to (default the first argument and -tls)")
 	fl.DurationVar(&valid, "valid", cert.DefaultValid, "good for so long, such as 720h")
+	return c
+}
+
+func caRevokeCommand(dir *string) *cobra.Command {
+	var t target
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "revoke [NAME|SERIAL|FILE…]", Short: "Take certificates back", Args: cobra.ArbitraryArgs,
+		Long: `Revoke puts certificates on the authority's list of revoked ones: all that were issued
+to a name, one by its serial number (hexadecimal), or one in a file. With --attach the
+list goes to the nodes, while they run: they close the connections of who is on it,
+refuse new ones, and replace the key of gossip, which a revoked node knows. Nodes that
+are away get it when they come back. Without names the list goes to the nodes as it is.
+
+Tokens that were not used yet stay good until they expire.`,
+		Example: `  autoglm ca revoke node3 --attach 10.0.0.1:7400 --tls admin-tls
+  autoglm ca revoke lost/cert.pem`,
+		RunE: func(c *cobra.Command, args []string) error {
+			given := c.Flags().Changed("attach")
+			if len(args) == 0 && !given {
+				return usageError{errors.New("name what to revoke, or the nodes that the list goes to: --attach HOST:PORT")}
+			}
+			ca, err := cert.LoadCA(*dir)
+			if err != nil {
+				return usageError{err}
+			}
+			fresh, err := ca.Revoke(args...)
+			if err != nil {
+				return usageError{err}
+			}
+			list, err := ca.List()
+			if err != nil {
+				return err
+			}
+			out := struct {
+				Revoked []cert.Revoked `json:"revoked"`
+				*daemon.Spread
+			}{Revoked: fresh}
+			if given {
+				err = t.with(c.Context(), func(ctx context.Context, c *driver.Client) error {
+					s, err := c.Revoke(ctx, list)
+					out.Spread = &s
+					return err
+				})
+				if err != nil {
+					return err
+				}
+			}
+			if asJSON {
+				return printJSON(out)
+			}
+			for _, r := range fresh {
+				fmt.Printf("revoked %s %s\n", r.Serial, r.Name)
+			}
+			if out.Spread == nil {
+				fmt.Printf("Nodes that run do not know of it yet: autoglm ca revoke%s --attach HOST:PORT\n", caFlag(*dir))
+				return nil
+			}
+			fmt.Printf("list %d is with %s\n", out.Number, strings.Join(out.Nodes, ", "))
+			for _, m := range out.Missing {
+				fmt.Println("not with", m)
+			}
+			return nil
+		},
+	}
+	t.add(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the answer as JSON")
 	return c
 }
 

@@ -230,6 +230,19 @@ space: {dim: 64, layers: "int(1, 2)", context: 32, vocab: [320, 384], batch_toke
 	}
 	tn.settle(3, 3)
 	tn.run("keys", "rotate", "--tls", "root")
+	if out := tn.run("ca", "revoke", "eve"); !strings.Contains(out, "Nodes that run do not know of it yet") {
+		t.Errorf("revoke: %s", out)
+	}
+	tn.run("jobs", "--tls", "eve")
+	var spread struct{ Nodes, Missing []string }
+	if err := json.Unmarshal([]byte(tn.run("ca", "revoke", "--attach", a.addr, "--tls", "root", "--json")), &spread); err != nil || len(spread.Nodes) != 3 || len(spread.Missing) > 0 {
+		t.Errorf("revoke: %+v, %v", spread, err)
+	}
+	for _, m := range []*member{a, c} {
+		if _, stderr, code := autoglm(t, tn.dir, "jobs", "--tls", "eve", "--attach", m.addr); code == 0 || !strings.Contains(stderr, "the certificate of eve was revoked") {
+			t.Errorf("a revoked person: exit %d, %s", code, stderr)
+		}
+	}
 	tn.run("backup", "--out", "backup", "--tls", "root")
 	tn.run("rm", id)
 	if out := tn.run("jobs", "--json"); out != "[]" {
@@ -325,6 +338,8 @@ func TestNobodyListens(t *testing.T) {
 		{"node --config nothing.yaml", "nothing.yaml"},
 		{"ca issue --role king ada", "king"},
 		{"ca issue host", "autoglm ca init"},
+		{"ca revoke", "--attach"},
+		{"ca revoke ada", "autoglm ca init"},
 		{"ca issue --role read ada bob", "one NAME"},
 		{"build log.txt --attach 127.0.0.1:1 --share", "--share is about this machine"},
 		{"build log.txt --attach 127.0.0.1:1 --out .", "not empty"},

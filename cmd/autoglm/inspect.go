@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -273,6 +274,7 @@ func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 
 func doctorCommand() *cobra.Command {
 	var listen, dir string
+	var store storeFlags
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this machine has and lacks",
@@ -314,11 +316,20 @@ func doctorCommand() *cobra.Command {
 			}
 			fmt.Printf("speed     %.0f GFLOP/s a core in whole training steps, %d core(s) at once\n", rate/1e9, n)
 			doctorNode(listen, dir)
+			switch said, err := store.check(c.Context()); {
+			case err != nil && !errors.As(err, &usageError{}):
+				fmt.Printf("store     %v\n", err)
+			case err != nil:
+				return err
+			case said != "":
+				fmt.Printf("store     %s\n", said)
+			}
 			return nil
 		},
 	}
 	c.Flags().StringVar(&listen, "listen", "0.0.0.0:7400", "`HOST:PORT` at which a node would listen")
 	c.Flags().StringVar(&dir, "data", ".", "`DIR` that a build or a node would write to")
+	store.add(c)
 	return c
 }
 
@@ -328,10 +339,10 @@ func configCommand() *cobra.Command {
 		Use:   "check FILE…",
 		Short: "Check files of jobs and nodes and print them with all defaults",
 		Args:  cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			for _, a := range args {
 				if isNodeConfig(a) {
-					if err := checkNodeConfig(a); err != nil {
+					if err := checkNodeConfig(c.Context(), a); err != nil {
 						return err
 					}
 					continue

@@ -20,6 +20,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/cluster"
+	"github.com/open-autoglm/autoglm/cluster/bucket"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/replica"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -34,6 +35,7 @@ type nodeFlags struct {
 	insecure, steps         bool
 	copies                  int
 	quota                   byteSize
+	store                   storeFlags
 	config                  string
 	json                    bool
 }
@@ -54,6 +56,7 @@ func (f *nodeFlags) add(c *cobra.Command) {
 	fl.BoolVar(&f.steps, "allow-steps", false, "run the programs that jobs name as their steps: whoever may submit then does here whatever this node's user may")
 	fl.IntVar(&f.copies, "copies", 2, "nodes that hold what a job must not lose")
 	fl.Var(&f.quota, "quota", "`SIZE` that the store of files may take, such as 50GB (default no bound)")
+	f.store.add(c)
 	fl.StringVar(&f.config, "config", "", "`FILE` in YAML with these flags by name; flags on the command line win")
 	fl.BoolVar(&f.json, "json", false, "print log lines as JSON on standard output")
 }
@@ -104,7 +107,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	say := nodeLog(f.json)
 	cfg := daemon.Config{
 		Dir: f.data, Listen: f.listen, Advertise: f.advertise, Name: f.name, TLS: f.tls, CA: f.ca, Insecure: f.insecure,
-		AllowSteps: f.steps, Copies: f.copies, Quota: int64(f.quota), Software: version(), Log: func(text string) { say("log", text, nil) },
+		AllowSteps: f.steps, Copies: f.copies, Quota: int64(f.quota), Bucket: bucket.Config(f.store), Software: version(), Log: func(text string) { say("log", text, nil) },
 		ActorLog: os.Stderr, Labels: map[string]string{},
 	}
 	if f.copies < 1 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -118,8 +119,8 @@ func isNodeConfig(path string) bool {
 	return false
 }
 
-// checkNodeConfig prints what a node's file comes to.
-func checkNodeConfig(path string) error {
+// checkNodeConfig prints what a node's file comes to, and tries the store that it names.
+func checkNodeConfig(ctx context.Context, path string) error {
 	c := nodeCommand()
 	if err := loadNodeConfig(c, path); err != nil {
 		return usageError{err}
@@ -131,5 +132,11 @@ func checkNodeConfig(path string) error {
 		}
 	})
 	fmt.Print(b.String())
-	return nil
+	text := func(name string) string { return c.Flags().Lookup(name).Value.String() }
+	store := storeFlags{URL: text("store"), Endpoint: text("store-endpoint"), Region: text("store-region"), Credentials: text("store-credentials")}
+	said, err := store.check(ctx)
+	if said != "" {
+		fmt.Printf("# %s\n", said)
+	}
+	return err
 }

@@ -150,8 +150,8 @@ func keysCommand() *cobra.Command {
 	var asJSON bool
 	rotate := &cobra.Command{
 		Use: "rotate", Short: "Replace the key that seals gossip", Args: cobra.NoArgs,
-		Long: `Rotate replaces the key that all nodes seal their gossip with, such as after a node
-was given away. Its certificate stays good: there is no list of revoked ones.`,
+		Long: `Rotate replaces the key that all nodes seal their gossip with. Autoglm ca revoke does it
+too, after a node was given away.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return t.with(c.Context(), func(ctx context.Context, c *driver.Client) error {
 				if err := c.RotateKeys(ctx); err != nil {

@@ -7,7 +7,7 @@
 // reports a second pass through them.
 //
 //	go run ./bench/cluster -n 50 -what ready,join,kill,memory,traffic,leader,journal
-//	go run ./bench/cluster -n 1 -what spread -rounds 5
+//	go run ./bench/cluster -what spread -rounds 5
 //	go run ./bench/cluster -what watch,noop,reports
 //
 // As root it runs in a network namespace of its own, so that the loopback's counters
@@ -328,7 +328,7 @@ func run(n int, what []string, rounds int, idle time.Duration, asJSON bool) erro
 	}
 	var ready []float64
 	for _, w := range what {
-		if !slices.Contains([]string{"journal", "watch", "noop", "reports"}, w) && ready == nil {
+		if !slices.Contains([]string{"journal", "spread", "watch", "noop", "reports"}, w) && ready == nil {
 			if ready, err = t.fill(n); err != nil {
 				return err
 			}

@@ -401,3 +401,54 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// A node whose certificate is revoked while it speaks is gone at once, both ways.
+func TestRevokedPeer(t *testing.T) {
+	dir := t.TempDir()
+	if err := cert.InitCA(dir + "/ca"); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := cert.LoadCA(dir + "/ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]*cert.Identity{}
+	for _, name := range []string{"good", "bad"} {
+		if err := ca.Issue(cert.Request{Name: name, Hosts: []string{"127.0.0.1"}}, dir+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+		if ids[name], err = cert.Load(dir + "/" + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := start(t, ids["good"], "", 1), start(t, ids["bad"], "", 1)
+	there, here := a.PID(b.Self(), "echo"), b.PID(a.Self(), "echo")
+	ends, theirs := a.watcher(t, there), b.watcher(t, here)
+	if _, err := a.Ask(within(t, 10*time.Second), there, &question{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Ask(within(t, 10*time.Second), here, &question{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.Revoke("bad"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := ca.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ids["good"].Revoke(list); err != nil {
+		t.Fatal(err)
+	}
+	if n := a.port.CloseRevoked(); n != 2 {
+		t.Errorf("%d connections were closed", n)
+	}
+	ends.until(t, "the end of the watch on it", count[*actor.Terminated](1))
+	theirs.until(t, "the end of its own watch", count[*actor.Terminated](1))
+	if _, err := a.Ask(within(t, 10*time.Second), there, &question{}); err == nil {
+		t.Error("it was asked")
+	}
+	if _, err := b.Ask(within(t, 10*time.Second), here, &question{}); err == nil {
+		t.Error("it was answered")
+	}
+}

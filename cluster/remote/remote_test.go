@@ -27,9 +27,7 @@ func TestMain(m *testing.M) {
 		child()
 		return
 	}
-	goleak.VerifyTestMain(m,
-		// The library's own, as long as the process: its throttles and event stream.
-		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottle.func1"))
+	goleak.VerifyTestMain(m)
 }
 
 type (
@@ -120,7 +118,8 @@ func holds(text string) func([]error) bool {
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 func newSystem() *actor.ActorSystem {
-	return actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return quiet }))
+	return actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return quiet }),
+		actor.WithDeadLetterThrottleInterval(time.Millisecond)) // a goroutine sleeps so long after a dead letter
 }
 
 // start runs a node's part of the network. Its actor "sink" keeps what it hears,

@@ -193,7 +193,11 @@ func (s *server) accept(stream remote.Remoting_ReceiveServer) (*incoming, error)
 	if At(in.addr, in.boot) != in.life || in.life == s.r.self {
 		return nil, fmt.Errorf("greeting of %q", in.life)
 	}
-	if c, ok := w.conn.(*tls.Conn); ok {
+	if s.r.cfg.Port.Secure() {
+		c, ok := w.conn.(*tls.Conn)
+		if !ok {
+			return nil, errors.New("a connection without TLS")
+		}
 		state := c.ConnectionState()
 		if _, role := cert.PeerOf(state); role != cert.Node {
 			return nil, fmt.Errorf("the certificate's role is %q, not node", role)

@@ -324,7 +324,7 @@ func TestHostileCalls(t *testing.T) {
 		code codes.Code
 		text string
 	}{
-		{"2 GB", io.MultiReader(strings.NewReader("\x00\x7f\xff\xff\xff"), endless{}), codes.ResourceExhausted, "larger than 4 MB"},
+		{"2 GB", io.MultiReader(strings.NewReader("\x00\x7f\xff\xff\xff"), &endless{begun: true}), codes.ResourceExhausted, "larger than 4 MB"},
 		{"nothing", strings.NewReader(""), codes.Internal, ""},
 		{"cut off", strings.NewReader("\x00\x00\x00\x01\x00abc"), codes.Internal, ""},
 		{"no message", strings.NewReader("\x00\x00\x00\x00\x03abc"), codes.Internal, ""},
@@ -353,7 +353,7 @@ func TestHostileCalls(t *testing.T) {
 				t.Errorf("%s at %s: %v: %q", tc.name, node.name, codes.Code(got), message)
 			}
 			if tc.name == "2 GB" {
-				tc.body = io.MultiReader(strings.NewReader("\x00\x7f\xff\xff\xff"), endless{})
+				tc.body = io.MultiReader(strings.NewReader("\x00\x7f\xff\xff\xff"), &endless{begun: true})
 			}
 		}
 	}

@@ -266,7 +266,8 @@ func (d *Daemon) start(id *cert.Identity) error {
 	d.system = node.NewSystem(d.cfg.ActorLog)
 	d.remote, err = remote.Start(d.system, remote.Config{
 		Port: d.port, Addr: self.Addr, Boot: self.Boot, Kinds: actors.Kinds(),
-		Refused: func(from string, why error) { d.say("actors: refused %s: %v", from, why) },
+		Refused: func(from string, why error) { d.complain("actors: refused "+from, why) },
+		Broken:  d.broken,
 	})
 	if err != nil {
 		return err
@@ -524,6 +525,16 @@ func (d *Daemon) chiefNow() *chief {
 func (d *Daemon) lost(m cluster.Member) {
 	if d.remote != nil { // the first members come before
 		d.remote.Lost(life(m))
+	}
+}
+
+// broken has the cluster look after a node whose connection of actors broke: that comes
+// long before gossip misses it.
+func (d *Daemon) broken(at string, _ error) {
+	for _, m := range d.members.Members() {
+		if life(m) == at && d.ctx.Err() == nil {
+			d.members.Suspect(m.ID)
+		}
 	}
 }
 

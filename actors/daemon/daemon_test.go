@@ -632,6 +632,7 @@ func TestFloods(t *testing.T) {
 	}
 	if _, err := call(t, a.addr, nil).Nodes(ctx, &api.NodesRequest{}); err != nil {
 		t.Errorf("a call among %d silent connections: %v", len(conns), err)
+	}
 	said := func(what string) int { return strings.Count(a.out.String(), what) }
 	if n := said("said nothing: closed to make room"); n < 1 || n > 2 { // a minute may have passed
 		t.Errorf("it speaks %d times of silent connections", n)

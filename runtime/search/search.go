@@ -76,7 +76,7 @@ type Search struct {
 	scheduler *Hyperband
 	plan      int // slots at the beginning
 	slots     int
-	widened   bool // decisions say what they were made from
+	widened   bool       // decisions say what they were made from
 	recorded  []Decision // of an earlier run, made with the slots that they name
 	decisions []Decision
 	outcomes  []*Outcome // by Seq; nil while it runs

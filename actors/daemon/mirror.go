@@ -94,12 +94,11 @@ func (m *mirror) pull(ctx context.Context, wanted func(path string) bool) error 
 	return nil
 }
 
-// trialOf is the trial that a path of the folder belongs to, "" where it is none's. A
-// trial's configuration is the Supervisor's to write.
+// trialOf is the trial that a path of the folder belongs to, "" where it is none's.
 func trialOf(path string) string {
 	rest, ok := strings.CutPrefix(path, "trials/")
-	trial, file, inside := strings.Cut(rest, "/")
-	if !ok || !inside || file == "config.json" {
+	trial, _, inside := strings.Cut(rest, "/")
+	if !ok || !inside {
 		return ""
 	}
 	return trial

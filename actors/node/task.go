@@ -77,13 +77,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 			return t, err
 		}
 	}
-	if err := s.corpora(&t); err != nil {
-		return t, err
-	}
-	if err := s.writeJSON(t.Config, "trials", t.Trial, "config.json"); err != nil {
-		return t, err
-	}
-	return t, nil
+	return t, s.corpora(&t)
 }
 
 // final fills the task of the final training: the winner's configuration and
@@ -145,8 +139,8 @@ func (s *site) executor(i int) actors.Executor {
 // lastKeep bounds how long a rank that was told to stop is waited for.
 const lastKeep = 5 * time.Second
 
-// begin says that a rank begins, or goes on in another ring. Rank 0 loads what it
-// goes on from; the others get it from a peer.
+// begin says that a rank begins. Rank 0 loads what it goes on from, and writes down what
+// it trains; the others get it from a peer.
 func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 	if s.guest {
 		if err := s.feed(ctx); err != nil {
@@ -163,7 +157,10 @@ func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 			from = append(from, filepath.Base(filepath.Dir(a.Task.From)))
 		}
 	}
-	return s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from)
+	if err := s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from); err != nil || a.Rank > 0 {
+		return err
+	}
+	return s.writeJSON(a.Task.Config, "trials", a.Task.Trial, "config.json")
 }
 
 // feed brings the job's data here, once.

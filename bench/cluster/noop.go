@@ -27,9 +27,15 @@ const (
 	reports     = 200_000
 )
 
-// idle is the Executor of a task that does nothing but report.
-func idle(n int) actors.Executor {
+// idle is the Executor of a task that does nothing but report, and write the trial's
+// config.json as a node does, where it is given a folder.
+func idle(n int, dir string) actors.Executor {
 	return func(_ context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+		if dir != "" {
+			if err := writeConfig(filepath.Join(dir, "trials", a.Task.Trial), a.Task.Config); err != nil {
+				return train.Report{}, err
+			}
+		}
 		for i := range n {
 			progress(train.StepMetrics{Step: i + 1, Tokens: int64(i) * 4096, Seconds: float64(i) / 10, Loss: 3.14, LR: 0.5, GradNorm: 0.7, PerSecond: 11_000})
 		}
@@ -37,11 +43,21 @@ func idle(n int) actors.Executor {
 	}
 }
 
+func writeConfig(folder string, c train.Config) error {
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(folder, "config.json"), b)
+}
+
 // nothing is the Work of a job whose stages are empty.
 type nothing struct {
 	trials, slots int
 	dir           string
-	files         bool // write each trial's config.json, as a node does
 	sp            *space.Space
 }
 
@@ -64,18 +80,7 @@ func (w nothing) Task(_ journal.State, d *search.Decision) (train.Task, error) {
 	if d != nil {
 		t.Trial, t.Config = d.Trial, train.FromSpace(d.Config, 1)
 	}
-	if !w.files || d == nil {
-		return t, nil
-	}
-	b, err := json.MarshalIndent(t.Config, "", "  ")
-	if err != nil {
-		return t, err
-	}
-	folder := filepath.Join(w.dir, "trials", t.Trial)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return t, err
-	}
-	return t, durable.WriteFile(filepath.Join(folder, "config.json"), b)
+	return t, nil
 }
 
 func (nothing) Evaluate(context.Context, journal.State) (train.Score, *journal.Placed, error) {
@@ -97,7 +102,11 @@ func (j jobRun) run(dir string) error {
 		return err
 	}
 	defer s.end()
-	h, err := startHost(hostConfig{Workers: j.workers, Reports: j.reports})
+	files := ""
+	if j.files {
+		files = dir
+	}
+	h, err := startHost(hostConfig{Workers: j.workers, Reports: j.reports, Dir: files})
 	if err != nil {
 		return err
 	}
@@ -113,7 +122,7 @@ func (j jobRun) run(dir string) error {
 	ended := make(chan error, 1)
 	epoch, begin := uint64(0), time.Now()
 	pid := s.system.Root.Spawn(actors.SupervisorProps(actors.SupervisorConfig{
-		Spec: job.Default(), Log: j.log, Work: nothing{trials: j.trials, slots: j.workers, dir: dir, files: j.files, sp: sp}, Workers: pids,
+		Spec: job.Default(), Log: j.log, Work: nothing{trials: j.trials, slots: j.workers, dir: dir, sp: sp}, Workers: pids,
 		TrialConfig: actors.TrialConfig{Epochs: func() uint64 { epoch++; return epoch }},
 		Clock:       func() time.Duration { return time.Since(begin) }, Now: time.Now, Tick: time.Second,
 		Events: actors.Events{

@@ -27,6 +27,7 @@ import (
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/port"
+	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
 // alive tells whether a node's process runs.
@@ -49,11 +50,22 @@ type greeting struct {
 	Labels, Keys, Card any
 }
 
+var undisturbed string // calm's outcome, once it was asked for
+
+// calm is a job, and how it ends where nothing disturbs it.
+func calm(t *testing.T) (job.Spec, string) {
+	t.Helper()
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 90000)
+	if undisturbed == "" {
+		undisturbed = alone(t, spec)
+	}
+	return spec, undisturbed
+}
+
 // Strangers, liars and the clumsy, twenty times each, while a job runs: no process and no
 // job ends, and each kind is said once, with what to do.
 func TestHostile(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 120000)
-	want := alone(t, spec)
+	spec, want := calm(t)
 	tn := newTown(t)
 	ca := tn.authority()
 	a := tn.start("a", func(cfg *daemon.Config) { cfg.CA = filepath.Join(tn.dir, "ca") })
@@ -244,8 +256,7 @@ func sound(t *testing.T, c *driver.Client) {
 // The leader's disk is full while a job runs: the job ends as if nothing had been, no
 // process ends, and the node is one of them again when there is room.
 func TestLeadersDiskFull(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 90000)
-	want := alone(t, spec)
+	spec, want := calm(t)
 	tn := newTown(t)
 	for _, name := range []string{"a", "b", "c"} {
 		dir := filepath.Join(tn.dir, name)

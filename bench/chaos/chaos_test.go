@@ -445,7 +445,7 @@ func (c *city) suffer() map[string]int {
 			odds = append(odds, i)
 		}
 	}
-	first := c.rand.Perm(len(all)) // each once, before any comes again
+	first := c.rand.Perm(len(all))                                    // each once, before any comes again
 	longest := min(5000, max(500, int(*duration/time.Millisecond)/4)) // fault, ms
 	if *kills > 0 {
 		longest = max(longest, 1000)

@@ -27,6 +27,7 @@ import (
 	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/port"
+	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
 // alive tells whether a node's process runs.
@@ -49,11 +50,22 @@ type greeting struct {
 	Labels, Keys, Card any
 }
 
+var undisturbed string // calm's outcome, once it was asked for
+
+// calm is a job, and how it ends where nothing disturbs it.
+func calm(t *testing.T) (job.Spec, string) {
+	t.Helper()
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 90000)
+	if undisturbed == "" {
+		undisturbed = alone(t, spec)
+	}
+	return spec, undisturbed
+}
+
 // Strangers, liars and the clumsy, twenty times each, while a job runs: no process and no
 // job ends, and each kind is said once, with what to do.
 func TestHostile(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 120000)
-	want := alone(t, spec)
+	spec, want := calm(t)
 	tn := newTown(t)
 	ca := tn.authority()
 	a := tn.start("a", func(cfg *daemon.Config) { cfg.CA = filepath.Join(tn.dir, "ca") })
@@ -244,8 +256,7 @@ func sound(t *testing.T, c *driver.Client) {
 // The leader's disk is full while a job runs: the job ends as if nothing had been, no
 // process ends, and the node is one of them again when there is room.
 func TestLeadersDiskFull(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 90000)
-	want := alone(t, spec)
+	spec, want := calm(t)
 	tn := newTown(t)
 	for _, name := range []string{"a", "b", "c"} {
 		dir := filepath.Join(tn.dir, name)
@@ -327,4 +338,71 @@ func TestLeadersDiskFull(t *testing.T) {
 		t.Errorf("nobody speaks of the full disk")
 	}
 	sound(t, c)
+}
+
+// A follower comes back with a journal that was damaged meanwhile: it is made anew from
+// the others', the job does not notice, and the node votes again.
+func TestFollowersJournalDamaged(t *testing.T) {
+	spec, want := calm(t)
+	tn := newTown(t)
+	for _, name := range []string{"a", "b", "c"} {
+		tn.start(name)
+	}
+	var leader string
+	for _, n := range tn.settle(tn.client(tn.nodes["a"]), 3, 3).Nodes {
+		if n.Leader {
+			leader = n.Name
+		}
+	}
+	c := tn.client(tn.nodes[leader])
+	id, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var home string
+	waitFor(t, func() bool {
+		d, err := c.Job(t.Context(), id)
+		home = d.NodeName
+		return err == nil && d.State == daemon.Running && len(d.Board.Trials) > 0
+	})
+	var victim *process
+	for name, p := range tn.nodes {
+		if name != leader && name != home {
+			victim = p
+		}
+	}
+	victim.kill()
+	segments, err := filepath.Glob(filepath.Join(tn.dir, victim.name, "journal", "log", "*"))
+	if err != nil || len(segments) == 0 {
+		t.Fatal(segments, err)
+	}
+	for _, path := range segments {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range min(len(b), 64) {
+			b[i] ^= 0x5a
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	delete(tn.nodes, victim.name)
+	again := tn.start(victim.name)
+	if f, err := c.Follow(t.Context(), id, nil, nil); err != nil || f.Job.State != daemon.Done || f.Job.Epoch != 1 {
+		t.Fatalf("%+v, %v", f.Job, err)
+	}
+	tn.settle(c, 3, 3)
+	if said := again.out.String(); strings.Count(said, "the journal's copy was damaged") != 1 || !strings.Contains(said, "made anew from the others") {
+		t.Errorf("it says %s", said)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	if err := c.Fetch(t.Context(), id, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	if outcome(t, out) != want {
+		t.Error("the job ended otherwise than undisturbed")
+	}
+	sound(t, tn.client(again))
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/cluster/cert"
@@ -20,8 +19,7 @@ import (
 // the job goes on elsewhere and ends as if nothing had been. Old and forged lists change
 // nothing, a node that starts later gets the list, and one that starts again has it.
 func TestRevokedNode(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 90000)
-	want := alone(t, spec)
+	spec, want := calm(t)
 	tn := newTown(t)
 	ca := tn.authority()
 	paper := func(r cert.Request) string {

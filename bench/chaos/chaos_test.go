@@ -53,7 +53,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 4*time.Second, "how long faults are made, and longer until each kind has struck")
+	duration = flag.Duration("duration", 2*time.Second, "how long faults are made, and longer until each kind has struck")
 	kills    = flag.Int("kills", 0, "faults are made until so many processes were killed, most of them in this way")
 	seed     = flag.Uint64("seed", 1, "of the schedule")
 )
@@ -445,8 +445,11 @@ func (c *city) suffer() map[string]int {
 			odds = append(odds, i)
 		}
 	}
-	first := c.rand.Perm(len(all)) // each once, before any comes again
-	longest := min(5000, max(500, int(*duration/time.Millisecond)/4))
+	first := c.rand.Perm(len(all))                                    // each once, before any comes again
+	longest := min(5000, max(500, int(*duration/time.Millisecond)/4)) // fault, ms
+	if *kills > 0 {
+		longest = max(longest, 1000)
+	}
 	healAt := map[*box]time.Time{}
 	begin := time.Now()
 	for late := begin.Add(*duration + time.Duration(*kills)*4*time.Second + 30*time.Second); time.Now().Before(late); {

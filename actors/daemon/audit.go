@@ -25,7 +25,7 @@ import (
 //
 // An empty list is the proof for what the backup holds.
 func Audit(backup io.Reader) ([]string, error) {
-	a := &audit{jobs: map[string]*audited{}, owners: map[lent]string{}}
+	a := &audit{jobs: map[string]*audited{}, owners: map[owned]string{}}
 	err := replica.ReadBackup(backup, func(stream string, rec []byte) error {
 		switch id, ok := strings.CutPrefix(stream, "job/"); {
 		case ok:
@@ -44,12 +44,12 @@ func Audit(backup io.Reader) ([]string, error) {
 
 type audit struct {
 	jobs   map[string]*audited
-	owners map[lent]string // the job that has it
+	owners map[owned]string // the job that has it
 	found  []string
 }
 
-// lent is a device of a node.
-type lent struct{ node, id string }
+// owned is a device of a node.
+type owned struct{ node, id string }
 
 type audited struct {
 	state   JobState
@@ -91,12 +91,14 @@ func (a *audit) record(b []byte) error {
 			a.say("job %s: epoch %d after %d", r.ID, r.Epoch, j.epoch)
 		}
 		j.state, j.epoch = Running, r.Epoch
-		for _, id := range r.Devices {
-			d := lent{r.Node, id}
-			if other := a.owners[d]; other != "" && other != r.ID {
-				a.say("job %s: device %s of node %s was given to it while job %s had it", r.ID, id, r.Node, other)
-			}
-			a.owners[d] = r.ID
+		a.give(r.ID, r.Node, r.Devices)
+	case opLend:
+		if r.Lent != nil && r.Epoch == j.epoch && j.state == Running {
+			a.give(r.ID, r.Lent.Node, r.Lent.Devices)
+		}
+	case opLeft:
+		if r.Epoch == j.epoch {
+			maps.DeleteFunc(a.owners, func(d owned, owner string) bool { return owner == r.ID && d.node == r.Node })
 		}
 	case opReturn:
 		if r.Epoch == j.epoch {
@@ -118,9 +120,20 @@ func (a *audit) record(b []byte) error {
 	return nil
 }
 
+// give notes who has a node's devices now.
+func (a *audit) give(job, node string, devices []string) {
+	for _, id := range devices {
+		d := owned{node, id}
+		if other := a.owners[d]; other != "" && other != job {
+			a.say("job %s: device %s of node %s was given to it while job %s had it", job, id, node, other)
+		}
+		a.owners[d] = job
+	}
+}
+
 // free lets a job's devices go.
 func (a *audit) free(job string) {
-	maps.DeleteFunc(a.owners, func(_ lent, owner string) bool { return owner == job })
+	maps.DeleteFunc(a.owners, func(_ owned, owner string) bool { return owner == job })
 }
 
 func (a *audit) entry(id string, b []byte) error {

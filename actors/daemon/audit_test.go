@@ -88,6 +88,17 @@ func TestAudit(t *testing.T) {
 		{"a double lease", func(j *[]record, _ *[]entry) {
 			*j = slices.Insert(*j, 2, record{Op: opAssign, ID: "j2", Node: "a", Devices: []string{"cpu:1"}, Epoch: 1})
 		}, "job j2: device cpu:1 of node a was given to it while job j1 had it"},
+		{"a device that is lent", func(j *[]record, _ *[]entry) {
+			*j = slices.Insert(*j, 2,
+				record{Op: opLend, ID: "j1", Epoch: 1, Lent: &Lent{Node: "b", Devices: []string{"cpu:1"}}},
+				record{Op: opAssign, ID: "j2", Node: "b", Devices: []string{"cpu:1"}, Epoch: 1})
+		}, "job j2: device cpu:1 of node b was given to it while job j1 had it"},
+		{"a device that came back", func(j *[]record, _ *[]entry) {
+			*j = slices.Insert(*j, 2,
+				record{Op: opLend, ID: "j1", Epoch: 1, Lent: &Lent{Node: "b", Devices: []string{"cpu:1"}}},
+				record{Op: opLeft, ID: "j1", Epoch: 1, Node: "b"},
+				record{Op: opAssign, ID: "j2", Node: "b", Devices: []string{"cpu:1"}, Epoch: 1})
+		}, ""},
 		{"ranks apart", func(_ *[]record, e *[]entry) {
 			(*e)[6].e.Trial.Err = fmt.Sprintf("%v: rank 1's is not rank 0's after step 7", train.ErrApart)
 		}, "rank 1's is not rank 0's"},

@@ -306,6 +306,10 @@ func killed(struck map[string]int) int {
 	return struck["kill -9"] + struck["kill -9 of a rank's process"]
 }
 
+// spread is the seed of jobs over several nodes, whose devices come and go, and with them
+// what is summed in which order: their models are not those of undisturbed builds.
+const spread = 1
+
 func spec(file string, seed uint64) job.Spec {
 	s := job.Default()
 	s.Data.Files = []string{file}
@@ -350,6 +354,9 @@ func drive(t *testing.T, hosts []ringtest.Host) {
 	}
 	want := map[uint64][]byte{} // by seed
 	for s := range uint64(atOnce) {
+		if s == spread {
+			continue
+		}
 		dir := filepath.Join(t.TempDir(), "alone")
 		n, err := node.Open(node.Options{Dir: dir, Spec: spec(c.file, s)})
 		if err != nil {
@@ -427,7 +434,7 @@ func drive(t *testing.T, hosts []ringtest.Host) {
 	}
 	fmt.Printf("chaos: %d syncs took %v to %v; %d looks at %d leased devices\n", held.Load(), syncAtLeast, syncAtMost, watched.looks, len(watched.held))
 	if !t.Failed() {
-		fmt.Printf("chaos: %d processes killed; %d jobs, all as undisturbed; %d finished trials: 0 lost, 0 run twice\n", killed(struck), len(c.jobs), trials)
+		fmt.Printf("chaos: %d processes killed; %d jobs, all that can be as undisturbed; %d finished trials: 0 lost, 0 run twice\n", killed(struck), len(c.jobs), trials)
 	}
 }
 
@@ -550,8 +557,11 @@ func (c *city) submit() {
 	c.t.Helper()
 	s := uint64(len(c.jobs)) % atOnce
 	sp := spec(c.file, s)
-	if s == 0 {
+	switch s {
+	case 0:
 		sp.Isolation = "process"
+	case spread:
+		sp.HardwareConstraint = []string{"cpu-any", "cpu-4"}[len(c.jobs)/atOnce%2]
 	}
 	var id string
 	err := c.ask(60*time.Second, func(ctx context.Context, d *driver.Client) error {
@@ -603,7 +613,7 @@ func (c *city) finish(id, dir string, want []byte) (trials int) {
 	if err := c.ask(time.Minute, func(ctx context.Context, d *driver.Client) error { return d.Fetch(ctx, id, dir, nil) }); err != nil {
 		c.t.Fatalf("fetch %s: %v", id, err)
 	}
-	if !bytes.Equal(model(c.t, dir), want) {
+	if got := model(c.t, dir); want != nil && !bytes.Equal(got, want) {
 		c.t.Errorf("job %s: its model is not that of an undisturbed build", id)
 	}
 	return trials

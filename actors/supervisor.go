@@ -456,7 +456,7 @@ func (s *Supervisor) stageEnded(ctx actor.Context, m *stageEnded) {
 // stageFailed ends an attempt at a stage, or the job with its state kept where the
 // stage is not to blame.
 func (s *Supervisor) stageFailed(ctx actor.Context, stage string, err error) {
-	if blameless(err) {
+	if Blameless(err) {
 		s.end(ctx, fmt.Errorf("%s: %w", stage, err), false)
 		return
 	}

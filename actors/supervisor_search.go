@@ -129,7 +129,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		ctx.Unwatch(r.pid)
 		ctx.Stop(r.pid)
 	}
-	if blameless(m.Err) {
+	if Blameless(m.Err) {
 		// Nothing is committed: resume goes on with the trial.
 		s.end(ctx, fmt.Errorf("trial %s: %w", r.d.Trial, m.Err), false)
 		return

@@ -258,6 +258,7 @@ func (c *chief) end(id string, epoch uint64, state JobState, why string) error {
 	}
 	c.places.freed(j, c.d.members.News()[j.Node], time.Now())
 	c.places.forget(id)
+	c.forgetMissing(id)
 	return c.commit(record{Op: opEnd, ID: id, Epoch: epoch, State: state, Why: why})
 }
 
@@ -293,6 +294,7 @@ func (c *chief) remove(id string) error {
 	}
 	delete(c.logs, id)
 	delete(c.folders, id)
+	c.places.forget(id)
 	return errors.Join(c.d.store.Delete(jobStream(id), c.term), c.d.store.Delete(folderStream(id), c.term))
 }
 
@@ -387,6 +389,7 @@ func (c *chief) lay(id string, epoch uint64, ch change) error {
 const (
 	queueEvery   = 500 * time.Millisecond
 	missingAfter = 3 * time.Second // a node that does not know of a job it was given
+	lookTime     = time.Second     // for all nodes together to say what they do: a hung one holds up the others' jobs
 )
 
 // run gives out what waits and takes back what nobody does.
@@ -420,54 +423,116 @@ func (c *chief) jobs() []Job {
 }
 
 // check takes back the jobs of nodes that are gone or know nothing of them, with what
-// is lent to them, and stops those that are to be cancelled.
+// is lent to them, and stops those that are to be cancelled, and loans of no job.
 func (c *chief) check(ctx context.Context) {
-	k := checking{c: c, running: map[string][]assignment{}}
-	for _, j := range c.jobs() {
-		if j.State != Running {
-			continue
+	jobs := slices.DeleteFunc(c.jobs(), func(j Job) bool { return j.State != Running })
+	stop := map[string][]assignment{} // by node that is to be asked
+	for _, j := range jobs {
+		for _, a := range given(&j) {
+			stop[a.node] = append(stop[a.node], a.assignment)
 		}
-		for _, l := range j.Lent {
-			a := assignment{ID: j.ID, Epoch: j.Epoch, Why: l.Stopping, Home: j.Node}
-			if why := k.trouble(ctx, l.Node, l.NodeName, a, l.Stopping != ""); why != "" {
-				if err := c.left(j.ID, leftReport{j.Epoch, l.Node, why}); err == nil {
+	}
+	for id, b := range c.d.members.News() {
+		if n, err := decodeNews(b); err == nil && n.Lent > 0 && stop[id] == nil {
+			stop[id] = []assignment{}
+		}
+	}
+	running := c.running(ctx, stop)
+	for _, j := range jobs {
+		for _, a := range given(&j) {
+			switch why := c.trouble(running, a); {
+			case why == "":
+			case a.Home == "":
+				c.takeBack(j, why)
+			default:
+				if err := c.left(j.ID, leftReport{j.Epoch, a.node, why}); err == nil {
 					c.d.say("job %s: %s; it goes on without its devices", j.ID, why)
 				}
 			}
 		}
-		a := assignment{ID: j.ID, Epoch: j.Epoch, Why: j.Stopping}
-		if j.Cancel {
-			a.Why = errCancelled.Error()
-		}
-		if why := k.trouble(ctx, j.Node, j.NodeName, a, a.Why != ""); why != "" {
-			c.takeBack(j, why)
-		}
 	}
+	c.running(ctx, c.strays(running))
 }
 
-// checking is one round of check.
-type checking struct {
-	c       *chief
-	running map[string][]assignment // by node, asked once
+// part of a running job: what one node was given of it. Why says that it is to end.
+type part struct {
+	assignment
+	node, name string
+}
+
+// given is the parts of a job, the loans first.
+func given(j *Job) []part {
+	var out []part
+	for _, l := range j.Lent {
+		out = append(out, part{assignment{ID: j.ID, Epoch: j.Epoch, Why: l.Stopping, Home: j.Node}, l.Node, l.NodeName})
+	}
+	own := part{assignment{ID: j.ID, Epoch: j.Epoch, Why: j.Stopping}, j.Node, j.NodeName}
+	if j.Cancel {
+		own.Why = errCancelled.Error()
+	}
+	return append(out, own)
+}
+
+// running asks nodes, all at once, what they have in hand, and tells them first to end
+// what has a Why. A node that does not answer in time is left out: gossip or the next
+// look will tell.
+func (c *chief) running(ctx context.Context, stop map[string][]assignment) map[string][]assignment {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[string][]assignment{}
+	for node, all := range stop {
+		m, alive := c.d.members.Member(node)
+		if !alive {
+			continue
+		}
+		wg.Go(func() {
+			for _, a := range all {
+				if a.Why != "" {
+					_ = c.d.ask(ctx, m.Addr, "/internal/stop", a, nil)
+				}
+			}
+			var now []assignment
+			if c.d.get(ctx, m.Addr, "/internal/running", &now) != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out[node] = now
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// strays are loans that nodes have in hand and the list of jobs has not: their job is
+// over or another node's, or the word that they had begun was lost. They are to end.
+func (c *chief) strays(running map[string][]assignment) map[string][]assignment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string][]assignment{}
+	for node, now := range running {
+		for _, a := range now {
+			if j := c.reg.jobs[a.ID]; a.Home != "" && (j == nil || j.State != Running || j.Epoch != a.Epoch || j.lent(node) == nil) {
+				a.Why = "the job no longer has them"
+				out[node] = append(out[node], a)
+			}
+		}
+	}
+	return out
 }
 
 // trouble says why a node no longer does what it was given, "" while it does, or while
-// that is not known. With stop it is told to end it.
-func (k *checking) trouble(ctx context.Context, node, name string, a assignment, stop bool) string {
-	c := k.c
-	m, alive := c.d.members.Member(node)
-	if !alive {
+// that is not known.
+func (c *chief) trouble(running map[string][]assignment, a part) string {
+	node, name := a.node, a.name
+	if _, alive := c.d.members.Member(node); !alive {
 		return "node " + name + " is gone"
 	}
-	if stop {
-		_ = c.d.ask(ctx, m.Addr, "/internal/stop", a, nil) // the next look asks again
-	}
-	now, asked := k.running[node]
-	if !asked {
-		if err := c.d.get(ctx, m.Addr, "/internal/running", &now); err != nil {
-			return "" // gossip or the next look will tell
-		}
-		k.running[node] = now
+	now, answered := running[node]
+	if !answered {
+		return ""
 	}
 	i := slices.IndexFunc(now, func(n assignment) bool {
 		return n.ID == a.ID && n.Epoch == a.Epoch && (n.Home != "") == (a.Home != "")
@@ -497,10 +562,15 @@ func (k *checking) trouble(ctx context.Context, node, name string, a assignment,
 	return "node " + name + " no longer works on it"
 }
 
+// forgetMissing drops what was not found of a job and its loans; the lock is held.
+func (c *chief) forgetMissing(id string) {
+	maps.DeleteFunc(c.missing, func(what string, _ time.Time) bool { return isOf(what, id) })
+}
+
 func (c *chief) takeBack(j Job, why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.missing, j.ID)
+	c.forgetMissing(j.ID)
 	delete(c.places.holds, j.ID)
 	if err := c.commit(record{Op: opReturn, ID: j.ID, Epoch: j.Epoch, Why: why}); err == nil {
 		c.d.say("job %s: %s; it goes on elsewhere", j.ID, why)

@@ -339,6 +339,7 @@ type news struct {
 	Term     uint64  `msgpack:"t,omitempty"`
 	Load     float64 `msgpack:"o"`
 	Jobs     int     `msgpack:"j"`
+	Lent     int     `msgpack:"u,omitempty"` // jobs of other nodes that it lends devices to
 	Free     int     `msgpack:"f"`
 	Card     uint32  `msgpack:"c"`           // sum of the card: a change says that it is to be read again
 	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
@@ -368,7 +369,7 @@ func (d *Daemon) publish() {
 			_, n.Revoked = d.id.Revocations()
 		}
 		d.hands.mu.Lock()
-		n.Jobs, n.Draining = len(d.hands.running), d.hands.draining
+		n.Jobs, n.Lent, n.Draining = len(d.hands.running), len(d.hands.lent), d.hands.draining
 		d.hands.mu.Unlock()
 		if term := d.store.Term(); term > 0 {
 			n.Leader, n.Term = d.members.Self().ID, term

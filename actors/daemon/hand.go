@@ -350,7 +350,7 @@ func (d *Daemon) lease(owner string, chosen []string, only bool) node.Lease {
 				ds = append(ds, m.Devices[i])
 			}
 		}
-		if len(ds) > 0 && len(ds) == r.Count {
+		if len(ds) > 0 && (len(ds) == r.Count || r.Count == 0) {
 			h, err := l.Lease(ds, owner, 0)
 			if err == nil || only {
 				return ds, h, err

@@ -33,9 +33,13 @@ type mirror struct {
 	dir   string
 	guest bool // the folder but for trials is another node's
 
-	mu   sync.Mutex // one keeping at a time
+	mu   sync.Mutex // one keeping at a time, over the network; before claims.mu
 	seen map[string]stamp
-	mine map[string]*claim // by trial that is trained here
+
+	claims struct {
+		sync.Mutex                   // never held for long: a ring waits for Renew
+		mine       map[string]*claim // by trial that is trained here
+	}
 }
 
 // claim is this node's on a trial.
@@ -57,7 +61,8 @@ const mirrorEvery = 10 * time.Second
 // that was never acknowledged, and is kept where it does no harm: the stream's files
 // win.
 func (d *Daemon) openMirror(ctx context.Context, r *held, dir string) (*mirror, error) {
-	m := &mirror{d: d, id: r.ID, epoch: r.Epoch, dir: dir, guest: r.Home != "", seen: map[string]stamp{}, mine: map[string]*claim{}}
+	m := &mirror{d: d, id: r.ID, epoch: r.Epoch, dir: dir, guest: r.Home != "", seen: map[string]stamp{}}
+	m.claims.mine = map[string]*claim{}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -73,7 +78,7 @@ func (m *mirror) Pull(ctx context.Context) error {
 	defer m.mu.Unlock()
 	return m.pull(ctx, func(path string) bool {
 		trial := trialOf(path)
-		return m.mine[trial] == nil && (!m.guest || strings.HasPrefix(path, "data/"))
+		return m.claim(trial) == nil && (!m.guest || strings.HasPrefix(path, "data/"))
 	})
 }
 
@@ -104,15 +109,26 @@ func trialOf(path string) string {
 	return trial
 }
 
+// claim is a copy of this node's on a trial, nil where it has none.
+func (m *mirror) claim(trial string) *claim {
+	m.claims.Lock()
+	defer m.claims.Unlock()
+	c := m.claims.mine[trial]
+	if c == nil {
+		return nil
+	}
+	return &claim{c.fence, c.ranks}
+}
+
 // fence orders a trial's epochs over all times that the job was given to a node.
 func (m *mirror) fence(epoch uint64) uint64 { return m.epoch<<32 | epoch }
 
 // Begin implements node.Folder.
 func (m *mirror) Begin(ctx context.Context, trial string, epoch uint64, from []string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	fence := m.fence(epoch)
 	if len(from) > 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		if err := m.tell(ctx, change{Trial: trial, Fence: fence}); err != nil {
 			return err
 		}
@@ -120,10 +136,12 @@ func (m *mirror) Begin(ctx context.Context, trial string, epoch uint64, from []s
 			return err
 		}
 	}
-	c := m.mine[trial]
+	m.claims.Lock()
+	defer m.claims.Unlock()
+	c := m.claims.mine[trial]
 	if c == nil {
 		c = &claim{}
-		m.mine[trial] = c
+		m.claims.mine[trial] = c
 	}
 	c.ranks++
 	c.fence = max(c.fence, fence)
@@ -132,27 +150,29 @@ func (m *mirror) Begin(ctx context.Context, trial string, epoch uint64, from []s
 
 // Renew implements node.Folder.
 func (m *mirror) Renew(trial string, epoch uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c := m.mine[trial]; c != nil {
+	m.claims.Lock()
+	defer m.claims.Unlock()
+	if c := m.claims.mine[trial]; c != nil {
 		c.fence = max(c.fence, m.fence(epoch))
 	}
 }
 
 // End implements node.Folder.
 func (m *mirror) End(ctx context.Context, trial string, keep bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	defer func() {
-		if c := m.mine[trial]; c != nil {
+		m.claims.Lock()
+		defer m.claims.Unlock()
+		if c := m.claims.mine[trial]; c != nil {
 			if c.ranks--; c.ranks <= 0 {
-				delete(m.mine, trial)
+				delete(m.claims.mine, trial)
 			}
 		}
 	}()
 	if !keep {
 		return nil
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return m.keepAll(ctx, []string{trial})
 }
 
@@ -160,7 +180,10 @@ func (m *mirror) End(ctx context.Context, trial string, keep bool) error {
 func (m *mirror) Keep(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.keepAll(ctx, append(slices.Sorted(maps.Keys(m.mine)), ""))
+	m.claims.Lock()
+	trials := slices.Sorted(maps.Keys(m.claims.mine))
+	m.claims.Unlock()
+	return m.keepAll(ctx, append(trials, ""))
 }
 
 func (m *mirror) lay(ctx context.Context, path string, ref files.Ref) error {
@@ -255,7 +278,7 @@ func (m *mirror) keepAll(ctx context.Context, parts []string) error {
 
 func (m *mirror) keepPart(ctx context.Context, trial string) error {
 	ch := change{Put: folder{}, Trial: trial}
-	if c := m.mine[trial]; c != nil {
+	if c := m.claim(trial); c != nil {
 		ch.Fence = c.fence
 	}
 	here := map[string]bool{}
@@ -404,13 +427,20 @@ func (d *Daemon) spread(ctx context.Context, ref files.Ref) error {
 	}
 	var err error
 	for range spreadTries {
-		if err = d.spreadOnce(ctx, ref); err == nil || !pause(ctx, spreadAgain) {
+		if err = d.spreadOnce(ctx, ref); errors.Is(err, errAllFull) {
+			break // in a moment they still are
+		}
+		if err == nil || !pause(ctx, spreadAgain) {
 			return ctx.Err()
 		}
 	}
-	d.say("%v: it goes on with fewer copies", err)
+	d.complaints.add("copies", fmt.Sprintf("%v: it goes on with fewer copies", err))
 	return nil
 }
+
+// errAllFull says that all nodes have answered, and that those which should hold a copy
+// have no room.
+var errAllFull = errors.New("no node has room for it")
 
 const (
 	spreadTries = 10
@@ -436,6 +466,7 @@ func (d *Daemon) spreadOnce(ctx context.Context, ref files.Ref) error {
 		}
 	}
 	var errs []error
+	full := true
 	for _, addr := range append(first, then...) {
 		if copies >= d.cfg.Copies {
 			return nil
@@ -444,12 +475,17 @@ func (d *Daemon) spreadOnce(ctx context.Context, ref files.Ref) error {
 		err := call(want, d.client, http.MethodPost, "http://"+addr+"/internal/want", ref, nil)
 		cancel()
 		if err != nil {
+			var s *StatusError
+			full = full && errors.As(err, &s) && s.Code == http.StatusInsufficientStorage
 			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 			continue
 		}
 		copies++
 	}
 	if copies < d.cfg.Copies && len(errs) > 0 {
+		if full {
+			errs = append(errs, errAllFull)
+		}
 		return fmt.Errorf("file %s is on %d node(s), and should be on %d: %w", ref.Hash[:12], copies, d.cfg.Copies, errors.Join(errs...))
 	}
 	return nil

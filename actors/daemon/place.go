@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-autoglm/autoglm/cluster"
@@ -20,8 +21,8 @@ import (
 type places struct {
 	cards    map[string]card                // by node
 	holds    map[string][]string            // devices by job, as its node says
-	refusals map[string][]placement.Refusal // by job
-	tries    map[string]int                 // refusals by job, for its backoff
+	refusals map[string][]placement.Refusal // by job, or loan
+	tries    map[string]int                 // refusals so far, for the backoff
 	left     map[string]left                // by node
 }
 
@@ -80,8 +81,8 @@ func (p *places) back(node string, devices []string, news []byte, now time.Time)
 // forget drops what is known of a job that is over.
 func (p *places) forget(job string) {
 	delete(p.holds, job)
-	delete(p.refusals, job)
-	delete(p.tries, job)
+	maps.DeleteFunc(p.refusals, func(what string, _ []placement.Refusal) bool { return isOf(what, job) })
+	maps.DeleteFunc(p.tries, func(what string, _ int) bool { return isOf(what, job) })
 }
 
 // devicesOf are those that a running job has, or was given.
@@ -256,22 +257,29 @@ func (c *chief) item(j *Job) placement.Item {
 // assign gives queued jobs to nodes, and stops those that make way.
 func (c *chief) assign(ctx context.Context) {
 	for again := true; again && ctx.Err() == nil; {
-		again = false
 		if !slices.ContainsFunc(c.jobs(), func(j Job) bool { return j.State == Queued }) {
 			return
 		}
 		now := time.Now()
 		why := map[string]string{}
+		var refused atomic.Bool
+		var wg sync.WaitGroup // a node that hangs holds up its own jobs alone
 		for _, a := range placement.Decide(c.view(ctx, now), now, placement.DefaultConfig()) {
 			switch a.Do {
 			case placement.Start:
-				again = !c.give(ctx, a.Item, a.On) || again
+				wg.Go(func() {
+					if !c.give(ctx, a.Item, a.On) {
+						refused.Store(true)
+					}
+				})
 			case placement.Preempt:
-				c.preempt(ctx, a)
+				wg.Go(func() { c.preempt(ctx, a) })
 			case placement.Wait:
 				why[a.Item] = a.Why
 			}
 		}
+		wg.Wait()
+		again = refused.Load()
 		c.mu.Lock()
 		c.refusals = why
 		c.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/open-autoglm/autoglm/cluster"
@@ -44,6 +45,12 @@ func constraint(j *Job, kind device.Kind, n int) string {
 // loan names what a node lends a job among placement's items.
 func loan(job, node string) string { return job + " on " + node }
 
+// isOf tells whether an item is a job or one of its loans.
+func isOf(item, job string) bool {
+	of, _, ok := loanOf(item)
+	return item == job || ok && of == job
+}
+
 func loanOf(item string) (job, node string, ok bool) { return strings.Cut(item, " on ") }
 
 // wants is how many more devices a running job takes: any number is -1.
@@ -68,7 +75,8 @@ func has(j *Job) int {
 }
 
 // spread lends what idles to the jobs that can use it, to the one with the fewest
-// devices first.
+// devices first. While something makes way for a job that waits it lends nothing: the
+// job may need several devices, which do not come back at once.
 func (c *chief) spread(ctx context.Context) {
 	jobs := slices.DeleteFunc(c.jobs(), func(j Job) bool { return wants(&j) == 0 })
 	if len(jobs) == 0 {
@@ -76,6 +84,11 @@ func (c *chief) spread(ctx context.Context) {
 	}
 	now := time.Now()
 	v := c.view(ctx, now)
+	if len(v.Waiting) > 0 && slices.ContainsFunc(v.Running, func(r placement.Running) bool { return r.Stopping }) {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	taken := map[string]bool{} // node/device
 	for _, r := range v.Running {
 		for _, sh := range r.On {
@@ -96,13 +109,16 @@ func (c *chief) spread(ctx context.Context) {
 					idle = append(idle, d)
 				}
 			}
-			c.spreadOn(ctx, m, idle, kind, jobs, now)
+			if lend := c.spreadOn(ctx, m, idle, kind, jobs, now); lend != nil {
+				wg.Go(lend)
+			}
 		}
 	}
 }
 
-// spreadOn lends a node's idle devices of one kind.
-func (c *chief) spreadOn(ctx context.Context, m cluster.Member, idle []device.Device, kind device.Kind, jobs []Job, now time.Time) {
+// spreadOn finds a job for a node's idle devices of one kind, and says how to lend them;
+// nil where no job can use them.
+func (c *chief) spreadOn(ctx context.Context, m cluster.Member, idle []device.Device, kind device.Kind, jobs []Job, now time.Time) (lend func()) {
 	var best *Job
 	var ids []string
 	for i := range jobs {
@@ -115,16 +131,16 @@ func (c *chief) spreadOn(ctx context.Context, m cluster.Member, idle []device.De
 		}
 	}
 	if best == nil {
-		return
+		return nil
 	}
 	home, ok := c.d.members.Member(best.Node)
 	if !ok {
-		return
+		return nil
 	}
-	a := assignment{ID: best.ID, Epoch: best.Epoch, Devices: ids, Constraint: constraint(best, kind, len(ids)), Job: best}
-	if c.lend(ctx, a, m, home, wants(best) > 0) {
-		best.Lent = append(slices.Clone(best.Lent), Lent{Node: m.ID, Devices: ids})
-	}
+	job, asked := *best, wants(best) > 0
+	best.Lent = append(slices.Clone(best.Lent), Lent{Node: m.ID, Devices: ids})
+	a := assignment{ID: job.ID, Epoch: job.Epoch, Devices: ids, Constraint: constraint(&job, kind, len(ids)), Job: &job}
+	return func() { c.lend(ctx, a, m, home, asked) }
 }
 
 // fitting are those of a node's idle devices that a job takes.
@@ -149,25 +165,24 @@ func (c *chief) refusedLately(what string, now time.Time) bool {
 	return slices.ContainsFunc(c.places.refusals[what], func(r placement.Refusal) bool { return r.Until.After(now) })
 }
 
-// lend has a node lend devices to a job that runs; false when it refuses.
-func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, asked bool) bool {
+// lend has a node lend devices to a job that runs. One that refuses is left alone for a
+// while.
+func (c *chief) lend(ctx context.Context, a assignment, m, home cluster.Member, asked bool) {
 	c.mu.Lock()
 	j := c.reg.jobs[a.ID]
 	if j == nil || j.State != Running || j.Epoch != a.Epoch || j.lent(m.ID) != nil {
 		c.mu.Unlock()
-		return false
+		return
 	}
 	err := c.commit(record{Op: opLend, ID: a.ID, Epoch: a.Epoch, Lent: &Lent{Node: m.ID, NodeName: m.Name, Devices: a.Devices, Asked: asked}})
 	c.mu.Unlock()
 	if err != nil {
-		return false
+		return
 	}
 	a.Home, a.Asked = life(home), asked
 	if err := c.d.ask(ctx, m.Addr, "/internal/run", a, nil); err != nil {
-		_ = c.left(a.ID, leftReport{a.Epoch, m.ID, err.Error()})
-		return false
+		_ = c.left(a.ID, leftReport{a.Epoch, m.ID, err.Error()}) // if it has begun all the same, check ends it
 	}
-	return true
 }
 
 // recall has a node take back what it lends.

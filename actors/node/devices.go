@@ -119,22 +119,22 @@ func readRan(dir string) ran {
 	return r
 }
 
-// watch looks at the health of the crew's devices while the job runs: one that turns
+// watch looks at the health of a crew's devices while the job runs: one that turns
 // sick loses its process, if it has one, and sick hears why. The function that it
 // returns ends the watch.
-func (n *Node) watch(sick func(i int, why string)) func() {
+func watch(o Options, c *crew, notice func(text string), sick func(i int, why string)) func() {
 	mine := map[string]int{}
-	for i, d := range n.crew.devices {
+	for i, d := range c.devices {
 		mine[d.UUID] = i
 	}
-	every := n.opts.Look
+	every := o.Look
 	if every <= 0 {
 		every = 5 * time.Second
 	}
-	sources := n.opts.Sources
+	sources := o.Sources
 	switch {
 	case sources != nil:
-	case n.crew.on.CUDA:
+	case c.on.CUDA:
 		sources = Sources
 	default: // nobody need ask for GPUs
 		sources = func() []device.Source { return []device.Source{device.NewProcFS(os.DirFS("/"))} }
@@ -151,10 +151,10 @@ func (n *Node) watch(sick func(i int, why string)) func() {
 		}()
 		_ = device.Watch(ctx, every, device.Events{Sick: func(d device.Device) {
 			if i, ok := mine[d.UUID]; ok {
-				if n.crew.hosts != nil {
-					n.crew.hosts[i].Kill(fmt.Errorf("%s is sick: %s", d.ID, d.Sick))
+				if c.hosts != nil {
+					c.hosts[i].Kill(fmt.Errorf("%s is sick: %s", d.ID, d.Sick))
 				}
-				n.notice(fmt.Sprintf("%s is taken out: %s; going on without it", d.ID, d.Sick))
+				notice(fmt.Sprintf("%s is taken out: %s; going on without it", d.ID, d.Sick))
 				sick(i, d.Sick)
 			}
 		}}, all...)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -47,23 +46,29 @@ func (g *Guest) Devices() []device.Device { return g.crew.devices }
 const enlistEvery = 500 * time.Millisecond
 
 // Run has the job's Supervisor use the devices, which the job may have asked for,
-// until ctx ends, or the Supervisor is gone, or has not been there within so long.
+// until ctx ends, or the Supervisor is gone, or has not been there within so long, or
+// this node can't do its part: its disk is full, or the job's data is not to be had.
 // Trainings that run then are stopped, and save. The devices are free after it.
 func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, asked bool, patience time.Duration) error {
 	defer g.held.Release()
 	defer g.crew.close()
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), processors(g.crew.busy()))))
+	defer share(g.crew.busy())()
+	defer g.site.ranks.Wait()
+	unfit := make(chan error, 1)
+	g.site.unfit = func(err error) {
+		select {
+		case unfit <- err:
+		default:
+		}
+	}
 	root := g.opts.System.Root
 	strategy := actor.NewOneForOneStrategy(10, time.Minute, actor.DefaultDecider)
 	var pids []*actor.PID
 	for i, d := range g.crew.devices {
 		pids = append(pids, root.Spawn(actors.WorkerProps(d, g.site.executor(i), g.opts.Across, g.opts.Hooks, actor.WithGuardian(strategy))))
 	}
-	defer func() {
-		for _, p := range pids {
-			_ = root.StopFuture(p).Wait()
-		}
-	}()
+	defer stop(root, pids)
+	defer watch(g.opts, g.crew, g.site.notice, func(i int, why string) { root.Send(pids[i], &actors.Sick{Why: why}) })()
 	heard, gone := make(chan struct{}, 1), make(chan struct{})
 	clerk := root.Spawn(actors.EnlistProps(supervisor, actors.Enlist{Workers: pids, Asked: asked}, enlistEvery, heard, gone))
 	defer func() { _ = root.StopFuture(clerk).Wait() }()
@@ -79,6 +84,8 @@ func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, asked bool, pati
 	select {
 	case <-gone:
 		return fmt.Errorf("the job's supervisor at %s is gone", supervisor.Address)
+	case err := <-unfit:
+		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -230,9 +230,46 @@ func group(devices []device.Device) ([]device.Device, int) {
 	return devices[:maxWorkers], len(devices) / maxWorkers
 }
 
+// shared is Go's share of threads while jobs run in this process.
+var shared struct {
+	sync.Mutex
+	busy   int // threads that compute
+	before int // the share without jobs
+}
+
 // processors is Go's share of threads: one for each that computes, and two so
 // that actors need not wait until a kernel, which Go can't preempt, is through.
 func processors(busy int) int { return busy + 2 }
+
+// share makes room for so many threads more that compute, until the function that it
+// returns is called.
+func share(busy int) func() {
+	add := func(n int) {
+		shared.Lock()
+		defer shared.Unlock()
+		if shared.busy == 0 {
+			shared.before = runtime.GOMAXPROCS(0)
+		}
+		if shared.busy += n; shared.busy == 0 {
+			runtime.GOMAXPROCS(shared.before)
+			return
+		}
+		runtime.GOMAXPROCS(processors(shared.busy))
+	}
+	add(busy)
+	return func() { add(-busy) }
+}
+
+// stop stops workers, all at once, and waits for them.
+func stop(root *actor.RootContext, pids []*actor.PID) {
+	var ends []*actor.Future
+	for _, p := range pids {
+		ends = append(ends, root.StopFuture(p))
+	}
+	for _, e := range ends {
+		_ = e.Wait()
+	}
+}
 
 // notice tells the user what the job outlived.
 func (n *Node) notice(text string) {
@@ -260,7 +297,7 @@ func (n *Node) Close() error {
 // are free after it.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.Close()) }()
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors(n.crew.busy())))
+	defer share(n.crew.busy())()
 
 	system := n.opts.System
 	if system == nil {
@@ -273,7 +310,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	for i, d := range n.crew.devices {
 		pids[i] = system.Root.Spawn(actors.WorkerProps(d, n.site.executor(i), n.opts.Across, n.opts.Hooks, actor.WithGuardian(strategy)))
 	}
-	defer n.watch(func(i int, why string) { system.Root.Send(pids[i], &actors.Sick{Why: why}) })()
+	defer watch(n.opts, n.crew, n.notice, func(i int, why string) { system.Root.Send(pids[i], &actors.Sick{Why: why}) })()
 	type ending struct {
 		err         error
 		interrupted bool
@@ -314,9 +351,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	_ = system.Root.StopFuture(supervisor).Wait()
 	board.flush()
-	for _, p := range pids {
-		_ = system.Root.StopFuture(p).Wait()
-	}
+	stop(system.Root, pids)
 	if end.interrupted {
 		return ErrInterrupted
 	}

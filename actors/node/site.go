@@ -31,6 +31,8 @@ type site struct {
 	guest   bool                   // the job's Supervisor is on another node
 	feeding sync.Mutex             // guards fed
 	fed     bool                   // a guest has the job's data
+	unfit   func(error)            // told what keeps a guest from doing its part
+	ranks   sync.WaitGroup         // ranks that are at work
 	sources func() []device.Source // of the machine
 
 	mu struct {

@@ -121,30 +121,64 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 func (s *site) executor(i int) actors.Executor {
 	run := s.runner(i)
 	return func(ctx context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
-		if err := s.begin(ctx, a); err != nil {
-			return train.Report{}, err
+		s.ranks.Add(1)
+		defer s.ranks.Done()
+		smaller := s.crew.memory > 0 && (a.Task.MaxBytes == 0 || a.Task.MaxBytes > s.crew.memory) // than the task is meant for
+		rep, err := s.rank(ctx, run, a, progress)
+		if !s.guest || context.Cause(ctx) != nil {
+			return rep, err
 		}
-		rep, err := run(ctx, a, progress)
-		// What a task that was told to stop has saved goes on elsewhere.
-		stopped := context.Cause(ctx) != nil
-		last, cancel := ctx, func() {}
-		if stopped {
-			last, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastKeep)
+		if errors.Is(err, errFolder) || actors.Blameless(err) || smaller && errors.Is(err, train.ErrMemory) {
+			// Another node does better: the task is not told, and goes on there once this
+			// one's workers are gone.
+			s.unfit(err)
+			<-ctx.Done()
+			return rep, context.Cause(ctx)
 		}
-		defer cancel()
-		return rep, errors.Join(err, s.folder.End(last, a.Task.Trial, a.Rank == 0 && (err == nil || stopped)))
+		return rep, err
 	}
+}
+
+// errFolder marks trouble with what the job's other nodes have, or with handing on what
+// this one has.
+var errFolder = errors.New("the job's folder")
+
+// rank runs one rank, the first of which writes down what it trains, and has what it
+// leaves kept.
+func (s *site) rank(ctx context.Context, run actors.Executor, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
+	if err := s.begin(ctx, a); err != nil {
+		return train.Report{}, err
+	}
+	var rep train.Report
+	var err error
+	if a.Rank == 0 {
+		err = s.writeJSON(a.Task.Config, "trials", a.Task.Trial, "config.json")
+	}
+	if err == nil {
+		rep, err = run(ctx, a, progress)
+	}
+	// What a task that was told to stop has saved goes on elsewhere.
+	stopped := context.Cause(ctx) != nil
+	last, cancel := ctx, func() {}
+	if stopped {
+		last, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastKeep)
+	}
+	defer cancel()
+	if e := s.folder.End(last, a.Task.Trial, a.Rank == 0 && (err == nil || stopped)); e != nil {
+		err = errors.Join(err, fmt.Errorf("%w: %w", errFolder, e))
+	}
+	return rep, err
 }
 
 // lastKeep bounds how long a rank that was told to stop is waited for.
 const lastKeep = 5 * time.Second
 
-// begin says that a rank begins. Rank 0 loads what it goes on from, and writes down what
-// it trains; the others get it from a peer.
+// begin says that a rank begins. Rank 0 loads what it goes on from; the others get it
+// from a peer.
 func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 	if s.guest {
 		if err := s.feed(ctx); err != nil {
-			return &ring.LostError{Rank: a.Rank, Why: err.Error()} // no fault of the task
+			return fmt.Errorf("%w: %w", errFolder, err)
 		}
 		if err := s.own(a); err != nil {
 			return err
@@ -157,10 +191,10 @@ func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 			from = append(from, filepath.Base(filepath.Dir(a.Task.From)))
 		}
 	}
-	if err := s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from); err != nil || a.Rank > 0 {
-		return err
+	if err := s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from); err != nil {
+		return fmt.Errorf("%w: %w", errFolder, err)
 	}
-	return s.writeJSON(a.Task.Config, "trials", a.Task.Trial, "config.json")
+	return nil
 }
 
 // feed brings the job's data here, once.

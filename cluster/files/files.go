@@ -33,6 +33,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/durable"
@@ -66,7 +67,7 @@ func Of(r io.Reader) Ref {
 // Errors that a caller tells apart.
 var (
 	ErrNone  = errors.New("no node has the file")
-	ErrQuota = errors.New("the store is full of files that are in use; raise its quota, or cancel or fetch jobs")
+	ErrQuota = fmt.Errorf("the store is full of files that are in use; raise its quota, or cancel or fetch jobs: %w", syscall.EDQUOT)
 )
 
 // Store is a folder of files. All methods may be called from any goroutine.

@@ -1,0 +1,170 @@
+package daemon_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/open-autoglm/autoglm/actors/actorstest"
+	"github.com/open-autoglm/autoglm/actors/daemon"
+	"github.com/open-autoglm/autoglm/actors/driver"
+)
+
+// elastic is a job that takes as many processors as there are.
+func (tn *town) elastic(c *driver.Client, tokens int64) string {
+	tn.t.Helper()
+	spec := tinySpec(actorstest.Corpus(tn.t, tn.t.TempDir()), tokens)
+	spec.HardwareConstraint = "cpu-any"
+	id, err := c.Submit(tn.t.Context(), "", spec, nil)
+	if err != nil {
+		tn.t.Fatal(err)
+	}
+	return id
+}
+
+// lent waits until so many nodes lend a running job their devices.
+func (tn *town) lent(c *driver.Client, id string, n int) (j daemon.Job) {
+	tn.t.Helper()
+	waitFor(tn.t, func() bool {
+		d, err := c.Job(tn.t.Context(), id)
+		if err != nil || d.State.Over() {
+			tn.t.Fatalf("%+v, %v", d.Job, err)
+		}
+		j = d.Job
+		return d.State == daemon.Running && len(d.Lent) == n
+	})
+	return j
+}
+
+// done follows a job to its good end: every decision has one outcome, none a failure.
+func (tn *town) done(c *driver.Client, id string, epoch uint64) {
+	tn.t.Helper()
+	ctx, cancel := context.WithTimeout(tn.t.Context(), time.Minute)
+	defer cancel()
+	f, err := c.Follow(ctx, id, nil, nil)
+	if err != nil || f.Job.State != daemon.Done || f.Job.Epoch != epoch {
+		tn.t.Fatalf("%+v, %v", f.Job, err)
+	}
+	if n := len(f.State.Outcomes); n != len(f.State.Decisions) {
+		tn.t.Errorf("%d outcomes of %d decisions", n, len(f.State.Decisions))
+	}
+	for seq, o := range f.State.Outcomes {
+		if o.Failed {
+			tn.t.Errorf("trial #%d failed: %s", seq, o.Err)
+		}
+	}
+}
+
+// trains waits until a node trains a trial of the job.
+func (tn *town) trains(node, id string) {
+	tn.t.Helper()
+	waitFor(tn.t, func() bool {
+		worked, _ := filepath.Glob(filepath.Join(tn.dir, node, "jobs", id, "trials", "*", "metrics.jsonl"))
+		return len(worked) > 0
+	})
+}
+
+// A lender that has no room for the job's data is left alone; no trial fails for it.
+func TestLenderWithoutRoom(t *testing.T) {
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	tn.settle(c, 1, 1)
+	id := tn.elastic(c, 150000)
+	tn.lent(c, id, 0)
+	b := tn.start("b", func(cfg *daemon.Config) { cfg.Quota = 1 })
+	tn.done(c, id, 1)
+	if n := strings.Count(b.out.String(), "lends it"); n == 0 || n > 5 {
+		t.Errorf("it lent its devices %d times", n)
+	}
+}
+
+// When the node of a job dies its lenders let their devices go, also those that it had
+// not heard of yet, and lend them to the job anew.
+func TestHomeDies(t *testing.T) {
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	for _, name := range []string{"b", "c", "d"} {
+		tn.start(name)
+	}
+	tn.settle(c, 4, 3)
+	id := tn.elastic(c, 400000)
+	j := tn.lent(c, id, 3)
+	for _, l := range j.Lent {
+		tn.trains(l.NodeName, id)
+	}
+	tn.nodes[j.NodeName].kill()
+	killed := time.Now()
+	for name, p := range tn.nodes {
+		if name != j.NodeName {
+			c = tn.client(p)
+		}
+	}
+	j = tn.lent(c, id, 2)
+	t.Logf("lent anew after %v", time.Since(killed))
+	if j.Epoch != 2 {
+		t.Errorf("%+v", j)
+	}
+	tn.done(c, id, 2)
+}
+
+// A lender that sleeps is one that is lost; when it wakes up it is a lender again, and
+// what it did meanwhile counts for nothing.
+func TestLenderSleeps(t *testing.T) {
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	tn.settle(c, 1, 1)
+	id := tn.elastic(c, 800000)
+	tn.lent(c, id, 0)
+	b := tn.start("b")
+	tn.lent(c, id, 1)
+	tn.trains("b", id)
+	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	tn.lent(c, id, 0)
+	if err := b.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	tn.lent(c, id, 1)
+	tn.done(c, id, 1)
+}
+
+// A job that needs devices of several nodes at once gets those that are lent: each is
+// called back once.
+func TestCalledBackOnce(t *testing.T) {
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	for _, name := range []string{"b", "c", "d"} {
+		tn.start(name)
+	}
+	tn.settle(c, 4, 3)
+	id := tn.elastic(c, 2000000)
+	tn.lent(c, id, 3)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 20000)
+	spec.HardwareConstraint, spec.Backend = "cpu-6", "tcp"
+	began := time.Now()
+	fixed, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		d, err := c.Job(t.Context(), fixed)
+		return err == nil && d.State == daemon.Running
+	})
+	took := time.Since(began)
+	n := 0
+	for _, p := range tn.nodes {
+		n += strings.Count(p.out.String(), "job "+id+": lends it")
+	}
+	t.Logf("it began after %v; %d loans till then", took, n)
+	if n != 3 {
+		t.Errorf("devices were lent %d times until all were called back, want 3", n)
+	}
+	if err := c.Cancel(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	tn.done(c, fixed, 1)
+}

@@ -232,6 +232,11 @@ func outcome(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, f := range []string{"eval.json", "config.json", "metrics.jsonl"} { // a node that goes on needs them
+		if _, err := os.Stat(filepath.Join(dir, "trials", "final", f)); err != nil {
+			t.Error(err)
+		}
+	}
 	model, err := os.ReadFile(filepath.Join(dir, "bundle", "model.safetensors"))
 	if err != nil {
 		t.Fatal(err)

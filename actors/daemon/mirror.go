@@ -99,11 +99,12 @@ func (m *mirror) pull(ctx context.Context, wanted func(path string) bool) error 
 	return nil
 }
 
-// trialOf is the trial that a path of the folder belongs to, "" where it is none's.
+// trialOf is the trial that a path of the folder belongs to, "" where it is none's. The
+// score of the final training is a stage's.
 func trialOf(path string) string {
 	rest, ok := strings.CutPrefix(path, "trials/")
-	trial, _, inside := strings.Cut(rest, "/")
-	if !ok || !inside {
+	trial, file, inside := strings.Cut(rest, "/")
+	if !ok || !inside || file == "eval.json" {
 		return ""
 	}
 	return trial

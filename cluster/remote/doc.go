@@ -43,8 +43,9 @@
 // Start comes before the port's Serve and before any actor is spawned whose PID is
 // to travel. Messages are pointers to structs that msgpack can encode: exported
 // fields, no interfaces, no errors, no channels; *actor.PID fields travel as they
-// are. Streams that could outrun their reader (metrics, logs) go through a Flow.
-// An actor can't be stopped from another node: send it a message.
+// are. Senders bound their own rate: a training reports four times a second, and what
+// waits for a node that reads slowly is bounded in bytes (maxQueue). An actor can't be
+// stopped from another node: send it a message.
 //
 // # On the wire
 //

@@ -49,8 +49,6 @@ func kinds() *Kinds {
 	Register[word](k, 1)
 	Register[question](k, 2)
 	Register[reply](k, 3)
-	Register[points](k, 4)
-	Register[grant](k, 5)
 	return k
 }
 

@@ -44,7 +44,8 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	full KIND N            the journal can't be written at the Nth event of that kind
 //	interrupt KIND N       Ctrl-C after that event
 //	sick KIND N            the first device that is left turns sick after that event
-//	join KIND N            another node's worker enlists after that event, and is gone after GONE's
+//	join KIND N            another node's worker enlists after that event, once more where the
+//	                       Supervisor starts anew, and is gone after GONE's
 //	gone KIND N
 //	speeds N…              tokens a second of the final training on 1, 2, … workers, which takes 8 s then
 //	step NAME WORD=VALUE…  a step of the user's: needs, before, timeout, retries, backoff, takes (its time)
@@ -208,6 +209,7 @@ type stage struct {
 	harm  func()            // makes the next device sick
 	join  func()            // another node's worker
 	leave func()
+	again func() // guests say so once more
 
 	mu    sync.Mutex
 	queue []func()
@@ -276,6 +278,11 @@ func (s *script) play(t *testing.T) string {
 			w := system.Root.Spawn(WorkerProps(device.Device{ID: fmt.Sprintf("guest:%d", len(guests))}, g.execute, nil, hooks, strategy, here))
 			guests = append(guests, w)
 			for range 2 { // it says so again and again
+				g.send(&Enlist{Workers: []*actor.PID{w}})
+			}
+		}
+		g.again = func() {
+			for _, w := range guests {
 				g.send(&Enlist{Workers: []*actor.PID{w}})
 			}
 		}
@@ -426,6 +433,9 @@ func describe(message any) (name, line string) {
 func (g *stage) committed(e journal.Event) {
 	if e.Kind != journal.Tick {
 		g.write(e)
+	}
+	if e.Kind == journal.Resumed {
+		g.again()
 	}
 	for _, on := range []struct {
 		events []*nth

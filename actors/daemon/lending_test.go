@@ -2,7 +2,10 @@ package daemon_test
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -167,4 +170,62 @@ func TestCalledBackOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	tn.done(c, fixed, 1)
+}
+
+// A trial that a drained lender had begun goes on elsewhere from where it was.
+func TestDrainedLenderHandsOn(t *testing.T) {
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	tn.settle(c, 1, 1)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 3000000)
+	spec.HardwareConstraint = "cpu-any"
+	id, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tn.lent(c, id, 0)
+	tn.start("b")
+	tn.lent(c, id, 1)
+	tn.trains("b", id)
+	begun := func() string { return filepath.Join(tn.dir, "b", "jobs", id, "trials", "*", "metrics.jsonl") }
+	waitFor(t, func() bool { // it is in the middle of one
+		return len(unscored(t, begun())) > 0
+	})
+	if err := c.Drain(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	tn.lent(c, id, 0)
+	for _, metrics := range unscored(t, begun()) {
+		dir := filepath.Dir(metrics)
+		saved, err := filepath.Glob(filepath.Join(dir, "*", "step-*.safetensors"))
+		if err != nil || len(saved) == 0 {
+			continue // it had not learned anything yet
+		}
+		n, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(saved[0]), "step-"), ".safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool {
+			b, err := os.ReadFile(filepath.Join(tn.dir, "a", "jobs", id, "trials", filepath.Base(dir), "metrics.jsonl"))
+			return err == nil && strings.Contains(string(b), fmt.Sprintf(`{"step":%d,`, n+1))
+		})
+	}
+	if err := c.Cancel(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unscored are the metrics of trials that have trained, and were not scored yet.
+func unscored(t *testing.T, pattern string) (out []string) {
+	t.Helper()
+	all, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range all {
+		if b, err := os.ReadFile(path); err == nil && strings.Count(string(b), "\n") > 1 && !strings.Contains(string(b), "bits_per_byte") {
+			out = append(out, path)
+		}
+	}
+	return out
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/open-autoglm/autoglm/cluster"
 	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/runtime/job"
 )
@@ -449,6 +450,21 @@ const (
 	wantTime    = 10 * time.Minute
 )
 
+// whileMember is ctx until a node is none of the cluster, or for wantTime: one that
+// hangs keeps its connections.
+func (d *Daemon) whileMember(ctx context.Context, id string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, wantTime)
+	go func() {
+		defer cancel()
+		for pause(ctx, leaderAgain) {
+			if _, ok := d.members.Member(id); !ok {
+				return
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
 func (d *Daemon) spreadOnce(ctx context.Context, ref files.Ref) error {
 	copies := 1
 	votes := map[string]bool{}
@@ -456,29 +472,29 @@ func (d *Daemon) spreadOnce(ctx context.Context, ref files.Ref) error {
 		votes[v.Addr] = true
 	}
 	self := d.members.Self()
-	var first, then []string
+	var first, then []cluster.Member
 	for _, m := range d.members.Members() {
 		switch {
 		case m.ID == self.ID:
 		case votes[m.Addr]:
-			first = append(first, m.Addr)
+			first = append(first, m)
 		default:
-			then = append(then, m.Addr)
+			then = append(then, m)
 		}
 	}
 	var errs []error
 	full := true
-	for _, addr := range append(first, then...) {
+	for _, m := range append(first, then...) {
 		if copies >= d.cfg.Copies {
 			return nil
 		}
-		want, cancel := context.WithTimeout(ctx, wantTime)
-		err := call(want, d.client, http.MethodPost, "http://"+addr+"/internal/want", ref, nil)
+		want, cancel := d.whileMember(ctx, m.ID)
+		err := call(want, d.client, http.MethodPost, "http://"+m.Addr+"/internal/want", ref, nil)
 		cancel()
 		if err != nil {
 			var s *StatusError
 			full = full && errors.As(err, &s) && s.Code == http.StatusInsufficientStorage
-			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+			errs = append(errs, fmt.Errorf("%s: %w", m.Addr, err))
 			continue
 		}
 		copies++

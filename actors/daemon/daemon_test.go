@@ -374,6 +374,7 @@ func TestKills(t *testing.T) {
 
 // A paused node that wakes up commits nothing more.
 func TestZombie(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	a := tn.start("a")
 	tn.start("b")

@@ -256,6 +256,7 @@ func sound(t *testing.T, c *driver.Client) {
 // The leader's disk is full while a job runs: the job ends as if nothing had been, no
 // process ends, and the node is one of them again when there is room.
 func TestLeadersDiskFull(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	spec, want := calm(t)
 	tn := newTown(t)
 	for _, name := range []string{"a", "b", "c"} {

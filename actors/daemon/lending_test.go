@@ -116,6 +116,7 @@ func TestHomeDies(t *testing.T) {
 // A lender that sleeps is one that is lost; when it wakes up it is a lender again, and
 // what it did meanwhile counts for nothing.
 func TestLenderSleeps(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	c := tn.client(tn.start("a"))
 	tn.settle(c, 1, 1)

@@ -19,6 +19,7 @@ import (
 // the job goes on elsewhere and ends as if nothing had been. Old and forged lists change
 // nothing, a node that starts later gets the list, and one that starts again has it.
 func TestRevokedNode(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	spec, want := calm(t)
 	tn := newTown(t)
 	ca := tn.authority()

@@ -21,7 +21,7 @@ import (
 // spreads tells whether a job's ranks may be of several nodes: they meet by a backend
 // that reaches other hosts.
 func spreads(j *Job) bool {
-	return slices.Contains([]string{"", ring.Auto, ring.TCP, ring.Hierarchical, ring.NCCL, ring.Gloo}, j.Spec.Backend)
+	return slices.Contains([]string{"", ring.Auto, ring.TCP, ring.NCCL, ring.Gloo}, j.Spec.Backend)
 }
 
 // kindOf is the kind of device that a running job computes on.

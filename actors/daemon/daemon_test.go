@@ -306,6 +306,7 @@ func TestSubmitFollowFetch(t *testing.T) {
 // Whoever is killed, the job ends as one that was not disturbed, and no trial that
 // finished is run again.
 func TestKills(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 250000)
 	want := alone(t, spec)
 	for _, victim := range []string{"home", "leader"} {

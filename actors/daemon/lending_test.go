@@ -72,6 +72,7 @@ func (tn *town) trains(node, id string) {
 
 // A lender that has no room for the job's data is left alone; no trial fails for it.
 func TestLenderWithoutRoom(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	c := tn.client(tn.start("a"))
 	tn.settle(c, 1, 1)
@@ -87,6 +88,7 @@ func TestLenderWithoutRoom(t *testing.T) {
 // When the node of a job dies its lenders let their devices go, also those that it had
 // not heard of yet, and lend them to the job anew.
 func TestHomeDies(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	c := tn.client(tn.start("a"))
 	for _, name := range []string{"b", "c", "d"} {
@@ -175,6 +177,7 @@ func TestCalledBackOnce(t *testing.T) {
 
 // A trial that a drained lender had begun goes on elsewhere from where it was.
 func TestDrainedLenderHandsOn(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	c := tn.client(tn.start("a"))
 	tn.settle(c, 1, 1)

@@ -15,6 +15,7 @@ import (
 // A job of higher priority has a lower one stopped, which goes on afterwards and ends
 // as one that was not disturbed.
 func TestPreemption(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	a := tn.start("a")
 	c := tn.client(a)

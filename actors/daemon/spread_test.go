@@ -22,6 +22,7 @@ import (
 // A job that takes as many devices as there are is lent those of other nodes; what a
 // lender that dies was doing is done elsewhere.
 func TestSpread(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 400000)
 	spec.HardwareConstraint = "cpu-any"
 	tn := newTown(t)
@@ -70,6 +71,7 @@ func TestSpread(t *testing.T) {
 
 // What is lent goes back when another job could have it, and when its node is drained.
 func TestLoansGoBack(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	corpus := actorstest.Corpus(t, t.TempDir())
 	spec := tinySpec(corpus, 500000)
 	spec.HardwareConstraint = "cpu-any"
@@ -120,6 +122,7 @@ func TestLoansGoBack(t *testing.T) {
 // A training whose ranks are of three nodes, each in its node's process or in one of
 // its own, goes on when a node dies, from the step at which it was.
 func TestRingOverNodes(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, isolation := range []string{"none", "process"} {
 		t.Run(isolation, func(t *testing.T) { testRingOverNodes(t, isolation) })
 	}
@@ -167,6 +170,7 @@ func testRingOverNodes(t *testing.T, isolation string) {
 
 // A training takes in the devices of a node that joins while it runs.
 func TestRingGrows(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 400000)
 	spec.HardwareConstraint = "cpu-any"
 	tn := newTown(t)

@@ -14,6 +14,7 @@ import (
 // A job with steps waits for a node that allows them, says so, and takes its programs
 // along.
 func TestStepsOnACluster(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	a := tn.start("a")
 	c := tn.client(a)
@@ -68,6 +69,7 @@ func TestStepsOnACluster(t *testing.T) {
 // When the node of a job is lost, another goes on: steps that were finished are not run
 // again, what they made is there, and one that was running is run anew.
 func TestStepsOutliveANode(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	tn := newTown(t)
 	allow := func(cfg *daemon.Config) { cfg.AllowSteps = true }
 	a := tn.start("a", allow)

@@ -282,6 +282,13 @@ func TestSameJoinForAll(t *testing.T) {
 	tn.node("c", "--join", join)
 	t.Setenv("AUTOGLM_ATTACH", b.addr)
 	tn.settle(3, 3)
+	// With as many devices the model is the same; a job that takes what there is would be
+	// lent more.
+	same, err := os.ReadFile(filepath.Join(tn.dir, "job.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(tn.dir, "job.yaml"), strings.Replace(string(same), "cpu-any", "cpu-2", 1))
 	out, errs, code := autoglm(t, tn.dir, "build", "log.txt", "--job", "job.yaml", "--out", "run", "--attach", a.addr, "--json")
 	if code != 0 || !strings.Contains(out, `"submitted"`) || !strings.Contains(out, `"done"`) {
 		t.Fatalf("exit %d: %s%s", code, out, errs)

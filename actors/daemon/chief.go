@@ -31,6 +31,7 @@ type chief struct {
 	logs     map[string]*stream // by job
 	folders  map[string]*kept   // by job, as far as they were asked for
 	missing  map[string]time.Time
+	recalled time.Time         // when a loan was last called back
 	refusals map[string]string // why no node takes a queued job, by job
 	places   places
 }

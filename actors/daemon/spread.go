@@ -74,6 +74,10 @@ func has(j *Job) int {
 	return n
 }
 
+// startsWithin is how long what was called back is kept for the job that it was called
+// back for: a node may refuse it at first, while its devices are let go.
+const startsWithin = 3 * time.Second
+
 // spread lends what idles to the jobs that can use it, to the one with the fewest
 // devices first. While something makes way for a job that waits it lends nothing: the
 // job may need several devices, which do not come back at once.
@@ -84,7 +88,10 @@ func (c *chief) spread(ctx context.Context) {
 	}
 	now := time.Now()
 	v := c.view(ctx, now)
-	if len(v.Waiting) > 0 && slices.ContainsFunc(v.Running, func(r placement.Running) bool { return r.Stopping }) {
+	c.mu.Lock()
+	lately := now.Sub(c.recalled) < startsWithin
+	c.mu.Unlock()
+	if len(v.Waiting) > 0 && (lately || slices.ContainsFunc(v.Running, func(r placement.Running) bool { return r.Stopping })) {
 		return
 	}
 	var wg sync.WaitGroup
@@ -194,6 +201,7 @@ func (c *chief) recall(ctx context.Context, id, node, why string) {
 		return
 	}
 	a, name := assignment{ID: id, Epoch: j.Epoch, Why: why, Home: j.Node}, j.lent(node).NodeName
+	c.recalled = time.Now()
 	err := c.commit(record{Op: opRecall, ID: id, Epoch: j.Epoch, Node: node, Why: why})
 	c.mu.Unlock()
 	if err != nil {

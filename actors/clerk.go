@@ -31,19 +31,8 @@ func (c *clerk) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		c.done = make(chan struct{})
-		self, root, done := ctx.Self(), ctx.ActorSystem().Root, c.done
-		go func() {
-			t := time.NewTicker(c.every)
-			defer t.Stop()
-			for {
-				root.Send(self, &tick{})
-				select {
-				case <-t.C:
-				case <-done:
-					return
-				}
-			}
-		}()
+		ctx.Send(ctx.Self(), &tick{})
+		go ticking(ctx.ActorSystem().Root, ctx.Self(), c.every, c.done)
 	case *tick:
 		word := c.enlist
 		word.From = ctx.Self()

@@ -54,9 +54,8 @@ type Supervisor struct {
 	idle    int          // attempt of a final training that has no worker yet; 0 is none
 
 	stages map[string]*attempt // the last at each stage
-	ticker *time.Ticker
-	stop   chan struct{}
-	wg     sync.WaitGroup // goroutines of this instance
+	stop   chan struct{}       // ends the ticks
+	wg     sync.WaitGroup      // goroutines of this instance
 }
 
 // attempt at a stage.
@@ -209,35 +208,30 @@ func (s *Supervisor) begin(ctx actor.Context) {
 			s.machine.RestoreFailed(st.Name, a.N, time.UnixMilli(a.Again).Sub(s.cfg.Now()))
 		}
 	}
-	s.every(ctx, s.cfg.Tick)
+	self, root, stop := ctx.Self(), ctx.ActorSystem().Root, s.stop
+	s.wg.Go(func() { ticking(root, self, s.cfg.Tick, stop) })
 	s.step(ctx, job.Event{Kind: job.Begin})
 }
 
-// every sends a tick to the mailbox until halt.
-func (s *Supervisor) every(ctx actor.Context, d time.Duration) {
-	self, root, stop := ctx.Self(), ctx.ActorSystem().Root, s.stop
-	t := time.NewTicker(d)
-	s.ticker = t
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		for {
-			select {
-			case <-t.C:
-				root.Send(self, &tick{})
-			case <-stop:
-				return
-			}
+// ticking sends ticks to an actor until stop is closed.
+func ticking(root *actor.RootContext, to *actor.PID, every time.Duration, stop <-chan struct{}) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			root.Send(to, &tick{})
+		case <-stop:
+			return
 		}
-	}()
+	}
 }
 
 // halt stops the goroutines of this instance and waits for them.
 func (s *Supervisor) halt(reason error) {
-	if s.ticker != nil {
-		s.ticker.Stop()
+	if s.stop != nil {
 		close(s.stop)
-		s.ticker = nil
+		s.stop = nil
 	}
 	for _, a := range s.stages {
 		a.stop(reason)

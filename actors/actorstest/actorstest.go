@@ -9,20 +9,40 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/open-autoglm/autoglm/runtime/job"
 )
 
-// Corpus writes a small text with something to learn into a folder and names it.
-func Corpus(t testing.TB, dir string) string {
-	t.Helper()
+// Text has something to learn, in so many lines.
+func Text(lines int) string {
 	var b strings.Builder
-	for i := range 1200 {
+	for i := range lines {
 		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
 	}
+	return b.String()
+}
+
+// Corpus writes a small text into a folder and names it.
+func Corpus(t testing.TB, dir string) string {
+	t.Helper()
 	path := filepath.Join(dir, "log.txt")
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(Text(1200)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TinySpec is a job of small models that learn from a file, on two processors.
+func TinySpec(file string, tokens int64) job.Spec {
+	s := job.Default()
+	s.Data.Files = []string{file}
+	s.Budget = job.Budget{Tokens: tokens}
+	s.HardwareConstraint = "cpu-2"
+	s.Space = map[string]job.Expr{
+		"dim": "64", "layers": "int(1, 2)", "context": "32", "vocab": "categorical([320, 384])", "batch_tokens": "256", "warmup_steps": "2",
+	}
+	s.Resolve()
+	return s
 }
 
 // Output keeps what a process says. It may be read while the process runs.

@@ -197,17 +197,7 @@ func waitFor(t *testing.T, f func() bool) {
 }
 
 // tinySpec is a job of 12 trials.
-func tinySpec(file string, tokens int64) job.Spec {
-	s := job.Default()
-	s.Data.Files = []string{file}
-	s.Budget = job.Budget{Tokens: tokens}
-	s.HardwareConstraint = "cpu-2"
-	s.Space = map[string]job.Expr{
-		"dim": "64", "layers": "int(1, 2)", "context": "32", "vocab": "categorical([320, 384])", "batch_tokens": "256", "warmup_steps": "2",
-	}
-	s.Resolve()
-	return s
-}
+func tinySpec(file string, tokens int64) job.Spec { return actorstest.TinySpec(file, tokens) }
 
 // outcome of a fetched job: what must not depend on what happened on the way.
 func outcome(t *testing.T, dir string) string {

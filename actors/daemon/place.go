@@ -134,20 +134,12 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 	defer c.mu.Unlock()
 	v := placement.View{Usage: map[string]float64{}}
 	window := placement.DefaultConfig().Window
-	held := map[string]bool{} // node/device
 	for _, j := range c.reg.list() {
 		switch j.State {
 		case Queued:
 			v.Waiting = append(v.Waiting, c.item(&j))
 		case Running:
-			for _, r := range c.runs(&j) {
-				v.Running = append(v.Running, r)
-				for _, sh := range r.On {
-					for _, d := range sh.Devices {
-						held[sh.Node+"/"+d] = true
-					}
-				}
-			}
+			v.Running = append(v.Running, c.runs(&j)...)
 		}
 		if !j.Given.IsZero() && j.State != Queued {
 			end := j.Ended
@@ -159,6 +151,7 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 			}
 		}
 	}
+	held := taken(v.Running)
 	for _, m := range all {
 		k, ok := c.places.cards[m.ID]
 		if !ok || k.boot != m.Boot {
@@ -182,6 +175,19 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 		return !slices.ContainsFunc(all, func(m cluster.Member) bool { return m.ID == id })
 	})
 	return v
+}
+
+// taken are the devices of what runs, as node/device.
+func taken(running []placement.Running) map[string]bool {
+	out := map[string]bool{}
+	for _, r := range running {
+		for _, sh := range r.On {
+			for _, d := range sh.Devices {
+				out[sh.Node+"/"+d] = true
+			}
+		}
+	}
+	return out
 }
 
 // runs is a running job as placement sees it: what it asked for, and apart from that

@@ -96,14 +96,7 @@ func (c *chief) spread(ctx context.Context) {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	taken := map[string]bool{} // node/device
-	for _, r := range v.Running {
-		for _, sh := range r.On {
-			for _, d := range sh.Devices {
-				taken[sh.Node+"/"+d] = true
-			}
-		}
-	}
+	running := taken(v.Running)
 	for _, n := range v.Nodes {
 		m, ok := c.d.members.Member(n.ID)
 		if !ok || n.Draining {
@@ -112,7 +105,7 @@ func (c *chief) spread(ctx context.Context) {
 		for _, kind := range []device.Kind{device.GPU, device.CPU} {
 			var idle []device.Device
 			for _, d := range n.Machine.Devices {
-				if d.Kind == kind && d.Sick == "" && d.MIG != "on" && n.Held[d.ID] == "" && !taken[n.ID+"/"+d.ID] {
+				if d.Kind == kind && d.Sick == "" && d.MIG != "on" && n.Held[d.ID] == "" && !running[n.ID+"/"+d.ID] {
 					idle = append(idle, d)
 				}
 			}

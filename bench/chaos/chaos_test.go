@@ -311,16 +311,9 @@ func killed(struck map[string]int) int {
 const spread = 1
 
 func spec(file string, seed uint64) job.Spec {
-	s := job.Default()
-	s.Data.Files = []string{file}
+	s := actorstest.TinySpec(file, 60000)
 	s.Seed = seed
-	s.Budget = job.Budget{Tokens: 60000}
-	s.HardwareConstraint = "cpu-2"
 	s.Retries = 3 // a rank's process that is killed before it can answer counts as the trial's failure
-	s.Space = map[string]job.Expr{
-		"dim": "64", "layers": "int(1, 2)", "context": "32", "vocab": "categorical([320, 384])", "batch_tokens": "256", "warmup_steps": "2",
-	}
-	s.Resolve()
 	return s
 }
 

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -38,23 +38,6 @@ func spread(rounds int, show func(result)) error {
 	return nil
 }
 
-// tiny is a job whose trials take less than a second.
-func tiny(dir string, tokens int64) (job.Spec, error) {
-	var b strings.Builder
-	for i := range 1200 {
-		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
-	}
-	path := filepath.Join(dir, "log.txt")
-	s := job.Default()
-	s.Data.Files = []string{path}
-	s.Budget = job.Budget{Tokens: tokens}
-	s.Space = map[string]job.Expr{
-		"dim": "64", "layers": "int(1, 2)", "context": "32", "vocab": "categorical([320, 384])", "batch_tokens": "256", "warmup_steps": "2",
-	}
-	s.Resolve()
-	return s, os.WriteFile(path, []byte(b.String()), 0o600)
-}
-
 // settlement is a town of nodes with devices of their own, and a job.
 func settlement(nodes int, tokens int64, change func(*job.Spec)) (*town, *driver.Client, string, error) {
 	dir, err := os.MkdirTemp("", "bench-spread-*")
@@ -74,10 +57,11 @@ func settlement(nodes int, tokens int64, change func(*job.Spec)) (*town, *driver
 	if _, err := t.leader(); err != nil {
 		return fail(err)
 	}
-	s, err := tiny(dir, tokens)
-	if err != nil {
+	text := filepath.Join(dir, "log.txt")
+	if err := os.WriteFile(text, []byte(actorstest.Text(1200)), 0o600); err != nil {
 		return fail(err)
 	}
+	s := actorstest.TinySpec(text, tokens)
 	change(&s)
 	c := driver.NewClient(t.nodes[0].addr, nil)
 	id, err := c.Submit(context.Background(), "", s, nil)

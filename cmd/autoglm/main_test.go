@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
@@ -78,11 +79,7 @@ func start(t testing.TB, dir string, args ...string) (c *exec.Cmd, stdout io.Rea
 
 func corpus(t testing.TB, dir string) {
 	t.Helper()
-	var b strings.Builder
-	for i := range 1500 {
-		fmt.Fprintf(&b, "On day %d the captain wrote: wind %d knots, course %d, and %d whales seen.\n", i, i*7%40, i*13%360, i*i%9)
-	}
-	write(t, filepath.Join(dir, "log.txt"), b.String())
+	write(t, filepath.Join(dir, "log.txt"), actorstest.Text(1500))
 	write(t, filepath.Join(dir, "job.yaml"), `hardware_constraint: cpu-any
 budget: {tokens: 60000}
 space: {dim: 64, layers: "int(1, 2)", context: 32, vocab: [320, 384], batch_tokens: 256, warmup_steps: 2}

@@ -13,7 +13,7 @@ type evolution struct{ *history }
 
 func (e *evolution) Ask(n int) ([]space.Config, error) {
 	return e.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		if len(e.order) < min(e.opts.Startup, e.opts.Population) {
+		if len(e.results()) < min(e.opts.Startup, e.opts.Population) {
 			return e.space.Sample(rng)
 		}
 		return breed(e.history, nil, rng)
@@ -24,8 +24,9 @@ func (e *evolution) Ask(n int) ([]space.Config, error) {
 // named by only (nil is all).
 func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, error) {
 	population := make([]Result, 0, h.opts.Population)
-	for i := len(h.order) - 1; i >= 0 && len(population) < h.opts.Population; i-- {
-		if r := h.latest[h.order[i]]; !failed(r) {
+	results := h.results()
+	for i := len(results) - 1; i >= 0 && len(population) < h.opts.Population; i-- {
+		if r := results[i].last(); !failed(r) {
 			population = append(population, r)
 		}
 	}

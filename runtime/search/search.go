@@ -10,24 +10,6 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
-// Result is what a strategy learns of a trial: its score at a resource. Lower
-// scores are better. A trial that is promoted reports again, higher up.
-type Result struct {
-	Trial    string
-	Config   space.Config
-	Resource float64
-	Score    float64 // +Inf when it failed
-}
-
-// Strategy proposes configurations. Implementations are deterministic in their
-// seed and in the sequence of calls; they are not safe for concurrent use.
-type Strategy interface {
-	// Ask proposes n configurations, none proposed before while another is left.
-	Ask(n int) ([]space.Config, error)
-	// Tell reports a result, partial fidelities included.
-	Tell(r Result)
-}
-
 // Action is what a decision asks for.
 type Action string
 

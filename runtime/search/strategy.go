@@ -1,15 +1,39 @@
 package search
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"strings"
 
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
+
+// Strategy proposes configurations. What it asks for depends on its seed, on what it
+// asked for before and on the results told till then, not on their order. It is not
+// safe for concurrent use.
+type Strategy interface {
+	// Ask proposes n configurations, none proposed or told before while another is
+	// left; ErrExhausted when there is none. What was asked for and not yet told is
+	// pending: strategies keep away from it.
+	Ask(n int) ([]space.Config, error)
+	// Tell reports a result, partial fidelities included: late, twice, or of a trial
+	// that was never asked for. One whose configuration isn't of the space is passed over.
+	Tell(r Result)
+}
+
+// Result is what a strategy learns of a trial: its score at a resource. A trial that
+// is promoted reports again, higher up.
+type Result struct {
+	Trial    string
+	Config   space.Config
+	Resource float64
+	Score    float64 // lower is better; +Inf when it failed
+	// Scores of several objectives, lower is better each; nil for one objective.
+	Scores []float64
+	// Violations of constraints that are measured: by how much each is missed, at most
+	// 0 where it holds. Constraints known beforehand are the space's.
+	Violations []float64
+}
 
 // ErrExhausted means that the space holds no configuration that was not tried.
 var ErrExhausted = errors.New("every configuration of the space was tried")
@@ -25,8 +49,26 @@ type Options struct {
 	Population   int // of evolution; 0 means 20
 }
 
+// makers of the strategies, in the order in which they are listed.
+var makers = []struct {
+	name string
+	make func(*history) Strategy
+}{
+	{"auto", func(h *history) Strategy { return &mixed{h} }},
+	{"random", func(h *history) Strategy { return &random{h} }},
+	{"evolutionary", func(h *history) Strategy { return &mixed{h} }},
+	{"evolution", func(h *history) Strategy { return &evolution{h} }},
+	{"tpe", func(h *history) Strategy { return &tpe{h} }},
+}
+
 // Names lists the strategies that NewStrategy makes.
-func Names() []string { return []string{"auto", "random", "evolutionary", "evolution", "tpe"} }
+func Names() []string {
+	var out []string
+	for _, m := range makers {
+		out = append(out, m.name)
+	}
+	return out
+}
 
 // NewStrategy makes a strategy by name: "random"; "evolution" (regularised
 // evolution over all dimensions); "tpe" (multivariate TPE over all);
@@ -41,149 +83,10 @@ func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Architecture == nil {
 		o.Architecture = func(string) bool { return true }
 	}
-	h := &history{space: sp, opts: o, seen: map[string]bool{}, latest: map[string]Result{}}
-	switch name {
-	case "random":
-		return &random{h}, nil
-	case "evolution":
-		return &evolution{history: h}, nil
-	case "tpe":
-		return &tpe{h}, nil
-	case "evolutionary", "auto":
-		return &mixed{h}, nil
+	for _, m := range makers {
+		if m.name == name {
+			return m.make(newHistory(sp, o)), nil
+		}
 	}
 	return nil, fmt.Errorf("unknown search strategy %q; there are %s", name, strings.Join(Names(), ", "))
-}
-
-// history is what every strategy keeps: what was asked and what came back.
-type history struct {
-	space  *space.Space
-	opts   Options
-	asked  int
-	seen   map[string]bool
-	order  []string          // trials by first report, oldest first
-	latest map[string]Result // the highest report of each
-}
-
-func (h *history) Tell(r Result) {
-	h.seen[r.Config.Key()] = true
-	old, ok := h.latest[r.Trial]
-	if !ok {
-		h.order = append(h.order, r.Trial)
-	}
-	if !ok || r.Resource >= old.Resource {
-		h.latest[r.Trial] = r
-	}
-}
-
-// better orders results: more resource first (a trial gets there by being
-// better), then the lower score, ties by trial.
-func better(a, b Result) int {
-	return cmp.Or(-cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Score, b.Score), cmp.Compare(a.Trial, b.Trial))
-}
-
-// sorted lists the latest results, best first. Failed trials come last.
-func (h *history) sorted() []Result {
-	out := make([]Result, 0, len(h.order))
-	for _, id := range h.order {
-		out = append(out, h.latest[id])
-	}
-	slices.SortStableFunc(out, func(a, b Result) int {
-		fa, fb := failed(a), failed(b)
-		if fa != fb {
-			if fa {
-				return 1
-			}
-			return -1
-		}
-		return better(a, b)
-	})
-	return out
-}
-
-func failed(r Result) bool { return r.Score > 1e300 }
-
-// ask draws n configurations through propose, the initial ones first, and never
-// one that was proposed before.
-func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error)) ([]space.Config, error) {
-	var out []space.Config
-	for range n {
-		c, err := h.one(propose)
-		if err != nil {
-			return out, err
-		}
-		h.seen[c.Key()] = true
-		h.asked++
-		out = append(out, c)
-	}
-	return out, nil
-}
-
-func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
-	rng := rand.New(rand.NewPCG(h.opts.Seed, uint64(h.asked)+0x9e3779b97f4a7c15))
-	for _, c := range h.opts.Initial {
-		if !h.seen[c.Key()] && h.space.Check(c) == nil {
-			return c, nil
-		}
-	}
-	for range 64 {
-		c, err := propose(rng)
-		if err != nil {
-			return nil, err
-		}
-		if !h.seen[c.Key()] {
-			return c, nil
-		}
-		if c, err = h.space.Mutate(c, 1, nil, rng); err != nil {
-			return nil, err
-		}
-		if !h.seen[c.Key()] {
-			return c, nil
-		}
-	}
-	for range 4096 {
-		c, err := h.space.Sample(rng)
-		if err != nil {
-			return nil, err
-		}
-		if !h.seen[c.Key()] {
-			return c, nil
-		}
-	}
-	return nil, ErrExhausted
-}
-
-// random draws every dimension apart.
-type random struct{ *history }
-
-func (r *random) Ask(n int) ([]space.Config, error) {
-	return r.ask(n, func(rng *rand.Rand) (space.Config, error) { return r.space.Sample(rng) })
-}
-
-// mixed is evolution for the architecture and TPE for the rest.
-type mixed struct{ *history }
-
-func (m *mixed) Ask(n int) ([]space.Config, error) {
-	return m.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		var c space.Config
-		var err error
-		switch {
-		case len(m.order) < m.opts.Startup && len(m.opts.Initial) > 0 && rng.Float64() < 0.75:
-			// Early on, stay near what is believed to be good.
-			base := m.opts.Initial[rng.IntN(len(m.opts.Initial))]
-			if c, err = m.space.Mutate(base, 1, m.opts.Architecture, rng); err != nil {
-				return nil, err
-			}
-			return m.space.Mutate(c, 1+rng.IntN(2), func(n string) bool { return !m.opts.Architecture(n) }, rng)
-		case len(m.order) == 0:
-			return m.space.Sample(rng)
-		}
-		if c, err = breed(m.history, m.opts.Architecture, rng); err != nil {
-			return nil, err
-		}
-		if len(m.order) < m.opts.Startup {
-			return c, nil
-		}
-		return suggest(m.history, c, m.opts.Architecture, rng)
-	})
 }

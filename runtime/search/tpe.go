@@ -17,7 +17,7 @@ type tpe struct{ *history }
 
 func (t *tpe) Ask(n int) ([]space.Config, error) {
 	return t.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		if len(t.order) < t.opts.Startup {
+		if len(t.results()) < t.opts.Startup {
 			return t.space.Sample(rng)
 		}
 		return suggest(t.history, nil, func(string) bool { return false }, rng)
@@ -40,7 +40,7 @@ func suggest(h *history, base space.Config, held func(string) bool, rng *rand.Ra
 	bestEI := math.Inf(-1)
 	for range candidates {
 		c := h.space.Repair(l.sample(base, rng), rng)
-		if h.space.Feasible(c) != nil || h.seen[c.Key()] {
+		if h.space.Feasible(c) != nil || h.seen(c) {
 			continue
 		}
 		if ei := l.logDensity(c) - g.logDensity(c); ei > bestEI {
@@ -65,7 +65,7 @@ type parzen struct {
 	space  *space.Space
 }
 
-func newParzen(sp *space.Space, results []Result, free func(string) bool) *parzen {
+func newParzen(sp *space.Space, results []*observation, free func(string) bool) *parzen {
 	p := &parzen{space: sp}
 	for _, d := range sp.Dimensions() {
 		if d.Kind != space.Fixed && free(d.Name) {
@@ -73,7 +73,7 @@ func newParzen(sp *space.Space, results []Result, free func(string) bool) *parze
 		}
 	}
 	for _, r := range results {
-		p.points = append(p.points, r.Config)
+		p.points = append(p.points, r.config)
 	}
 	n := len(p.points)
 	for range n + 1 {

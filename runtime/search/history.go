@@ -1,0 +1,291 @@
+package search
+
+import (
+	"cmp"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// history is what every strategy keeps: what was asked for and what came back.
+type history struct {
+	space *space.Space
+	dims  []space.Dimension // those that are not fixed, in the space's order
+	opts  Options
+	asked int
+	known map[string]*observation // by the configuration's key
+	told  []*observation          // cached by results; nil when it must be made anew
+}
+
+// observation is one configuration and what is known of it.
+type observation struct {
+	config  space.Config
+	key     string
+	seq     int       // place in the order of asking; -1 when it was never asked for
+	point   []float64 // by history.point
+	reports []Result  // by rising resource; none while it is pending
+}
+
+// last is the report with the most resource.
+func (o *observation) last() Result { return o.reports[len(o.reports)-1] }
+
+func newHistory(sp *space.Space, o Options) *history {
+	h := &history{space: sp, opts: o, known: map[string]*observation{}}
+	for _, d := range sp.Dimensions() {
+		if d.Kind != space.Fixed {
+			h.dims = append(h.dims, d)
+		}
+	}
+	return h
+}
+
+// point gives a configuration one coordinate for each of h.dims: numbers in [0, 1],
+// the index of a choice, NaN for what the configuration has not.
+func (h *history) point(c space.Config) []float64 {
+	p := make([]float64, len(h.dims))
+	for i, d := range h.dims {
+		switch v, ok := c[d.Name]; {
+		case !ok:
+			p[i] = math.NaN()
+		case d.Numeric():
+			p[i] = d.Unit(v)
+		default:
+			p[i] = float64(d.Index(v))
+		}
+	}
+	return p
+}
+
+// config is the configuration at a point: coordinates of what is not active there are
+// passed over, a missing one is drawn.
+func (h *history) config(p []float64, rng *rand.Rand) space.Config {
+	c := space.Config{}
+	for i, d := range h.dims {
+		switch {
+		case math.IsNaN(p[i]):
+		case d.Numeric():
+			c[d.Name] = d.Value(p[i])
+		default:
+			c[d.Name] = d.Choices[min(max(int(p[i]), 0), len(d.Choices)-1)]
+		}
+	}
+	return h.space.Repair(c, rng)
+}
+
+func (h *history) seen(c space.Config) bool { return h.known[c.Key()] != nil }
+
+// Tell implements Strategy.
+func (h *history) Tell(r Result) {
+	key := r.Config.Key()
+	o := h.known[key]
+	if o == nil {
+		if !h.holds(r.Config) {
+			return
+		}
+		o = &observation{config: r.Config, key: key, seq: -1, point: h.point(r.Config)}
+		h.known[key] = o
+	}
+	if math.IsNaN(r.Score) || slices.ContainsFunc(r.Scores, math.IsNaN) {
+		r.Score = math.Inf(1)
+	}
+	h.told = nil
+	at, found := slices.BinarySearchFunc(o.reports, r.Resource, func(a Result, resource float64) int {
+		return cmp.Compare(a.Resource, resource)
+	})
+	if !found {
+		o.reports = slices.Insert(o.reports, at, r)
+	} else if cmp.Or(cmp.Compare(r.Trial, o.reports[at].Trial), cmp.Compare(r.Score, o.reports[at].Score)) < 0 {
+		o.reports[at] = r // of two for the same, one that doesn't depend on their order
+	}
+}
+
+// holds tells whether a configuration is made of the space's values.
+func (h *history) holds(c space.Config) bool {
+	n := 0
+	for _, d := range h.space.Dimensions() {
+		v, ok := c[d.Name]
+		if ok != h.space.Active(d, c) || ok && !d.Has(v) {
+			return false
+		}
+		if ok {
+			n++
+		}
+	}
+	return n == len(c)
+}
+
+// results lists what has reported, oldest first: foreign ones, then in the order of
+// asking.
+func (h *history) results() []*observation {
+	if h.told == nil {
+		h.told = []*observation{}
+		for _, o := range h.known {
+			if len(o.reports) > 0 {
+				h.told = append(h.told, o)
+			}
+		}
+		slices.SortFunc(h.told, func(a, b *observation) int {
+			return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.last().Trial, b.last().Trial), cmp.Compare(a.key, b.key))
+		})
+	}
+	return h.told
+}
+
+// pending lists what was asked for and has not reported, in the order of asking.
+func (h *history) pending() []*observation {
+	var out []*observation
+	for _, o := range h.known {
+		if len(o.reports) == 0 {
+			out = append(out, o)
+		}
+	}
+	slices.SortFunc(out, func(a, b *observation) int { return cmp.Compare(a.seq, b.seq) })
+	return out
+}
+
+// better orders results: those that hold the constraints first and failures last; then
+// more resource (a trial gets there by being better), the lower score, ties by trial.
+func better(a, b Result) int {
+	return cmp.Or(cmp.Compare(a.class(), b.class()), cmp.Compare(a.violation(), b.violation()),
+		-cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Score, b.Score), cmp.Compare(a.Trial, b.Trial))
+}
+
+// class is 0 for a good result, 1 where a constraint is missed, 2 for a failure.
+func (r Result) class() int {
+	switch {
+	case failed(r):
+		return 2
+	case r.violation() > 0:
+		return 1
+	}
+	return 0
+}
+
+// violation is by how much the constraints are missed in all.
+func (r Result) violation() float64 {
+	sum := 0.0
+	for _, v := range r.Violations {
+		sum += max(v, 0)
+	}
+	return sum
+}
+
+// sorted lists the latest results, best first.
+func (h *history) sorted() []*observation {
+	out := slices.Clone(h.results())
+	slices.SortStableFunc(out, func(a, b *observation) int { return better(a.last(), b.last()) })
+	return out
+}
+
+func failed(r Result) bool { return r.Score > 1e300 }
+
+// ask draws n configurations through propose, the initial ones first, and never
+// one that was proposed before.
+func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error)) ([]space.Config, error) {
+	var out []space.Config
+	for range n {
+		c, err := h.one(propose)
+		if err != nil {
+			return out, err
+		}
+		h.known[c.Key()] = &observation{config: c, key: c.Key(), seq: h.asked, point: h.point(c)}
+		h.asked++
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
+	rng := rand.New(rand.NewPCG(h.opts.Seed, uint64(h.asked)+0x9e3779b97f4a7c15))
+	for _, c := range h.opts.Initial {
+		if !h.seen(c) && h.space.Check(c) == nil {
+			return c, nil
+		}
+	}
+	for range 64 {
+		c, err := propose(rng)
+		if err != nil {
+			return nil, err
+		}
+		if !h.seen(c) {
+			return c, nil
+		}
+		if c, err = h.space.Mutate(c, 1, nil, rng); err != nil {
+			return nil, err
+		}
+		if !h.seen(c) {
+			return c, nil
+		}
+	}
+	for range 4096 {
+		c, err := h.space.Sample(rng)
+		if err != nil {
+			return nil, err
+		}
+		if !h.seen(c) {
+			return c, nil
+		}
+	}
+	if c := h.left(); c != nil {
+		return c, nil
+	}
+	return nil, ErrExhausted
+}
+
+// few is the most configurations of a space that are gone through one by one.
+const few = 1 << 18
+
+// left finds a configuration that was not tried in a space of few.
+func (h *history) left() (found space.Config) {
+	dims := h.space.Dimensions()
+	visited := 0
+	var walk func(i int, c space.Config) bool
+	walk = func(i int, c space.Config) bool {
+		if i == len(dims) {
+			visited++
+			if h.space.Feasible(c) == nil && !h.seen(c) {
+				found = c.Clone()
+			}
+			return found == nil && visited < few
+		}
+		d := dims[i]
+		if !h.space.Active(d, c) {
+			return walk(i+1, c)
+		}
+		for _, v := range values(d) {
+			c[d.Name] = v
+			on := walk(i+1, c)
+			delete(c, d.Name)
+			if !on {
+				return false
+			}
+		}
+		return true
+	}
+	walk(0, space.Config{})
+	return found
+}
+
+// values of a dimension, in order: of a real one as many as are worth telling apart.
+func values(d space.Dimension) []space.Value {
+	if !d.Numeric() {
+		return d.Choices
+	}
+	const cells = 1024
+	var out []space.Value
+	for i := range cells {
+		if v := d.Value((float64(i) + 0.5) / cells); len(out) == 0 || out[len(out)-1] != v {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// random draws every dimension apart.
+type random struct{ *history }
+
+func (r *random) Ask(n int) ([]space.Config, error) {
+	return r.ask(n, func(rng *rand.Rand) (space.Config, error) { return r.space.Sample(rng) })
+}

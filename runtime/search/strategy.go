@@ -59,6 +59,7 @@ var makers = []struct {
 	{"evolutionary", func(h *history) Strategy { return &mixed{h} }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
 	{"tpe", func(h *history) Strategy { return &tpe{h} }},
+	{"gp", func(h *history) Strategy { return &gp{history: h} }},
 }
 
 // Names lists the strategies that NewStrategy makes.

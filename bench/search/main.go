@@ -1,0 +1,196 @@
+// Command search runs search strategies over published tables of finished trainings,
+// synthetic functions and the HW-GPT-Bench decoders, beside other tools, and prints how
+// close each came to the best there is:
+//
+//	go run ./bench/search -table bench/testdata/hpobench_car.csv.gz -strategy auto -trials 100 -seeds 20 -json
+//	go run ./bench/search -table tables -strategy auto,tpe,gp -peers optuna-tpe,optuna-gp,smac,hebo
+//	go run ./bench/search -table hwgpt -strategy auto -peers optuna-tpe
+//
+// Peers are Python programs that .ci/search-peers installs; one that is named and
+// cannot run is an error.
+//
+// Regret of a table is (best so far − best of all) / (median − best of all): 0 is the
+// table's best, 1 what the median configuration has. That of a function is f(x) − f*,
+// of hwgpt perplexity above the best known within the limit, where no configuration
+// within the limit was found 1000. Means of regret are taken over seeds; geometric
+// means over tasks, each at least 0.001, so that one that is solved does not decide
+// alone. Intervals are 95 % bootstrap intervals over seeds. hwgptmo shows the
+// hypervolume of perplexity and latency below (42, 30 ms); larger is better.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/open-autoglm/autoglm/runtime/search"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "search:", err)
+		os.Exit(1)
+	}
+}
+
+// curve is one search: what it had reached after each trial.
+type curve struct {
+	Task     string    `json:"task"`
+	Strategy string    `json:"strategy"`
+	Seed     int       `json:"seed"`
+	Best     []float64 `json:"best"`
+	AskMS    float64   `json:"ask_ms"` // mean of one ask and tell
+}
+
+func run(ctx context.Context) error {
+	table := flag.String("table", "tables", "comma-separated: files of tables, tables, syn, syn/NAME, hwgpt, hwgpt/LIMIT, hwgptmo")
+	data := flag.String("data", "bench/testdata", "folder of the tables")
+	strategy := flag.String("strategy", "auto", "comma-separated: "+strings.Join(search.Names(), ", "))
+	peerList := flag.String("peers", "", "comma-separated: "+strings.Join(peerNames(), ", "))
+	trials := flag.Int("trials", 100, "trials of each search")
+	seeds := flag.Int("seeds", 20, "searches of each task, seeds 0, 1, …")
+	pending := flag.Int("pending", 1, "trials that run side by side")
+	workers := flag.Int("workers", 2, "searches that run side by side")
+	asJSON := flag.Bool("json", false, "print one JSON line a search in place of the summary")
+	against := flag.String("against", "", "a file of such lines, of other tools or of an earlier run, to compare with")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; see -help", flag.Arg(0))
+	}
+	if *trials < 1 || *seeds < 1 || *pending < 1 || *workers < 1 {
+		return fmt.Errorf("-trials, -seeds, -pending and -workers must be at least 1")
+	}
+	ts, err := tasks(split(*table), *data)
+	if err != nil {
+		return err
+	}
+	var searchers []searcher
+	for _, n := range split(*strategy) {
+		searchers = append(searchers, own(n))
+	}
+	for _, n := range split(*peerList) {
+		p, err := peer(n)
+		if err != nil {
+			return err
+		}
+		searchers = append(searchers, p)
+	}
+	type work struct {
+		task     task
+		searcher searcher
+		seed     int
+	}
+	queue := make(chan work)
+	var mu sync.Mutex
+	var curves []curve
+	var failure error
+	out := json.NewEncoder(os.Stdout)
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for range *workers {
+		wg.Go(func() {
+			for w := range queue {
+				if ctx.Err() != nil {
+					continue
+				}
+				begin := time.Now()
+				best, asked, err := w.searcher.search(ctx, w.task, w.seed, *trials, *pending)
+				c := curve{Task: w.task.name, Strategy: w.searcher.name, Seed: w.seed, Best: best, AskMS: asked.Seconds() * 1000 / float64(max(len(best), 1))}
+				mu.Lock()
+				switch {
+				case err != nil && failure == nil:
+					failure = fmt.Errorf("%s on %s, seed %d: %w", w.searcher.name, w.task.name, w.seed, err)
+					cancel()
+				case err == nil:
+					curves = append(curves, c)
+					if *asJSON {
+						if err := out.Encode(c); err != nil && failure == nil {
+							failure = err
+							cancel()
+						}
+					} else {
+						fmt.Fprintf(os.Stderr, "\r%-70s", fmt.Sprintf("%s %s seed %d: %.3g after %.1f s", w.task.name, w.searcher.name, w.seed, best[len(best)-1], time.Since(begin).Seconds()))
+					}
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, s := range searchers {
+		for _, t := range ts {
+			for seed := range *seeds {
+				queue <- work{t, s, seed}
+			}
+		}
+	}
+	close(queue)
+	wg.Wait()
+	if failure != nil {
+		return failure
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted")
+	}
+	if *asJSON {
+		return nil
+	}
+	fmt.Fprintf(os.Stderr, "\r%-70s\r", "")
+	if *against != "" {
+		old, err := readCurves(*against)
+		if err != nil {
+			return err
+		}
+		curves = append(old, curves...)
+	}
+	summarise(os.Stdout, ts, curves)
+	return nil
+}
+
+func split(s string) []string {
+	var out []string
+	for p := range strings.SplitSeq(s, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// lost is the regret of a search that found nothing within its constraints.
+const lost = 1000
+
+// progress keeps the best so far of a task: its regret, or the hypervolume.
+type progress struct {
+	task task
+	best float64
+	all  [][]float64
+	line []float64
+}
+
+func newProgress(t task) *progress { return &progress{task: t, best: math.Inf(1)} }
+
+func (p *progress) add(scores []float64, violation float64) {
+	if p.task.reference != nil {
+		p.all = append(p.all, scores)
+		p.line = append(p.line, hypervolume2(p.all, p.task.reference))
+		return
+	}
+	if violation <= 0 {
+		p.best = min(p.best, scores[0])
+	}
+	r := float64(lost)
+	if !math.IsInf(p.best, 1) {
+		r = p.task.regret(p.best)
+	}
+	p.line = append(p.line, r)
+}

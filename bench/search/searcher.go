@@ -1,0 +1,86 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// searcher is one tool: it searches a task for so many trials, some of them side by
+// side, and gives the best after each, and the time that its asking and telling took.
+type searcher struct {
+	name   string
+	search func(ctx context.Context, t task, seed, trials, pending int) ([]float64, time.Duration, error)
+}
+
+// own is a strategy of this project.
+func own(name string) searcher {
+	return searcher{name: name, search: func(ctx context.Context, t task, seed, trials, pending int) ([]float64, time.Duration, error) {
+		sp, err := t.space()
+		if err != nil {
+			return nil, 0, err
+		}
+		st, err := search.NewStrategy(name, sp, search.Options{Seed: uint64(seed)})
+		if err != nil {
+			return nil, 0, err
+		}
+		p := newProgress(t)
+		var asked time.Duration
+		type running struct {
+			trial  string
+			config space.Config
+		}
+		var queue []running
+		for n := 0; len(p.line) < trials; {
+			if err := ctx.Err(); err != nil {
+				return nil, 0, err
+			}
+			for len(queue) < pending && n < trials {
+				begin := time.Now()
+				cs, err := st.Ask(1)
+				asked += time.Since(begin)
+				if err != nil {
+					return nil, 0, err
+				}
+				n++
+				queue = append(queue, running{fmt.Sprintf("t%05d", n), cs[0]})
+			}
+			r := queue[0]
+			queue = queue[1:]
+			scores, violation := t.eval(r.config)
+			p.add(scores, violation)
+			res := search.Result{Trial: r.trial, Config: r.config, Resource: 1, Score: scores[0]}
+			if len(scores) > 1 {
+				res.Scores = scores
+			}
+			if t.constrained {
+				res.Violations = []float64{violation}
+			}
+			begin := time.Now()
+			st.Tell(res)
+			asked += time.Since(begin)
+		}
+		return p.line, asked, nil
+	}}
+}
+
+// hypervolume2 is the area that points of two objectives, smaller is better, cover
+// below a reference point.
+func hypervolume2(points [][]float64, ref []float64) float64 {
+	sorted := slices.SortedFunc(slices.Values(points), func(a, b []float64) int {
+		return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
+	})
+	area, low := 0.0, ref[1]
+	for _, p := range sorted {
+		if p[0] < ref[0] && p[1] < low {
+			area += (ref[0] - p[0]) * (low - p[1])
+			low = p[1]
+		}
+	}
+	return area
+}

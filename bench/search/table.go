@@ -1,0 +1,167 @@
+package main
+
+import (
+	"compress/gzip"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// family says what the digits of a table's keys mean.
+type family struct {
+	prefix   string
+	maximise bool
+	// kinds of the parameters: 'o' where the order of the choices means something,
+	// 'c' where they are names.
+	kinds string
+	names []string
+}
+
+// families of published tables. A table of none of them is minimised, and its
+// parameters are names.
+var families = []family{
+	{"hpolib_", false, "ccooooco" + "o", []string{"act1", "act2", "batch", "drop1", "drop2", "lr", "sched", "units1", "units2"}},
+	{"hpobench_", true, "ooooo", []string{"alpha", "batch", "depth", "lr", "width"}},
+	{"nasbench201_", true, "cccccc", []string{"e0", "e1", "e2", "e3", "e4", "e5"}},
+}
+
+// table reads a CSV of finished trainings, gzipped or not: a column "key" with one
+// digit (0-9, a-z) a parameter, the index of its choice, and columns of results, one a
+// seed. Cells without a number are passed over; a row without any is a training that
+// failed, as is a configuration that has no row.
+func table(path string) (task, error) {
+	fail := func(format string, a ...any) (task, error) {
+		return task{}, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, a...))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return task{}, err
+	}
+	defer f.Close()
+	var r io.Reader = f
+	if strings.HasSuffix(path, ".gz") {
+		if r, err = gzip.NewReader(f); err != nil {
+			return fail("%v", err)
+		}
+	}
+	rows := csv.NewReader(r)
+	rows.ReuseRecord, rows.FieldsPerRecord = true, -1 // cells may be missing
+	head, err := rows.Read()
+	if err != nil {
+		return fail("%v", err)
+	}
+	head = slices.Clone(head)
+	if len(head) < 2 || head[0] != "key" {
+		return fail("the first line is %q, want key,v1,…", strings.Join(head, ","))
+	}
+	base := filepath.Base(path)
+	fam := family{}
+	for _, k := range families {
+		if strings.HasPrefix(base, k.prefix) {
+			fam = k
+		}
+	}
+	sign := 1.0
+	if fam.maximise {
+		sign = -1
+	}
+	values := map[string]float64{}
+	var all []float64
+	var counts []int
+	for line := 2; ; line++ {
+		row, err := rows.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fail("%v", err)
+		}
+		key := strings.Clone(row[0])
+		if counts == nil {
+			counts = make([]int, len(key))
+		}
+		if len(key) != len(counts) || key == "" {
+			return fail("line %d: key %q has %d digits, those before it %d", line, key, len(key), len(counts))
+		}
+		for i := range len(key) {
+			d := digit(key[i])
+			if d < 0 {
+				return fail("line %d: key %q: %q is no digit", line, key, key[i])
+			}
+			counts[i] = max(counts[i], d+1)
+		}
+		sum, n := 0.0, 0
+		for _, cell := range row[1:] {
+			if v, err := strconv.ParseFloat(cell, 64); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
+				sum += v
+				n++
+			}
+		}
+		if n > 0 {
+			v := sign * sum / float64(n)
+			values[key] = v
+			all = append(all, v)
+		}
+	}
+	if len(all) == 0 {
+		return fail("holds no results")
+	}
+	if fam.kinds != "" && len(fam.kinds) != len(counts) {
+		return fail("keys have %d digits, tables %s… have %d", len(counts), fam.prefix, len(fam.kinds))
+	}
+	slices.Sort(all)
+	best, median := all[0], all[len(all)/2]
+	spread := median - best
+	if spread == 0 {
+		spread = 1
+	}
+	t := task{name: strings.TrimSuffix(strings.TrimSuffix(base, ".gz"), ".csv"), suite: strings.TrimSuffix(fam.prefix, "_")}
+	for i, n := range counts {
+		name := fmt.Sprintf("p%d", i)
+		if fam.names != nil {
+			name = fam.names[i]
+		}
+		t.dims = append(t.dims, indexDim(name, n, fam.kinds != "" && fam.kinds[i] == 'o'))
+	}
+	t.eval = func(c space.Config) ([]float64, float64) {
+		key := make([]byte, len(t.dims))
+		for i, d := range t.dims {
+			key[i] = digits[c.Int(d.Name)]
+			if v := c[d.Name]; v.IsWord() {
+				key[i] = v.Word[1]
+			}
+		}
+		v, ok := values[string(key)]
+		if !ok {
+			v = math.Inf(1)
+		}
+		return []float64{v}, 0
+	}
+	t.regret = func(v float64) float64 { return (v - best) / spread }
+	return t, nil
+}
+
+const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+func digit(c byte) int { return strings.IndexByte(digits, c) }
+
+// indexDim is a parameter of n choices, known by their index.
+func indexDim(name string, n int, ordered bool) space.Dimension {
+	if ordered || n == 1 {
+		return space.MustParse(name, fmt.Sprintf("int(0, %d)", n-1))
+	}
+	choices := make([]string, n)
+	for i := range choices {
+		choices[i] = "c" + digits[i:i+1]
+	}
+	return space.MustParse(name, "["+strings.Join(choices, ", ")+"]")
+}

@@ -88,6 +88,9 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 	if err != nil {
 		return nil, nil, err
 	}
+	if sp, err = sp.Forbid(spec.Forbidden...); err != nil {
+		return nil, nil, err
+	}
 	return sp, defaults(p, sp, corpus, contextFor(p.FinalSeconds, p.Params)), nil
 }
 

@@ -76,8 +76,8 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	}
 	for _, d := range sp.Dimensions() {
 		r := d.String()
-		if d.Parent != "" {
-			r += " when " + d.Parent + " is " + d.On[0]
+		if when := d.Condition(); when != "" {
+			r += " " + when
 		}
 		o.Space = append(o.Space, Range{d.Name, r})
 	}

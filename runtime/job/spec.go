@@ -23,6 +23,7 @@ type Spec struct {
 	Budget             Budget            `json:"budget"`              //
 	Data               Data              `json:"data"`                //
 	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
+	Forbidden          []string          `json:"forbidden,omitempty"` // combinations of values, see space.ParseForbidden
 	Objective          string            `json:"objective"`           // bits_per_byte
 	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
 	Engine             string            `json:"engine"`              // what computes, one of Engines
@@ -284,6 +285,15 @@ func (s *Spec) Validate() error {
 		}
 		if err := space.CheckOverride(n, string(s.Space[n])); err != nil {
 			return fieldError("space."+n, "%s", strings.TrimPrefix(err.Error(), n+": "))
+		}
+	}
+	for i, text := range s.Forbidden {
+		f, err := space.ParseForbidden(text)
+		if err == nil {
+			err = f.Known(space.Names())
+		}
+		if err != nil {
+			return fieldError(fmt.Sprintf("forbidden[%d]", i), "%v", err)
 		}
 	}
 	if c, ok := s.Space[space.Context]; ok && s.MaxSeqLength != 0 {

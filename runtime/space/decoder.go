@@ -122,7 +122,7 @@ func Decoder(l Limits, overrides map[string]string) (*Space, error) {
 		if err := sensible(o); err != nil {
 			return nil, err
 		}
-		o.Parent, o.On = d.Parent, d.On
+		o.Parent, o.On, o.AtLeast = d.Parent, d.On, d.AtLeast
 		dims[i] = o
 		delete(left, d.Name)
 	}
@@ -133,7 +133,7 @@ func Decoder(l Limits, overrides map[string]string) (*Space, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Constrain(func(c Config) error { return l.check(c) }), nil
+	return s.Constrain(l.constraints()...), nil
 }
 
 // Names lists the dimensions of the decoder space.
@@ -206,7 +206,7 @@ func sensible(d Dimension) error {
 		}
 		return nil
 	}
-	if !d.Numeric() {
+	if len(d.Choices) > 0 {
 		for _, v := range d.Choices {
 			if err := check(v); err != nil {
 				return err
@@ -233,35 +233,60 @@ func Arch(c Config) glm.Arch {
 	}.WithDefaults()
 }
 
-func (l Limits) check(c Config) error {
-	a := Arch(c)
-	p := a.Params()
-	switch n := a.MatrixParams(); {
-	case l.MaxParams > 0 && p > l.MaxParams:
-		return fmt.Errorf("%d parameters, at most %d are allowed", p, l.MaxParams)
-	case l.MaxMatrix > 0 && n > l.MaxMatrix:
-		return fmt.Errorf("%d parameters in matrices, the budget trains at most %d", n, l.MaxMatrix)
-	case n < l.MinMatrix:
-		return fmt.Errorf("%d parameters in matrices, the budget feeds at least %d", n, l.MinMatrix)
+// constraints are the bounds as rules over the shape and the batch, the most telling
+// first.
+func (l Limits) constraints() []Constraint {
+	var out []Constraint
+	rule := func(f func(a glm.Arch, batch int) error) {
+		out = append(out, func(c Config) error { return f(Arch(c), c.Int(Batch)) })
 	}
-	if err := a.Validate(); err != nil {
-		return err
+	if l.MaxParams > 0 {
+		rule(func(a glm.Arch, _ int) error {
+			if p := a.Params(); p > l.MaxParams {
+				return fmt.Errorf("%d parameters, at most %d are allowed", p, l.MaxParams)
+			}
+			return nil
+		})
 	}
-	h := a.HeadDim()
-	switch {
-	case h < 16 || h > 128 || h%16 != 0:
-		return fmt.Errorf("head size %d is not 16 … 128 in steps of 16", h)
-	case c.Int(Batch) < a.Context:
-		return fmt.Errorf("batch of %d tokens is shorter than the context %d", c.Int(Batch), a.Context)
-	case c.Int(Batch) > 64*a.Context:
-		return fmt.Errorf("batch of %d tokens is more than 64 sequences of %d", c.Int(Batch), a.Context)
+	if l.MaxMatrix > 0 {
+		rule(func(a glm.Arch, _ int) error {
+			if n := a.MatrixParams(); n > l.MaxMatrix {
+				return fmt.Errorf("%d parameters in matrices, the budget trains at most %d", n, l.MaxMatrix)
+			}
+			return nil
+		})
 	}
-	if l.MaxBytes > 0 {
-		// A training that is short of memory keeps few activations.
-		need := a.TrainingBytes(glm.Training{Sequences: max(1, c.Int(Batch)/a.Context), Tokens: a.Context, Threads: l.Threads, BF16: true, Recompute: true})
-		if need > l.MaxBytes {
-			return fmt.Errorf("training needs about %d MB, %d MB are free", need>>20, l.MaxBytes>>20)
+	rule(func(a glm.Arch, _ int) error {
+		if n := a.MatrixParams(); n < l.MinMatrix {
+			return fmt.Errorf("%d parameters in matrices, the budget feeds at least %d", n, l.MinMatrix)
 		}
+		return nil
+	})
+	rule(func(a glm.Arch, _ int) error { return a.Validate() })
+	rule(func(a glm.Arch, _ int) error {
+		if h := a.HeadDim(); h < 16 || h > 128 || h%16 != 0 {
+			return fmt.Errorf("head size %d is not 16 … 128 in steps of 16", h)
+		}
+		return nil
+	})
+	rule(func(a glm.Arch, batch int) error {
+		switch {
+		case batch < a.Context:
+			return fmt.Errorf("batch of %d tokens is shorter than the context %d", batch, a.Context)
+		case batch > 64*a.Context:
+			return fmt.Errorf("batch of %d tokens is more than 64 sequences of %d", batch, a.Context)
+		}
+		return nil
+	})
+	if l.MaxBytes > 0 {
+		rule(func(a glm.Arch, batch int) error {
+			// A training that is short of memory keeps few activations.
+			need := a.TrainingBytes(glm.Training{Sequences: max(1, batch/a.Context), Tokens: a.Context, Threads: l.Threads, BF16: true, Recompute: true})
+			if need > l.MaxBytes {
+				return fmt.Errorf("training needs about %d MB, %d MB are free", need>>20, l.MaxBytes>>20)
+			}
+			return nil
+		})
 	}
-	return nil
+	return out
 }

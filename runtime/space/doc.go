@@ -8,14 +8,22 @@
 //		space.MustParse("optimizer", "categorical([adamw, muon])"),
 //		space.MustParse("muon_lr", "log_uniform(0.003, 0.05)").When("optimizer", "muon"),
 //	)
-//	c := s.Sample(rng)
+//	s, err = s.Forbid("optimizer=muon dim>128")
+//	c, err := s.Sample(rng)
 //	v := s.Encode(c) // one coordinate a number, one-hot for a categorical
+//	p := s.Point(c)  // one coordinate a dimension, NaN where it is not there
+//
+// A condition is on a choice or a whole number, and what depends on a dimension that
+// is not there is not there either. PerLayer makes a choice of each layer's own:
+//
+//	dims := append(dims, space.PerLayer(space.MustParse("heads", "[2, 4]"), "layers", 12)...)
 //
 // A caller passes its own random source: the same source state gives the same
 // configuration. Configs are maps; they are never changed after they are handed
 // over.
 //
-// Invariants: Decode(Encode(c)) equals c for every c that the space produced;
+// Invariants: Decode(Encode(c)) and Config(Point(c)) equal c for every c that the
+// space produced;
 // every config holds exactly the dimensions that are active in it.
 //
 // Vocabulary: a dimension is a parameter's name and range, a config one choice

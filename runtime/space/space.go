@@ -1,8 +1,8 @@
 package space
 
 import (
-	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 )
 
@@ -34,8 +34,8 @@ func New(dims ...Dimension) (*Space, error) {
 			if !ok {
 				return nil, fmt.Errorf("%s depends on %s, which does not stand before it", d.Name, d.Parent)
 			}
-			if p := dims[j]; p.Kind != Categorical && p.Kind != Fixed {
-				return nil, fmt.Errorf("%s depends on %s, which is not categorical", d.Name, d.Parent)
+			if dims[j].Cells() == 0 {
+				return nil, fmt.Errorf("%s depends on %s, which is a real; it can depend on a choice or a whole number", d.Name, d.Parent)
 			}
 		}
 		s.index[d.Name] = i
@@ -68,15 +68,7 @@ func (s *Space) Active(d Dimension, c Config) bool {
 		return true
 	}
 	v, ok := c[d.Parent]
-	if !ok {
-		return false
-	}
-	for _, on := range d.On {
-		if on == v.String() {
-			return true
-		}
-	}
-	return false
+	return ok && d.under(v)
 }
 
 // Feasible reports the first constraint that c violates.
@@ -98,7 +90,11 @@ func (s *Space) Check(c Config) error {
 		case active && !ok:
 			return fmt.Errorf("%s is missing", d.Name)
 		case !active && ok:
-			return fmt.Errorf("%s is given though %s is %s", d.Name, d.Parent, c[d.Parent])
+			parent := "not there"
+			if v, has := c[d.Parent]; has {
+				parent = v.String()
+			}
+			return fmt.Errorf("%s is given though %s is %s", d.Name, d.Parent, parent)
 		case ok && !d.Has(v):
 			return fmt.Errorf("%s is %s, outside %s", d.Name, v, d)
 		}
@@ -109,28 +105,6 @@ func (s *Space) Check(c Config) error {
 		}
 	}
 	return s.Feasible(c)
-}
-
-// ErrInfeasible means that no config within the constraints was found.
-var ErrInfeasible = errors.New("no configuration satisfies the constraints")
-
-const tries = 4096
-
-// Sample draws a feasible config, every active dimension apart.
-func (s *Space) Sample(rng *rand.Rand) (Config, error) {
-	var last error
-	for range tries {
-		c := Config{}
-		for _, d := range s.dims {
-			if s.Active(d, c) {
-				c[d.Name] = d.Sample(rng)
-			}
-		}
-		if last = s.Feasible(c); last == nil {
-			return c, nil
-		}
-	}
-	return nil, fmt.Errorf("%w in %d draws: %v", ErrInfeasible, tries, last)
 }
 
 // Repair fits c into the space: values of dimensions that became active are
@@ -298,4 +272,43 @@ func (s *Space) Nearest(c Config) Config {
 		r[d.Name] = d.nearest(v, ok && !v.IsWord())
 	}
 	return r
+}
+
+// Point maps c to one coordinate for each dimension: a number's by Dimension.Unit,
+// a categorical's the index of its choice, NaN where the dimension is not there.
+func (s *Space) Point(c Config) []float64 {
+	p := make([]float64, len(s.dims))
+	for i, d := range s.dims {
+		v, ok := c[d.Name]
+		switch {
+		case !ok:
+			p[i] = math.NaN()
+		case d.Numeric():
+			p[i] = d.Unit(v)
+		default:
+			p[i] = float64(d.Index(v))
+		}
+	}
+	return p
+}
+
+// Config is Point's inverse. Coordinates outside are moved inside; those of
+// dimensions that are not there do not count.
+func (s *Space) Config(p []float64) (Config, error) {
+	if len(p) != len(s.dims) {
+		return nil, fmt.Errorf("point has %d coordinates, the space %d dimensions", len(p), len(s.dims))
+	}
+	c := Config{}
+	for i, d := range s.dims {
+		switch {
+		case !s.Active(d, c):
+		case math.IsNaN(p[i]):
+			return nil, fmt.Errorf("the point has no coordinate for %s", d.Name)
+		case d.Numeric():
+			c[d.Name] = d.Value(p[i])
+		default:
+			c[d.Name] = d.Choices[int(math.Round(min(max(p[i], 0), float64(len(d.Choices)-1))))]
+		}
+	}
+	return c, nil
 }

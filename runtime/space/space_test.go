@@ -28,12 +28,27 @@ func TestParse(t *testing.T) {
 		{"0.003", "0.003", ""},
 		{"true", "true", ""},
 		{"categorical([7])", "7", ""},
+		{"ordinal([16, 32, 64])", "ordinal([16, 32, 64])", ""},
+		{"ordinal([7])", "7", ""},
+		{"uniform(0, 1, 0.05)", "uniform(0, 1, 0.05)", ""},
+		{"uniform(0.1, 1, 0.4)", "uniform(0.1, 0.9, 0.4)", ""},
+		{"log_uniform(1e-5, 1e-2) ~ 3e-3", "log_uniform(1e-05, 0.01) ~ 0.003", ""},
+		{"ordinal([16, 32]) ~ 32", "ordinal([16, 32]) ~ 32", ""},
+		{"0.003 ~ 0.003", "0.003", ""},
+		{"uniform(0, 1) ~ 2", "", "outside uniform(0, 1)"},
+		{"ordinal([16, 32]) ~ 20", "", "outside ordinal"},
+		{"categorical([16, 32]) ~ 32", "", "ordinal instead"},
+		{"uniform(0, 1) ~ a", "", "must be a number"},
+		{"uniform(0, 1, 1e-9)", "", "too small"},
+		{"log_uniform(1, 2, 0.1)", "", "lowest and a highest"},
+		{"uniform(-1e308, 1e308)", "", "too wide"},
 		{"uniform(2, 1)", "", "above the highest"},
 		{"log_uniform(0, 1)", "", "above 0"},
 		{"uniform(1", "", "parenthesis"},
 		{"gauss(1, 2)", "", "unknown range"},
 		{"categorical([1, 1])", "", "twice"},
 		{"categorical(1, 2)", "", "takes a list"},
+		{"ordinal(1, 2)", "", "ordinal takes a list"},
 		{"int(1.5, 3)", "", "whole numbers"},
 		{"uniform(a, b)", "", "not a number"},
 		{"", "", "empty"},
@@ -143,7 +158,7 @@ func TestInfeasibleSaysWhy(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"log_uniform(1e-5, 1e-2)", "categorical([1,a])", "int(1,9,2)", "[", "x(", "1e400"} {
+	for _, s := range []string{"log_uniform(1e-5, 1e-2) ~ 1e-3", "uniform(0.1, 1, 0.3)", "ordinal([3, a]) ~ 3", "categorical([1,a])", "int(1,9,2)", "[", "x(", "1e400"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, expr string) {

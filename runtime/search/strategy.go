@@ -56,6 +56,7 @@ var makers = []struct {
 }{
 	{"auto", func(h *history) Strategy { return &mixed{h} }},
 	{"random", func(h *history) Strategy { return &random{h} }},
+	{"sobol", func(h *history) Strategy { return newSpread(h) }},
 	{"evolutionary", func(h *history) Strategy { return &mixed{h} }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
 	{"tpe", func(h *history) Strategy { return &tpe{h} }},
@@ -70,7 +71,8 @@ func Names() []string {
 	return out
 }
 
-// NewStrategy makes a strategy by name: "random"; "evolution" (regularised
+// NewStrategy makes a strategy by name: "random"; "sobol" (a scrambled Sobol sequence,
+// whose points lie more evenly); "evolution" (regularised
 // evolution over all dimensions); "tpe" (multivariate TPE over all);
 // "evolutionary" and "auto" (see the package comment).
 func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {

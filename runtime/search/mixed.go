@@ -7,7 +7,14 @@ import (
 )
 
 // mixed is evolution for the architecture and TPE for the rest.
-type mixed struct{ *history }
+type mixed struct {
+	*history
+	model *parzen
+}
+
+func newMixed(h *history) *mixed {
+	return &mixed{h, newParzen(h, func(n string) bool { return !h.opts.Architecture(n) })}
+}
 
 func (m *mixed) Ask(n int) ([]space.Config, error) {
 	return m.ask(n, func(rng *rand.Rand) (space.Config, error) {
@@ -31,6 +38,7 @@ func (m *mixed) Ask(n int) ([]space.Config, error) {
 		if told < m.opts.Startup {
 			return c, nil
 		}
-		return suggest(m.history, c, m.opts.Architecture, rng)
+		results := m.results()
+		return m.model.suggest(c, results, bestTenth(results, (*observation).last), rng)
 	})
 }

@@ -45,8 +45,9 @@ type Options struct {
 	// Architecture tells which dimensions evolution owns under "evolutionary";
 	// TPE owns the rest.
 	Architecture func(name string) bool
-	Startup      int // configurations before a model is trusted; 0 means 10
-	Population   int // of evolution; 0 means 20
+	Startup      int     // configurations before a model is trusted; 0 means 10
+	Population   int     // of evolution; 0 means 20
+	Random       float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
 }
 
 // makers of the strategies, in the order in which they are listed.
@@ -54,12 +55,13 @@ var makers = []struct {
 	name string
 	make func(*history) Strategy
 }{
-	{"auto", func(h *history) Strategy { return &mixed{h} }},
+	{"auto", func(h *history) Strategy { return newMixed(h) }},
 	{"random", func(h *history) Strategy { return &random{h} }},
 	{"sobol", func(h *history) Strategy { return newSpread(h) }},
-	{"evolutionary", func(h *history) Strategy { return &mixed{h} }},
+	{"evolutionary", func(h *history) Strategy { return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
-	{"tpe", func(h *history) Strategy { return &tpe{h} }},
+	{"tpe", func(h *history) Strategy { return newTPE(h) }},
+	{"bohb", func(h *history) Strategy { return newBOHB(h) }},
 }
 
 // Names lists the strategies that NewStrategy makes.
@@ -71,10 +73,15 @@ func Names() []string {
 	return out
 }
 
-// NewStrategy makes a strategy by name: "random"; "sobol" (a scrambled Sobol sequence,
-// whose points lie more evenly); "evolution" (regularised
-// evolution over all dimensions); "tpe" (multivariate TPE over all);
-// "evolutionary" and "auto" (see the package comment).
+// NewStrategy makes a strategy by name:
+//
+//	random        every dimension apart
+//	sobol         a scrambled Sobol sequence, whose points lie more evenly
+//	evolution     regularised evolution over all dimensions
+//	tpe           multivariate TPE over all dimensions
+//	bohb          TPE on the results of the highest rung that has enough, for schedulers
+//	              with rungs
+//	evolutionary  evolution and TPE, see the package comment; auto is the same
 func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Startup == 0 {
 		o.Startup = 10

@@ -56,6 +56,9 @@ func newHistory(sp *space.Space, o Options) *history {
 	return h
 }
 
+// population is how many a population has that usually has so many.
+func (h *history) population(usual int) int { return cmp.Or(h.opts.Population, usual) }
+
 // point gives a configuration one coordinate for each of h.dims: numbers in [0, 1],
 // the index of a choice, NaN for what the configuration has not.
 func (h *history) point(c space.Config) []float64 {
@@ -103,8 +106,14 @@ func (h *history) Tell(r Result) {
 		h.known[key] = o
 		h.foreign = append(h.foreign, o)
 	}
-	if math.IsNaN(r.Score) || slices.ContainsFunc(r.Scores, math.IsNaN) {
+	if len(r.Scores) == 1 {
+		r.Score = r.Scores[0]
+	}
+	if math.IsNaN(r.Score) || slices.ContainsFunc(r.Scores, func(s float64) bool { return math.IsNaN(s) || math.IsInf(s, 1) }) {
 		r.Score = math.Inf(1)
+	}
+	if slices.ContainsFunc(r.Violations, math.IsNaN) {
+		r.Violations = []float64{math.Inf(1)}
 	}
 	h.told = nil
 	h.unsorted = h.unsorted || o.seq < 0

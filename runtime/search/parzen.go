@@ -174,8 +174,8 @@ type tabled struct {
 }
 
 // build makes the mixture of those of the group's observations that in names by their
-// place in the order of asking.
-func (m *mixture) build(g *group, in func(row int) bool) {
+// place in the order of asking; faded gives early observations less weight.
+func (m *mixture) build(g *group, in func(row int) bool, faded bool) {
 	D, R := len(g.dims), g.real
 	m.g = g
 	component := make([]int32, len(g.rows)) // -1 when it is not in
@@ -190,7 +190,7 @@ func (m *mixture) build(g *group, in func(row int) bool) {
 	kernels := n + 1
 	S := 1 + 2*R
 	m.real = resized(m.real, kernels*S)
-	m.weigh(n)
+	m.weigh(n, faded)
 	m.pair = resized(m.pair, kernels*(D-R))
 	m.pairs = resized(m.pairs, D-R)
 	m.cache = make([][]tabled, D-R)
@@ -260,16 +260,16 @@ func (m *mixture) build(g *group, in func(row int) bool) {
 	}
 }
 
-// weigh sets the weights of n observations and the prior. The last 25 count in full,
-// earlier ones the less the older they are.
-func (m *mixture) weigh(n int) {
+// weigh sets the weights of n observations and the prior. Where they fade, the last 25
+// count in full, earlier ones the less the older they are.
+func (m *mixture) weigh(n int, faded bool) {
 	const full = 25
 	m.cum = resized(m.cum, n+1)
 	S := 1 + 2*m.g.real
 	sum := 0.0
 	for k := range m.cum {
 		w := 1.0
-		if ramp := n - full; k < ramp {
+		if ramp := n - full; faded && k < ramp {
 			w = 1 / float64(n)
 			if ramp > 1 {
 				w += (1 - w) * float64(k) / float64(ramp-1)

@@ -20,12 +20,17 @@ type tpe struct {
 	*history
 	*design
 	model *parzen
+	apart *parzen // of several objectives: every dimension apart
 	rungs bool
 }
 
 func newTPE(h *history) *tpe {
-	return &tpe{history: h, design: newDesign(h), model: newParzen(h, func(string) bool { return true })}
+	t := &tpe{history: h, design: newDesign(h), model: newParzen(h, everything), apart: newParzen(h, everything)}
+	t.apart.divide()
+	return t
 }
+
+func everything(string) bool { return true }
 
 func newBOHB(h *history) *tpe {
 	t := newTPE(h)
@@ -52,6 +57,9 @@ func (t *tpe) Ask(n int) ([]space.Config, error) {
 			}
 			report = func(o *observation) Result { r, _ := o.at(rung); return r }
 			results = slices.DeleteFunc(slices.Clone(results), func(o *observation) bool { _, ok := o.at(rung); return !ok })
+		}
+		if objectives(results) > 1 {
+			return t.apart.suggest(nil, results, bestFronts(results, report), rng)
 		}
 		return t.model.suggest(nil, results, bestTenth(results, report), rng)
 	})
@@ -106,6 +114,23 @@ func bestTenth(results []*observation, report func(*observation) Result) []bool 
 	return good
 }
 
+// bestFronts is bestTenth of several objectives, without a most: whole fronts, and of the
+// last one the points that add most to the hypervolume.
+func bestFronts(results []*observation, report func(*observation) Result) []bool {
+	var reports []Result
+	var at []int
+	for i, o := range results {
+		if r := report(o); !failed(r) {
+			reports, at = append(reports, r), append(at, i)
+		}
+	}
+	good := make([]bool, len(results))
+	for _, r := range choose(reports, (len(reports)+9)/10, spreadOut) {
+		good[at[r.at]] = true
+	}
+	return good
+}
+
 // parzen is the model over the dimensions that it was made for.
 type parzen struct {
 	h      *history
@@ -116,6 +141,7 @@ type parzen struct {
 	role   []role         // of rows
 	l, g   []mixture      // by group
 	built  []bool
+	even   bool // what is good counts the same, however old
 }
 
 type role uint8
@@ -135,6 +161,23 @@ func newParzen(h *history, free func(string) bool) *parzen {
 	}
 	p.l, p.g, p.built = make([]mixture, len(p.groups)), make([]mixture, len(p.groups)), make([]bool, len(p.groups))
 	return p
+}
+
+// divide makes every dimension a group of its own, as Optuna does for several objectives.
+func (p *parzen) divide() {
+	var out []*group
+	for _, g := range p.groups {
+		for _, d := range g.dims {
+			one := &group{dims: []parzenDim{d}, order: make([][]int32, 1), conditional: g.conditional}
+			if d.continuous() {
+				one.real = 1
+			}
+			out = append(out, one)
+		}
+	}
+	slices.SortFunc(out, func(a, b *group) int { return cmp.Compare(a.dims[0].at, b.dims[0].at) })
+	p.groups, p.even = out, true
+	p.l, p.g, p.built = make([]mixture, len(out)), make([]mixture, len(out)), make([]bool, len(out))
 }
 
 // learn takes in what became known and divides it; what is pending counts as bad, so
@@ -178,8 +221,8 @@ const candidates = 24
 func (p *parzen) candidates(group int, rng *rand.Rand) [][]float64 {
 	l, g := &p.l[group], &p.g[group]
 	if !p.built[group] {
-		l.build(p.groups[group], func(row int) bool { return p.role[row] == below })
-		g.build(p.groups[group], func(row int) bool { return p.role[row] == above })
+		l.build(p.groups[group], func(row int) bool { return p.role[row] == below }, !p.even)
+		g.build(p.groups[group], func(row int) bool { return p.role[row] == above }, true)
 		p.built[group] = true
 	}
 	type candidate struct {

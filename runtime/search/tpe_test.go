@@ -88,7 +88,7 @@ func TestTPEEqualsOptuna(t *testing.T) {
 		if !slices.Equal(below, c.Below) {
 			t.Fatalf("case %d: l is built on %v, want %v", n, below, c.Below)
 		}
-		p := newParzen(h, func(string) bool { return true })
+		p := newParzen(h, everything)
 		if len(p.groups) != len(c.Groups) {
 			t.Fatalf("case %d: %d groups, want %d", n, len(p.groups), len(c.Groups))
 		}
@@ -199,7 +199,7 @@ func TestMixtureSamplesItsDensity(t *testing.T) {
 	for i, at := range [][3]float64{{2, 0, 3}, {2, 1, 8}, {5, 0, 2}, {6, 0, 4}} {
 		h.Tell(Result{Trial: fmt.Sprint(i), Config: space.Config{"n": space.Number(at[0]), "k": space.Word(string(rune('a' + int(at[1])))), "w": space.Number(at[2])}, Score: 1})
 	}
-	p := newParzen(h, func(string) bool { return true })
+	p := newParzen(h, everything)
 	p.learn(h.results(), []bool{true, true, true, true})
 	rng := rand.New(rand.NewPCG(3, 4))
 	p.candidates(0, rng)

@@ -13,7 +13,7 @@ type evolution struct{ *history }
 
 func (e *evolution) Ask(n int) ([]space.Config, error) {
 	return e.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		if len(e.results()) < min(e.opts.Startup, e.opts.Population) {
+		if len(e.results()) < min(e.opts.Startup, e.population(20)) {
 			return e.space.Sample(rng)
 		}
 		return breed(e.history, nil, rng)
@@ -23,9 +23,10 @@ func (e *evolution) Ask(n int) ([]space.Config, error) {
 // breed makes a child of the population whose mutation touches the dimensions
 // named by only (nil is all).
 func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, error) {
-	population := make([]Result, 0, h.opts.Population)
+	size := h.population(20)
+	population := make([]Result, 0, size)
 	results := h.results()
-	for i := len(results) - 1; i >= 0 && len(population) < h.opts.Population; i-- {
+	for i := len(results) - 1; i >= 0 && len(population) < size; i-- {
 		if r := results[i].last(); !failed(r) {
 			population = append(population, r)
 		}

@@ -4,161 +4,320 @@ import (
 	"cmp"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
 
 	"github.com/open-autoglm/autoglm/runtime/search/gauss"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
-// gp is Bayesian optimisation: a Gaussian process over what was tried, and the
-// configuration of the largest expected improvement over what it believes to be best.
+// gp is Bayesian optimisation: a Gaussian process over what was tried, one more for each
+// measured constraint, and the configuration of the largest expected improvement over
+// what they believe to be the best so far. Several objectives are weighted anew for
+// each proposal (ParEGO, Knowles 2006); what is pending counts as if it had come out as
+// believed (the kriging believer, Ginsbourger et al. 2010).
 type gp struct {
 	*history
-	theta []float64 // hyper-parameters of the last fit
+	*design
+	fits map[string][]float64 // hyper-parameters of each process's last fit
 }
 
-func (g *gp) Ask(n int) ([]space.Config, error) {
-	return g.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		if len(g.results()) < min(g.opts.Startup, 8) {
-			return g.space.Sample(rng)
-		}
-		if k := os.Getenv("GP_TPE"); k != "" && g.asked%int(k[0]-'0') == 0 {
-			return suggest(g.history, nil, func(string) bool { return false }, rng)
-		}
-		m, err := g.model(rng)
-		if err != nil {
-			return g.space.Sample(rng)
-		}
-		return m.climb(rng)
-	})
+func newGP(h *history) *gp {
+	return &gp{history: h, design: newDesign(h), fits: map[string][]float64{}}
 }
 
-// belief is a model of the score, ready to be asked where to look next.
+func (g *gp) Ask(n int) ([]space.Config, error) { return g.ask(n, g.propose) }
+
+func (g *gp) propose(rng *rand.Rand) (space.Config, error) {
+	if len(g.results()) < min(g.opts.Startup, 8) {
+		return g.next(rng)
+	}
+	b, err := g.belief(rng)
+	if err != nil {
+		return g.space.Sample(rng) // scores that no process can be fitted to
+	}
+	return b.climb(rng)
+}
+
+const (
+	// gpFit is the most observations that hyper-parameters are fitted to, gpMost the
+	// most that a process is conditioned on: time grows with their cube.
+	gpFit, gpMost = 150, 1000
+	// gpPool is the number of random candidates; gpHeads the best configurations whose
+	// neighbours are candidates too.
+	gpPool, gpHeads = 500, 5
+)
+
+// belief is a model of score and constraints, ready to be asked where to look next.
 type belief struct {
 	*history
-	kinds  []gauss.Kind
-	score  *gauss.Model
-	best   float64
-	sorted []*observation // best first
+	objective   *gauss.Model // nil while nothing that holds the constraints is known
+	constraints []limited
+	best        float64
+	fidelity    bool           // features end with a resource; the largest is 1
+	heads       []*observation // the best that were tried
 }
 
-// features are a point's coordinates for the model: what is not active stands in the
-// middle of its range, or is a choice of its own.
-func (h *history) features(p []float64) []float64 {
-	x := slices.Clone(p)
-	for i, v := range x {
+// limited is a constraint's model: it holds below limit.
+type limited struct {
+	*gauss.Model
+	limit float64
+}
+
+// features are a point's coordinates for the models: of what is not active the middle
+// of its range, or a choice of its own.
+func (b *belief) features(p []float64, fidelity float64) []float64 {
+	x := make([]float64, len(p), len(p)+1)
+	for i, v := range p {
 		switch {
 		case !math.IsNaN(v):
-		case h.dims[i].Numeric():
+			x[i] = v
+		case b.dims[i].Numeric():
 			x[i] = 0.5
 		default:
 			x[i] = -1
 		}
 	}
+	if b.fidelity {
+		x = append(x, fidelity)
+	}
 	return x
 }
 
-func (h *history) kinds() []gauss.Kind {
-	kinds := make([]gauss.Kind, len(h.dims))
-	for i, d := range h.dims {
-		if !d.Numeric() {
-			kinds[i] = gauss.Name
+func (g *gp) belief(rng *rand.Rand) (*belief, error) {
+	b := &belief{history: g.history}
+	results := g.results()
+	weights := b.weights(results, rng)
+	all := representative(b, results, weights)
+	b.heads = all[:min(gpHeads, len(all))]
+
+	// Rows of the data: all reports where there are several resources.
+	low, high := math.Inf(1), 0.0
+	for _, o := range all {
+		for _, r := range o.reports {
+			low, high = min(low, r.Resource), max(high, r.Resource)
 		}
 	}
-	return kinds
-}
+	b.fidelity = low > 0 && high > low
+	data := gauss.Data{Kinds: make([]gauss.Kind, len(g.dims))}
+	for i, d := range g.dims {
+		if !d.Numeric() {
+			data.Kinds[i] = gauss.Name
+		}
+	}
+	if b.fidelity {
+		data.Kinds = append(data.Kinds, gauss.Number)
+	}
+	var rows []Result
+	for _, o := range all {
+		reports := o.reports
+		if !b.fidelity {
+			reports = reports[len(reports)-1:]
+		}
+		for _, r := range reports {
+			at := 1.0
+			if b.fidelity {
+				at = math.Log(r.Resource/low) / math.Log(high/low)
+			}
+			rows = append(rows, r)
+			data.X = append(data.X, b.features(o.point, at))
+		}
+	}
+	var ahead [][]float64
+	for _, o := range g.pending() {
+		ahead = append(ahead, b.features(o.point, 1))
+	}
 
-func (g *gp) model(rng *rand.Rand) (*belief, error) {
-	b := &belief{history: g.history, kinds: g.kinds(), sorted: g.sorted()}
-	data := gauss.Data{Kinds: b.kinds}
-	for _, o := range b.sorted {
-		data.X = append(data.X, g.features(o.point))
-		data.Y = append(data.Y, o.last().Score)
+	held := false
+	count := 0
+	for _, r := range rows {
+		held = held || r.class() == 0
+		count = max(count, len(r.Violations))
 	}
-	how := os.Getenv("GP_T")
-	if how == "mix" {
-		how = []string{"log", "rank"}[g.asked%2]
+	for c := range count {
+		y := make([]float64, len(rows))
+		for i, r := range rows {
+			y[i] = math.Inf(1)
+			if c < len(r.Violations) {
+				y[i] = r.Violations[c]
+			}
+		}
+		var limit float64
+		data.Y, limit = compressed(y)
+		m, err := g.fit("constraint"+string(rune('0'+c)), data, ahead)
+		if err != nil {
+			return nil, err
+		}
+		b.constraints = append(b.constraints, limited{m, limit})
 	}
-	if how == "mix4" {
-		how = []string{"log", "log2"}[g.asked%2]
+	if count > 0 && !held {
+		return b, nil
 	}
-	if how == "mix3" {
-		how = []string{"log", "rank", "none"}[g.asked%3]
+	data.Y = make([]float64, len(rows))
+	for i, r := range rows {
+		data.Y[i] = weights.of(r)
 	}
-	data.Y = transformed(data.Y, how)
-	o := gauss.Options{Start: g.theta, Warp: os.Getenv("GP_WARP") != "", Steps: 30}
-	m, err := gauss.Fit(data, o)
+	data.Y = drawnOut(data.Y)
+	m, err := g.fit("score", data, ahead)
 	if err != nil {
 		return nil, err
 	}
-	g.theta = m.Params()
-	if pending := g.pending(); len(pending) > 0 {
-		all := gauss.Data{Kinds: b.kinds, X: slices.Clone(data.X), Y: slices.Clone(data.Y)}
-		for _, p := range pending {
-			all.X = append(all.X, g.features(p.point))
-		}
-		all.Y = append(all.Y, m.Means(all.X[len(data.X):])...)
-		if m, err = m.Condition(all, gauss.Options{}); err != nil {
-			return nil, err
+	b.objective, b.best = m, math.Inf(1)
+	for i, v := range m.Means(data.X) {
+		if rows[i].class() == 0 {
+			b.best = min(b.best, v)
 		}
 	}
-	b.score = m
-	b.best = slices.Min(m.Means(data.X))
+	if math.IsInf(b.best, 1) {
+		b.best = slices.Min(data.Y) // everything failed
+	}
 	return b, nil
 }
 
-// transformed makes scores ready for a process of mean 0 and variance about 1.
-func transformed(y []float64, how string) []float64 {
-	y = finite(y)
-	switch how {
-	case "log":
-		s := slices.Sorted(slices.Values(y))
-		lo, med := s[0], s[len(s)/2]
-		shift := 0.1 * (med - lo)
-		if shift > 0 {
-			for i, v := range y {
-				y[i] = math.Log(v - lo + shift)
-			}
-		}
-	case "log2", "log3", "log4":
-		s := slices.Sorted(slices.Values(y))
-		lo, med := s[0], s[len(s)/2]
-		shift := s[len(s)/10] - lo
-		if how == "log3" {
-			shift = s[len(s)/4] - lo
-		}
-		if how == "log4" {
-			shift = math.Sqrt(max(shift, 1e-3*(med-lo)) * 0.1 * (med - lo))
-		}
-		shift = max(shift, 0.003*(med-lo))
-		if shift > 0 {
-			for i, v := range y {
-				y[i] = math.Log(v - lo + shift)
-			}
-		}
-	case "rank":
-		n := len(y)
-		at := make([]int, n)
-		for i := range at {
-			at[i] = i
-		}
-		slices.SortStableFunc(at, func(a, b int) int { return cmp.Compare(y[a], y[b]) })
-		out := make([]float64, n)
-		for i := 0; i < n; {
-			j := i
-			for j < n && y[at[j]] == y[at[i]] {
-				j++
-			}
-			p := (float64(i+j-1)/2 + 0.5) / float64(n)
-			for k := i; k < j; k++ {
-				out[at[k]] = math.Sqrt2 * math.Erfinv(2*p-1)
-			}
-			i = j
-		}
-		y = out
+// representative lists at most gpMost observations, best first: the best and the
+// youngest of more.
+func representative(b *belief, results []*observation, w weighting) []*observation {
+	all := slices.Clone(results)
+	slices.SortStableFunc(all, func(x, y *observation) int {
+		p, q := x.last(), y.last()
+		p.Score, q.Score = w.of(p), w.of(q)
+		return better(p, q)
+	})
+	if len(all) <= gpMost {
+		return all
 	}
-	return standardised(y)
+	kept := all[:gpMost/2]
+	young := slices.Clone(all[gpMost/2:])
+	slices.SortStableFunc(young, func(x, y *observation) int { return cmp.Compare(y.seq, x.seq) })
+	return append(kept, young[:gpMost-len(kept)]...)
+}
+
+// fit fits a process to the data, some of them where there are many, and conditions it
+// on all and on what is pending.
+func (g *gp) fit(name string, data gauss.Data, ahead [][]float64) (*gauss.Model, error) {
+	part := data
+	if n := len(data.X); n > gpFit {
+		part.X, part.Y = nil, nil
+		for i := range gpFit { // a third of them the best, the others evenly from the rest
+			at := i
+			if third := gpFit / 3; i >= third {
+				at = third + (i-third)*(n-third)/(gpFit-third)
+			}
+			part.X, part.Y = append(part.X, data.X[at]), append(part.Y, data.Y[at])
+		}
+	}
+	o := gauss.Options{Start: g.fits[name], Warp: true, Steps: 30}
+	if len(o.Start) > 0 {
+		o.Steps = 8 // little has changed since
+	}
+	m, err := gauss.Fit(part, o)
+	if err != nil {
+		if o.Start == nil {
+			return nil, err
+		}
+		o.Start, o.Steps = nil, 30
+		if m, err = gauss.Fit(part, o); err != nil {
+			return nil, err
+		}
+	}
+	g.fits[name] = m.Params()
+	if len(part.X) < len(data.X) {
+		if m, err = m.Condition(data); err != nil {
+			return nil, err
+		}
+	}
+	if len(ahead) > 0 {
+		data.X = append(slices.Clone(data.X), ahead...)
+		data.Y = append(slices.Clone(data.Y), m.Means(ahead)...)
+		return m.Condition(data)
+	}
+	return m, nil
+}
+
+// weighting makes one score of several.
+type weighting struct {
+	weight, low, span []float64 // nil for one objective
+}
+
+// weights draws a weighting of the objectives, each scaled to what was seen of it.
+func (b *belief) weights(results []*observation, rng *rand.Rand) weighting {
+	n := objectives(results)
+	if n < 2 {
+		return weighting{}
+	}
+	w := weighting{make([]float64, n), make([]float64, n), make([]float64, n)}
+	sum := 0.0
+	for i := range n {
+		w.weight[i] = rng.ExpFloat64() // even over the simplex
+		sum += w.weight[i]
+		w.low[i] = math.Inf(1)
+		high := math.Inf(-1)
+		for _, o := range results {
+			if r := o.last(); !failed(r) {
+				v := r.values(n)[i]
+				w.low[i], high = min(w.low[i], v), max(high, v)
+			}
+		}
+		if w.span[i] = high - w.low[i]; !(w.span[i] > 0) || math.IsInf(w.span[i], 0) {
+			w.span[i] = 1
+		}
+	}
+	for i := range w.weight {
+		w.weight[i] /= sum
+	}
+	return w
+}
+
+// of is the augmented Chebyshev scalarisation, or the score itself.
+func (w weighting) of(r Result) float64 {
+	if w.weight == nil || failed(r) {
+		return r.Score
+	}
+	most, sum := 0.0, 0.0
+	for i, v := range r.values(len(w.weight)) {
+		t := w.weight[i] * (v - w.low[i]) / w.span[i]
+		most = max(most, t)
+		sum += t
+	}
+	return most + 0.05*sum
+}
+
+// drawnOut makes scores ready for a process of mean 0 and variance 1. Differences
+// between good scores matter more than those between bad ones: the logarithm of the
+// distance to a point a little below the best, a tenth of the way to the median. Failures
+// stand a little above the worst.
+func drawnOut(y []float64) []float64 {
+	y = finite(y)
+	s := slices.Sorted(slices.Values(y))
+	lo, middle := s[0], s[len(s)/2]
+	shift := 0.1 * (middle - lo)
+	if shift == 0 {
+		shift = 0.1 * (s[len(s)-1] - lo) // more than half are equal
+	}
+	if shift > 0 {
+		for i, v := range y {
+			y[i] = math.Log(v - lo + shift)
+		}
+	}
+	standardise(y)
+	return y
+}
+
+// compressed makes violations ready for a process, and says where 0 has come to: far
+// from 0 only the order matters.
+func compressed(y []float64) (out []float64, limit float64) {
+	y = append(finite(y), 0)
+	size := make([]float64, len(y))
+	for i, v := range y {
+		size[i] = math.Abs(v)
+	}
+	slices.Sort(size)
+	if unit := size[len(size)/2]; unit > 0 {
+		for i, v := range y {
+			y[i] = math.Copysign(math.Log1p(math.Abs(v)/unit), v)
+		}
+	}
+	standardise(y)
+	return y[:len(y)-1], y[len(y)-1]
 }
 
 // finite puts failures a little above the worst score.
@@ -166,22 +325,25 @@ func finite(y []float64) []float64 {
 	y = slices.Clone(y)
 	lo, hi := math.Inf(1), math.Inf(-1)
 	for _, v := range y {
-		if v < 1e300 {
+		if math.Abs(v) < 1e300 {
 			lo, hi = min(lo, v), max(hi, v)
 		}
 	}
-	if math.IsInf(lo, 1) {
+	if lo > hi {
 		lo, hi = 0, 0
 	}
 	for i, v := range y {
-		if !(v < 1e300) {
+		switch {
+		case v <= -1e300:
+			y[i] = lo
+		case !(v < 1e300):
 			y[i] = hi + 0.1*(hi-lo)
 		}
 	}
 	return y
 }
 
-func standardised(y []float64) []float64 {
+func standardise(y []float64) {
 	var sum, sq float64
 	for _, v := range y {
 		sum += v
@@ -197,148 +359,4 @@ func standardised(y []float64) []float64 {
 	for i := range y {
 		y[i] = (y[i] - mean) / dev
 	}
-	return y
-}
-
-// candidate is a configuration that might be proposed.
-type candidate struct {
-	config space.Config
-	point  []float64
-	value  float64 // of the acquisition
-}
-
-// climb finds a configuration of large expected improvement that was not tried: from
-// random ones and the neighbours of the best, then along neighbours and slopes.
-func (b *belief) climb(rng *rand.Rand) (space.Config, error) {
-	p := pool{belief: b, known: map[string]bool{}}
-	for range 700 {
-		c, err := b.space.Sample(rng)
-		if err != nil {
-			return nil, err
-		}
-		p.add(c)
-	}
-	for _, o := range b.sorted[:min(5, len(b.sorted))] {
-		p.neighbours(o.point, rng)
-		for range 60 {
-			c, err := b.space.Mutate(o.config, 2, nil, rng)
-			if err != nil {
-				return nil, err
-			}
-			p.add(c)
-		}
-	}
-	p.judge()
-	if len(p.all) == 0 {
-		return b.space.Sample(rng)
-	}
-	starts := slices.Clone(p.all[:min(3, len(p.all))])
-	best := starts[0]
-	for _, at := range starts {
-		for range 8 {
-			at = b.slide(at, rng)
-			q := pool{belief: b, known: map[string]bool{}}
-			q.neighbours(at.point, rng)
-			q.judge()
-			if len(q.all) == 0 || q.all[0].value <= at.value {
-				break
-			}
-			at = q.all[0]
-		}
-		if at.value > best.value {
-			best = at
-		}
-	}
-	return best.config, nil
-}
-
-// pool gathers candidates, each once, none that was tried.
-type pool struct {
-	*belief
-	known map[string]bool
-	all   []candidate
-}
-
-func (p *pool) add(c space.Config) {
-	k := c.Key()
-	if p.known[k] || p.belief.known(k) || p.space.Feasible(c) != nil {
-		return
-	}
-	p.known[k] = true
-	p.all = append(p.all, candidate{config: c, point: p.point(c)})
-}
-
-func (b *belief) known(key string) bool { return b.history.known[key] != nil }
-
-// neighbours differ in one dimension.
-func (p *pool) neighbours(at []float64, rng *rand.Rand) {
-	for i, d := range p.dims {
-		if math.IsNaN(at[i]) {
-			continue
-		}
-		try := func(u float64) {
-			q := slices.Clone(at)
-			q[i] = u
-			p.add(p.config(q, rng))
-		}
-		cells := len(d.Choices)
-		if d.Numeric() {
-			cells = d.Cells()
-		}
-		switch {
-		case !d.Numeric():
-			for j := range d.Choices {
-				if float64(j) != at[i] {
-					try(float64(j))
-				}
-			}
-		case cells > 0 && cells <= 16:
-			for j := range cells {
-				try((float64(j) + 0.5) / float64(cells))
-			}
-		default:
-			for _, s := range []float64{0.2, 0.05, 0.01} {
-				for range 2 {
-					try(reflect(at[i] + s*rng.NormFloat64()))
-				}
-			}
-		}
-	}
-}
-
-func reflect(u float64) float64 {
-	if u < 0 {
-		u = -u
-	}
-	if u > 1 {
-		u = 2 - u
-	}
-	return min(max(u, 0), 1)
-}
-
-// judge gives the candidates their values and sorts them, best first.
-func (p *pool) judge() {
-	xs := make([][]float64, len(p.all))
-	for i, c := range p.all {
-		xs[i] = p.features(c.point)
-	}
-	for i, v := range p.values(xs) {
-		p.all[i].value = v
-	}
-	slices.SortStableFunc(p.all, func(a, b candidate) int { return -cmp.Compare(a.value, b.value) })
-}
-
-// values of the acquisition at features.
-func (b *belief) values(xs [][]float64) []float64 {
-	means, variances := b.score.PredictAll(xs)
-	out := make([]float64, len(xs))
-	for i := range out {
-		out[i] = gauss.LogEI(means[i], math.Sqrt(variances[i]), b.best)
-	}
-	return out
-}
-
-// slide follows the slope over the real dimensions.
-func (b *belief) slide(c candidate, rng *rand.Rand) candidate {
-	return c
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
@@ -14,9 +15,12 @@ type history struct {
 	space *space.Space
 	dims  []space.Dimension // those that are not fixed, in the space's order
 	opts  Options
-	asked int
 	known map[string]*observation // by the configuration's key
-	told  []*observation          // cached by results; nil when it must be made anew
+	// Invariant: proposed and foreign are what is known.
+	proposed []*observation // by seq
+	foreign  []*observation // told and never asked for; by trial unless unsorted
+	unsorted bool
+	told     []*observation // cached by results; nil when it must be made anew
 }
 
 // observation is one configuration and what is known of it.
@@ -31,6 +35,17 @@ type observation struct {
 // last is the report with the most resource.
 func (o *observation) last() Result { return o.reports[len(o.reports)-1] }
 
+// at is the report at a resource.
+func (o *observation) at(resource float64) (Result, bool) {
+	i, found := slices.BinarySearchFunc(o.reports, resource, func(a Result, resource float64) int {
+		return cmp.Compare(a.Resource, resource)
+	})
+	if !found {
+		return Result{}, false
+	}
+	return o.reports[i], true
+}
+
 func newHistory(sp *space.Space, o Options) *history {
 	h := &history{space: sp, opts: o, known: map[string]*observation{}}
 	for _, d := range sp.Dimensions() {
@@ -40,6 +55,9 @@ func newHistory(sp *space.Space, o Options) *history {
 	}
 	return h
 }
+
+// population is how many a population has that usually has so many.
+func (h *history) population(usual int) int { return cmp.Or(h.opts.Population, usual) }
 
 // point gives a configuration one coordinate for each of h.dims: numbers in [0, 1],
 // the index of a choice, NaN for what the configuration has not.
@@ -86,11 +104,19 @@ func (h *history) Tell(r Result) {
 		}
 		o = &observation{config: r.Config, key: key, seq: -1, point: h.point(r.Config)}
 		h.known[key] = o
+		h.foreign = append(h.foreign, o)
 	}
-	if math.IsNaN(r.Score) || slices.ContainsFunc(r.Scores, math.IsNaN) {
+	if len(r.Scores) == 1 {
+		r.Score = r.Scores[0]
+	}
+	if math.IsNaN(r.Score) || slices.ContainsFunc(r.Scores, func(s float64) bool { return math.IsNaN(s) || math.IsInf(s, 1) }) {
 		r.Score = math.Inf(1)
 	}
+	if slices.ContainsFunc(r.Violations, math.IsNaN) {
+		r.Violations = []float64{math.Inf(1)}
+	}
 	h.told = nil
+	h.unsorted = h.unsorted || o.seq < 0
 	at, found := slices.BinarySearchFunc(o.reports, r.Resource, func(a Result, resource float64) int {
 		return cmp.Compare(a.Resource, resource)
 	})
@@ -116,19 +142,26 @@ func (h *history) holds(c space.Config) bool {
 	return n == len(c)
 }
 
-// results lists what has reported, oldest first: foreign ones, then in the order of
-// asking.
+// all lists what is known, foreign ones first, then in the order of asking.
+func (h *history) all() []*observation {
+	if h.unsorted {
+		slices.SortFunc(h.foreign, func(a, b *observation) int {
+			return cmp.Or(cmp.Compare(a.last().Trial, b.last().Trial), cmp.Compare(a.key, b.key))
+		})
+		h.unsorted = false
+	}
+	return slices.Concat(h.foreign, h.proposed)
+}
+
+// results lists what has reported, in the order of all.
 func (h *history) results() []*observation {
 	if h.told == nil {
 		h.told = []*observation{}
-		for _, o := range h.known {
+		for _, o := range h.all() {
 			if len(o.reports) > 0 {
 				h.told = append(h.told, o)
 			}
 		}
-		slices.SortFunc(h.told, func(a, b *observation) int {
-			return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.last().Trial, b.last().Trial), cmp.Compare(a.key, b.key))
-		})
 	}
 	return h.told
 }
@@ -136,20 +169,30 @@ func (h *history) results() []*observation {
 // pending lists what was asked for and has not reported, in the order of asking.
 func (h *history) pending() []*observation {
 	var out []*observation
-	for _, o := range h.known {
+	for _, o := range h.proposed {
 		if len(o.reports) == 0 {
 			out = append(out, o)
 		}
 	}
-	slices.SortFunc(out, func(a, b *observation) int { return cmp.Compare(a.seq, b.seq) })
 	return out
 }
 
 // better orders results: those that hold the constraints first and failures last; then
 // more resource (a trial gets there by being better), the lower score, ties by trial.
 func better(a, b Result) int {
-	return cmp.Or(cmp.Compare(a.class(), b.class()), cmp.Compare(a.violation(), b.violation()),
-		-cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Score, b.Score), cmp.Compare(a.Trial, b.Trial))
+	if c := cmp.Compare(a.class(), b.class()); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.violation(), b.violation()); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(b.Resource, a.Resource); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Score, b.Score); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Trial, b.Trial)
 }
 
 // class is 0 for a good result, 1 where a constraint is missed, 2 for a failure.
@@ -190,33 +233,31 @@ func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error))
 		if err != nil {
 			return out, err
 		}
-		h.known[c.Key()] = &observation{config: c, key: c.Key(), seq: h.asked, point: h.point(c)}
-		h.asked++
+		o := &observation{config: c, key: c.Key(), seq: len(h.proposed), point: h.point(c)}
+		h.known[o.key] = o
+		h.proposed = append(h.proposed, o)
 		out = append(out, c)
 	}
 	return out, nil
 }
 
 func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
-	rng := rand.New(rand.NewPCG(h.opts.Seed, uint64(h.asked)+0x9e3779b97f4a7c15))
+	rng := rand.New(rand.NewPCG(h.opts.Seed, uint64(len(h.proposed))+0x9e3779b97f4a7c15))
 	for _, c := range h.opts.Initial {
 		if !h.seen(c) && h.space.Check(c) == nil {
 			return c, nil
 		}
 	}
-	for range 64 {
+	for range 8 {
 		c, err := propose(rng)
-		if err != nil {
-			return nil, err
-		}
-		if !h.seen(c) {
-			return c, nil
-		}
-		if c, err = h.space.Mutate(c, 1, nil, rng); err != nil {
-			return nil, err
-		}
-		if !h.seen(c) {
-			return c, nil
+		for range 8 { // what is near, where it was seen
+			if err != nil {
+				return nil, err
+			}
+			if !h.seen(c) {
+				return c, nil
+			}
+			c, err = h.space.Mutate(c, 1, nil, rng)
 		}
 	}
 	for range 4096 {

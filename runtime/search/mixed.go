@@ -7,30 +7,38 @@ import (
 )
 
 // mixed is evolution for the architecture and TPE for the rest.
-type mixed struct{ *history }
+type mixed struct {
+	*history
+	model *parzen
+}
 
-func (m *mixed) Ask(n int) ([]space.Config, error) {
-	return m.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		var c space.Config
-		var err error
-		told := len(m.results())
-		switch {
-		case told < m.opts.Startup && len(m.opts.Initial) > 0 && rng.Float64() < 0.75:
-			// Early on, stay near what is believed to be good.
-			base := m.opts.Initial[rng.IntN(len(m.opts.Initial))]
-			if c, err = m.space.Mutate(base, 1, m.opts.Architecture, rng); err != nil {
-				return nil, err
-			}
-			return m.space.Mutate(c, 1+rng.IntN(2), func(n string) bool { return !m.opts.Architecture(n) }, rng)
-		case told == 0:
-			return m.space.Sample(rng)
-		}
-		if c, err = breed(m.history, m.opts.Architecture, rng); err != nil {
+func newMixed(h *history) *mixed {
+	return &mixed{h, newParzen(h, func(n string) bool { return !h.opts.Architecture(n) })}
+}
+
+func (m *mixed) Ask(n int) ([]space.Config, error) { return m.ask(n, m.propose) }
+
+func (m *mixed) propose(rng *rand.Rand) (space.Config, error) {
+	var c space.Config
+	var err error
+	told := len(m.results())
+	switch {
+	case told < m.opts.Startup && len(m.opts.Initial) > 0 && rng.Float64() < 0.75:
+		// Early on, stay near what is believed to be good.
+		base := m.opts.Initial[rng.IntN(len(m.opts.Initial))]
+		if c, err = m.space.Mutate(base, 1, m.opts.Architecture, rng); err != nil {
 			return nil, err
 		}
-		if told < m.opts.Startup {
-			return c, nil
-		}
-		return suggest(m.history, c, m.opts.Architecture, rng)
-	})
+		return m.space.Mutate(c, 1+rng.IntN(2), func(n string) bool { return !m.opts.Architecture(n) }, rng)
+	case told == 0:
+		return m.space.Sample(rng)
+	}
+	if c, err = breed(m.history, m.opts.Architecture, rng); err != nil {
+		return nil, err
+	}
+	if told < m.opts.Startup {
+		return c, nil
+	}
+	results := m.results()
+	return m.model.suggest(c, results, bestTenth(results, (*observation).last), rng)
 }

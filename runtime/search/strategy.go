@@ -45,8 +45,9 @@ type Options struct {
 	// Architecture tells which dimensions evolution owns under "evolutionary";
 	// TPE owns the rest.
 	Architecture func(name string) bool
-	Startup      int // configurations before a model is trusted; 0 means 10
-	Population   int // of evolution; 0 means 20
+	Startup      int     // configurations before a model is trusted; 0 means 10
+	Population   int     // of evolution, 0 means 20; of nsga2, 0 means 50
+	Random       float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
 }
 
 // makers of the strategies, in the order in which they are listed.
@@ -54,12 +55,15 @@ var makers = []struct {
 	name string
 	make func(*history) Strategy
 }{
-	{"auto", func(h *history) Strategy { return &mixed{h} }},
+	{"auto", func(h *history) Strategy { return newAuto(h) }},
 	{"random", func(h *history) Strategy { return &random{h} }},
-	{"evolutionary", func(h *history) Strategy { return &mixed{h} }},
+	{"sobol", func(h *history) Strategy { return newSpread(h) }},
+	{"evolutionary", func(h *history) Strategy { return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
-	{"tpe", func(h *history) Strategy { return &tpe{h} }},
-	{"gp", func(h *history) Strategy { return &gp{history: h} }},
+	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},
+	{"tpe", func(h *history) Strategy { return newTPE(h) }},
+	{"bohb", func(h *history) Strategy { return newBOHB(h) }},
+	{"gp", func(h *history) Strategy { return newGP(h) }},
 }
 
 // Names lists the strategies that NewStrategy makes.
@@ -71,15 +75,19 @@ func Names() []string {
 	return out
 }
 
-// NewStrategy makes a strategy by name: "random"; "evolution" (regularised
-// evolution over all dimensions); "tpe" (multivariate TPE over all);
-// "evolutionary" and "auto" (see the package comment).
+// NewStrategy makes a strategy by name:
+//
+//	random        every dimension apart
+//	sobol         a scrambled Sobol sequence, whose points lie more evenly
+//	evolution     regularised evolution over all dimensions
+//	nsga2         NSGA-II, for several objectives
+//	tpe           multivariate TPE over all dimensions, for one objective or several
+//	bohb          TPE on the results of the highest rung that has enough, for schedulers
+//	              with rungs
+//	evolutionary  evolution and TPE, see the package comment; auto is the same
 func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Startup == 0 {
 		o.Startup = 10
-	}
-	if o.Population == 0 {
-		o.Population = 20
 	}
 	if o.Architecture == nil {
 		o.Architecture = func(string) bool { return true }

@@ -534,12 +534,3 @@ func (d Dimension) nearest(v Value, number bool) Value {
 	}
 	return best
 }
-
-// Cells is the number of values of a numeric dimension that are evenly spaced in the
-// encoding; 0 for reals and for integers on a logarithmic range.
-func (d Dimension) Cells() int {
-	if d.Kind != Int {
-		return 0
-	}
-	return int((d.High-d.Low)/d.Step) + 1
-}

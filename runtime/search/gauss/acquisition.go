@@ -25,6 +25,15 @@ func LogProbability(mean, deviation, limit float64) float64 {
 	return logCDF((limit - mean) / deviation)
 }
 
+// LogProbabilitySlope is LogProbability with its derivatives by the mean and by the
+// deviation.
+func LogProbabilitySlope(mean, deviation, limit float64) (value, byMean, byDeviation float64) {
+	z := (limit - mean) / deviation
+	value = logCDF(z)
+	h := math.Exp(logPDF(z)-value) / deviation
+	return value, -h, -h * z
+}
+
 const halfLog2Pi = 0.91893853320467274178
 
 func logPDF(z float64) float64 { return -0.5*z*z - halfLog2Pi }

@@ -118,6 +118,16 @@ func TestLogEI(t *testing.T) {
 			t.Errorf("at %g: slope by the deviation %g, want %g", z, bySigma, want)
 		}
 	}
+	for _, z := range []float64{-12, -3, 0, 2} {
+		const d = 1e-5
+		_, byMean, bySigma := LogProbabilitySlope(-z, 1, 0)
+		if want := (LogProbability(-z+d, 1, 0) - LogProbability(-z-d, 1, 0)) / (2 * d); math.Abs(want-byMean) > 1e-3*(1+math.Abs(want)) {
+			t.Errorf("at %g: log Φ's slope by the mean %g, want %g", z, byMean, want)
+		}
+		if want := (LogProbability(-z, 1+d, 0) - LogProbability(-z, 1-d, 0)) / (2 * d); math.Abs(want-bySigma) > 1e-3*(1+math.Abs(want)) {
+			t.Errorf("at %g: log Φ's slope by the deviation %g, want %g", z, bySigma, want)
+		}
+	}
 	if got := math.Exp(LogEI(0, 1, 0)); math.Abs(got-1/math.Sqrt(2*math.Pi)) > 1e-12 {
 		t.Errorf("EI at the incumbent is %g", got)
 	}

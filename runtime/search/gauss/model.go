@@ -31,7 +31,7 @@ type Options struct {
 	// Start are hyper-parameters to begin with, of an earlier fit of as many
 	// dimensions; nil begins in the prior's middle.
 	Start []float64
-	Steps int  // of L-BFGS; 0 means 50, -1 none: Start is taken as it is
+	Steps int  // of L-BFGS; 0 means 50
 	Warp  bool // fit a warp of each number's range
 	// Exact says that observations have no noise but what keeps the arithmetic stable.
 	Exact bool
@@ -50,6 +50,7 @@ type Model struct {
 	alpha  []float64 // K⁻¹·y
 	theta  []float64
 	warp   bool
+	exact  bool
 	value  float64
 }
 
@@ -328,39 +329,23 @@ func newFit(data Data, o Options) *fit {
 	}
 }
 
-// Fit finds the hyper-parameters of the largest posterior density, from Start and from
-// the prior's middle, and conditions the process on the data. Cost: O(n³) a step.
+// Fit finds the hyper-parameters of the largest posterior density and conditions the process on the data. Cost: O(n³) a step.
 func Fit(data Data, o Options) (*Model, error) {
 	f := newFit(data, o)
-	theta := f.middle()
-	if o.Steps >= 0 {
-		best := math.Inf(-1)
-		for _, start := range [][]float64{o.Start, f.middle()} {
-			if len(start) != f.size() {
-				continue
-			}
-			at, value := f.climb(start, o.Steps)
-			if value > best {
-				best, theta = value, at
-			}
-			if o.Start != nil {
-				break
-			}
-		}
-	} else if len(o.Start) == f.size() {
-		theta = o.Start
+	start := o.Start
+	if len(start) != f.size() {
+		start = f.middle()
 	}
-	return f.model(theta)
+	return f.model(f.climb(start, o.Steps))
 }
 
 // Condition is the process with the hyper-parameters of m on other data.
-func (m *Model) Condition(data Data, o Options) (*Model, error) {
-	o.Start, o.Steps, o.Warp = m.theta, -1, m.warp
-	return Fit(data, o)
+func (m *Model) Condition(data Data) (*Model, error) {
+	return newFit(data, Options{Warp: m.warp, Exact: m.exact}).model(m.theta)
 }
 
 // climb runs L-BFGS from start.
-func (f *fit) climb(start []float64, steps int) (at []float64, value float64) {
+func (f *fit) climb(start []float64, steps int) []float64 {
 	if steps == 0 {
 		steps = 50
 	}
@@ -395,9 +380,9 @@ func (f *fit) climb(start []float64, steps int) (at []float64, value float64) {
 		Converger: &optimize.FunctionConverge{Absolute: 1e-3, Iterations: 3},
 	}, &optimize.LBFGS{})
 	if r == nil || err != nil && math.IsInf(r.F, 0) {
-		return start, math.Inf(-1)
+		return start
 	}
-	return r.X, -r.F
+	return r.X
 }
 
 func equal(a, b []float64) bool {
@@ -416,7 +401,7 @@ func (f *fit) model(theta []float64) (*Model, error) {
 	}
 	return &Model{
 		kinds: f.data.Kinds, params: f.params, u: f.u, n: f.n, d: f.d, chol: f.chol, alpha: f.alpha,
-		theta: append([]float64(nil), theta...), warp: f.warp, value: value,
+		theta: append([]float64(nil), theta...), warp: f.warp, exact: f.exact, value: value,
 	}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -110,5 +111,12 @@ func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan
 	if err != nil {
 		return nil, err
 	}
-	return search.New(st, search.NewHyperband(p.Brackets), slots), nil
+	s := search.New(st, search.NewHyperband(p.Brackets), slots)
+	if spec.Inheriting() {
+		s.Inherit(func(child, parent space.Config) bool {
+			_, err := glm.NewGrowth(space.Arch(child), space.Arch(parent))
+			return err == nil
+		})
+	}
+	return s, nil
 }

@@ -21,7 +21,7 @@ func (e *evolution) Ask(n int) ([]space.Config, error) {
 }
 
 // breed makes a child of the population whose mutation touches the dimensions
-// named by only (nil is all).
+// named by only (nil is all), and notes whose it is.
 func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, error) {
 	population := make([]Result, 0, h.opts.Population)
 	for i := len(h.order) - 1; i >= 0 && len(population) < h.opts.Population; i-- {
@@ -41,7 +41,9 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 		}
 		return best
 	}
-	child := pick().Config
+	parent := pick()
+	h.bred = parent.Trial
+	child := parent.Config
 	if len(population) > 1 && rng.Float64() < 0.25 {
 		var err error
 		if child, err = h.space.Cross(child, pick().Config, rng); err != nil {

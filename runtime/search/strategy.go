@@ -41,7 +41,7 @@ func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Architecture == nil {
 		o.Architecture = func(string) bool { return true }
 	}
-	h := &history{space: sp, opts: o, seen: map[string]bool{}, latest: map[string]Result{}}
+	h := &history{space: sp, opts: o, seen: map[string]bool{}, latest: map[string]Result{}, parent: map[string]string{}}
 	switch name {
 	case "random":
 		return &random{h}, nil
@@ -63,6 +63,8 @@ type history struct {
 	seen   map[string]bool
 	order  []string          // trials by first report, oldest first
 	latest map[string]Result // the highest report of each
+	bred   string            // parent of what was proposed last, "" where it has none
+	parent map[string]string // … by the key of what was asked
 }
 
 func (h *history) Tell(r Result) {
@@ -75,6 +77,9 @@ func (h *history) Tell(r Result) {
 		h.latest[r.Trial] = r
 	}
 }
+
+// Parent implements Lineage.
+func (h *history) Parent(c space.Config) string { return h.parent[c.Key()] }
 
 // better orders results: more resource first (a trial gets there by being
 // better), then the lower score, ties by trial.
@@ -113,6 +118,9 @@ func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error))
 			return out, err
 		}
 		h.seen[c.Key()] = true
+		if h.bred != "" {
+			h.parent[c.Key()] = h.bred
+		}
 		h.asked++
 		out = append(out, c)
 	}
@@ -121,12 +129,14 @@ func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error))
 
 func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
 	rng := rand.New(rand.NewPCG(h.opts.Seed, uint64(h.asked)+0x9e3779b97f4a7c15))
+	h.bred = ""
 	for _, c := range h.opts.Initial {
 		if !h.seen[c.Key()] && h.space.Check(c) == nil {
 			return c, nil
 		}
 	}
 	for range 64 {
+		h.bred = ""
 		c, err := propose(rng)
 		if err != nil {
 			return nil, err
@@ -141,6 +151,7 @@ func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space
 			return c, nil
 		}
 	}
+	h.bred = ""
 	for range 4096 {
 		c, err := h.space.Sample(rng)
 		if err != nil {

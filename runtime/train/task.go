@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 )
 
 // Task is one piece of a trial's training, the same for all of its ranks: train
@@ -19,9 +20,15 @@ import (
 // on, let the rate fall to zero by Segment.End, and score. It is a message:
 // nothing in it changes after it was sent.
 type Task struct {
-	Trial   string  `msgpack:"trial"`
-	Dir     string  `msgpack:"dir"`  // the trial's folder: metrics.jsonl and checkpoint/ go there
-	From    string  `msgpack:"from"` // another trial's folder whose checkpoint starts this one, if it has none itself
+	Trial string `msgpack:"trial"`
+	Dir   string `msgpack:"dir"`  // the trial's folder: metrics.jsonl and checkpoint/ go there
+	From  string `msgpack:"from"` // another trial's folder whose checkpoint starts this one, if it has none itself
+	// Inherit is another trial's folder whose checkpoint, of shape InheritArch, is grown
+	// into the model that this one begins with, its steps counted from zero. Where there
+	// is none it begins from initial parameters.
+	Inherit     string   `msgpack:"inherit"`
+	InheritArch glm.Arch `msgpack:"inherit_arch"`
+
 	Config  Config  `msgpack:"config"`
 	Segment Segment `msgpack:"segment"`
 
@@ -97,7 +104,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		return rep, err
 	}
 	defer m.Close()
-	st, err := t.restore(m)
+	st, err := t.restore(m, env.Rank == 0)
 	if err != nil {
 		return rep, err
 	}
@@ -244,8 +251,14 @@ func (t Task) best() string       { return filepath.Join(t.Dir, "best") }
 // BestDir is where a final task leaves the parameters to ship.
 func BestDir(dir string) string { return filepath.Join(dir, "best") }
 
-// restore loads the trial's own checkpoint, or the one it starts from.
-func (t Task) restore(m engine.Model) (State, error) {
+// restore loads the trial's own checkpoint, or the one it starts from, or grows the one
+// it inherits. What has grown becomes the trial's own at once, with save: whatever
+// becomes of its parent, a restart begins from the same.
+func (t Task) restore(m engine.Model, save bool) (State, error) {
+	damaged := func(dir, mend string, err error) (State, error) {
+		return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
+	}
+	const remove = "remove that folder to train this piece from its beginning"
 	for _, dir := range []string{t.checkpoint(), t.From} {
 		if dir == "" {
 			continue
@@ -258,13 +271,34 @@ func (t Task) restore(m engine.Model) (State, error) {
 			err = m.Load(sd)
 		}
 		if err != nil {
-			mend := "remove that folder to train this piece from its beginning"
+			mend := remove
 			if dir == t.From {
 				mend = "restore that folder from a copy, or build anew"
 			}
-			return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
+			return damaged(dir, mend, err)
 		}
 		return st, nil
+	}
+	if t.Inherit == "" {
+		return State{}, nil
+	}
+	sd, _, err := LoadCheckpoint(t.Inherit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, nil
+	}
+	if err == nil {
+		sd, err = sd.Grow(t.Config.Arch, t.InheritArch, t.Config.Optimizer, t.Config.Seed)
+	}
+	if err == nil {
+		err = m.Load(sd)
+	}
+	if err != nil {
+		return damaged(t.Inherit, remove, err)
+	}
+	if save {
+		if err := SaveCheckpoint(t.checkpoint(), m.State(), State{}); err != nil {
+			return State{}, fmt.Errorf("checkpoint: %w", err)
+		}
 	}
 	return State{}, nil
 }

@@ -101,22 +101,24 @@ func (s *site) Search(p search.Plan, slots int) (*search.Search, error) {
 	return newSearch(s.spec, sp, first, p, slots)
 }
 
+// grows tells whether the weights of a configuration's model can be grown into another's.
+func grows(child, parent space.Config) bool {
+	_, err := glm.NewGrowth(space.Arch(child), space.Arch(parent))
+	return err == nil
+}
+
 // newSearch is the search of a plan, before anything was tried.
 func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan, slots int) (*search.Search, error) {
 	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Startup: min(10, max(3, p.SearchTrials/2))}
 	if len(first) > 0 {
 		o.Initial = []space.Config{first}
 	}
+	if spec.Inheriting() {
+		o.Grows = grows
+	}
 	st, err := search.NewStrategy(spec.SearchStrategy, sp, o)
 	if err != nil {
 		return nil, err
 	}
-	s := search.New(st, search.NewHyperband(p.Brackets), slots)
-	if spec.Inheriting() {
-		s.Inherit(func(child, parent space.Config) bool {
-			_, err := glm.NewGrowth(space.Arch(child), space.Arch(parent))
-			return err == nil
-		})
-	}
-	return s, nil
+	return search.New(st, search.NewHyperband(p.Brackets), slots), nil
 }

@@ -57,6 +57,7 @@ func main() {
 func run() error {
 	trials := flag.Int("trials", 30, "trials of each search")
 	tokens := flag.Float64("tokens", 40_000, "training tokens of a trial")
+	first := flag.Uint64("first", 1, "first seed")
 	seeds := flag.Uint64("seeds", 5, "number of seeds")
 	strategy := flag.String("strategy", "evolution", "evolution or evolutionary")
 	flag.Parse()
@@ -74,14 +75,14 @@ func run() error {
 		return err
 	}
 	var ratios []float64
-	for seed := range *seeds {
+	for seed := *first; seed < *first+*seeds; seed++ {
 		var runs [2]outcome
 		for i, inherit := range []bool{false, true} {
-			if runs[i], err = b.search(seed+1, inherit); err != nil {
+			if runs[i], err = b.search(seed, inherit); err != nil {
 				return err
 			}
 		}
-		r := result{Seed: seed + 1, Trials: *trials, Inherited: runs[1].inherited, Without: runs[0].best(), With: runs[1].best()}
+		r := result{Seed: seed, Trials: *trials, Inherited: runs[1].inherited, Without: runs[0].best(), With: runs[1].best()}
 		r.Tokens, _ = runs[0].reach(r.Without)
 		ratio := math.Inf(1)
 		if n, ok := runs[1].reach(r.Without); ok {
@@ -207,17 +208,18 @@ func (b *bench) search(seed uint64, inherit bool) (outcome, error) {
 	if err != nil {
 		return o, err
 	}
-	st, err := search.NewStrategy(b.strategy, sp, search.Options{Seed: seed, Architecture: space.IsArchitecture, Startup: 6})
+	opts := search.Options{Seed: seed, Architecture: space.IsArchitecture, Startup: 6}
+	if inherit {
+		opts.Grows = func(child, parent space.Config) bool {
+			_, err := glm.NewGrowth(space.Arch(child), space.Arch(parent))
+			return err == nil
+		}
+	}
+	st, err := search.NewStrategy(b.strategy, sp, opts)
 	if err != nil {
 		return o, err
 	}
 	s := search.New(st, search.NewHyperband([]search.Bracket{{Trials: b.trials, Keep: []int{b.trials}, Resources: []float64{b.tokens}}}), 1)
-	if inherit {
-		s.Inherit(func(child, parent space.Config) bool {
-			_, err := glm.NewGrowth(space.Arch(child), space.Arch(parent))
-			return err == nil
-		})
-	}
 	var spent int64
 	start := time.Now()
 	parents := map[string]glm.Arch{}

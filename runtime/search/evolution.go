@@ -21,7 +21,8 @@ func (e *evolution) Ask(n int) ([]space.Config, error) {
 }
 
 // breed makes a child of the population whose mutation touches the dimensions
-// named by only (nil is all), and notes whose it is.
+// named by only (nil is all). Where Options.Grows is set it takes the first of several
+// children that can begin from their parent's weights, if there is one, and notes whose.
 func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, error) {
 	population := make([]Result, 0, h.opts.Population)
 	for i := len(h.order) - 1; i >= 0 && len(population) < h.opts.Population; i-- {
@@ -42,7 +43,6 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 		return best
 	}
 	parent := pick()
-	h.bred = parent.Trial
 	child := parent.Config
 	if len(population) > 1 && rng.Float64() < 0.25 {
 		var err error
@@ -50,5 +50,18 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 			return nil, err
 		}
 	}
-	return h.space.Mutate(child, 1+rng.IntN(2), only, rng)
+	mutate := func() (space.Config, error) { return h.space.Mutate(child, 1+rng.IntN(2), only, rng) }
+	if h.opts.Grows != nil {
+		for range growTries {
+			if c, err := mutate(); err != nil || h.opts.Grows(c, parent.Config) {
+				h.bred = parent.Trial
+				return c, err
+			}
+		}
+	}
+	return mutate()
 }
+
+// growTries is how many children are looked at for one that can be grown: half of all
+// mutations make a model smaller.
+const growTries = 8

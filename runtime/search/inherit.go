@@ -2,32 +2,26 @@ package search
 
 import "github.com/open-autoglm/autoglm/runtime/space"
 
-// Lineage is a Strategy that knows what its proposals descend from.
+// Lineage is a Strategy that knows from whose weights its proposals can begin. Their
+// decisions name the trial (Decision.Inherit); what they are told to spend is their own
+// training alone.
 type Lineage interface {
-	// Parent names the trial that an asked configuration is a child of, "" where it is
-	// no one's.
+	// Parent names the trial whose weights an asked configuration can take over, ""
+	// where there is none.
 	Parent(c space.Config) string
 }
-
-// Inherit lets trials begin from the weights of those that they descend from, where
-// grows says that the child's model can take the parent's over: their decisions name
-// the parent. Call it before Next.
-func (s *Search) Inherit(grows func(child, parent space.Config) bool) { s.grows = grows }
 
 // parent is the trial whose last checkpoint a new one of that configuration begins from.
 func (s *Search) parent(c space.Config) string {
 	l, ok := s.strategy.(Lineage)
-	if !ok || s.grows == nil {
+	if !ok {
 		return ""
 	}
-	p := s.trials[l.Parent(c)]
-	if p == nil || !s.grows(c, p.Config) {
-		return ""
-	}
+	p := l.Parent(c)
 	for _, d := range s.decisions[s.told:] {
-		if d.Trial == p.Trial {
+		if d.Trial == p {
 			return "" // it trains now, and its checkpoint changes
 		}
 	}
-	return p.Trial
+	return p
 }

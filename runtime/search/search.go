@@ -48,7 +48,7 @@ type Decision struct {
 	From     float64      `json:"from" msgpack:"from"`                           // resource already spent
 	Resource float64      `json:"resource" msgpack:"resource"`                   // train up to here
 	Reason   string       `json:"reason" msgpack:"reason"`                       // why this one, in words
-	Inherit  string       `json:"inherit,omitempty" msgpack:"inherit,omitempty"` // of a start: the trial whose last checkpoint it begins from, see Search.Inherit
+	Inherit  string       `json:"inherit,omitempty" msgpack:"inherit,omitempty"` // of a start: the trial whose last checkpoint it begins from, see Lineage
 	// Where the search was made wider than its plan: the slots, and how many results,
 	// in the order of their decisions, this one was made from.
 	Slots int `json:"slots,omitempty" msgpack:"slots"`
@@ -75,8 +75,7 @@ type Ranked struct {
 type Search struct {
 	strategy  Strategy
 	scheduler *Hyperband
-	grows     func(child, parent space.Config) bool // see Inherit; nil: no trial begins from another's weights
-	plan      int                                   // slots at the beginning
+	plan      int // slots at the beginning
 	slots     int
 	widened   bool       // decisions say what they were made from
 	recorded  []Decision // of an earlier run, made with the slots that they name

@@ -21,8 +21,11 @@ type Options struct {
 	// Architecture tells which dimensions evolution owns under "evolutionary";
 	// TPE owns the rest.
 	Architecture func(name string) bool
-	Startup      int // configurations before a model is trusted; 0 means 10
-	Population   int // of evolution; 0 means 20
+	// Grows tells whether a child's model can take the parent's weights over; nil is
+	// never. Evolution then prefers such children, see Lineage.
+	Grows      func(child, parent space.Config) bool
+	Startup    int // configurations before a model is trusted; 0 means 10
+	Population int // of evolution; 0 means 20
 }
 
 // Names lists the strategies that NewStrategy makes.
@@ -63,7 +66,7 @@ type history struct {
 	seen   map[string]bool
 	order  []string          // trials by first report, oldest first
 	latest map[string]Result // the highest report of each
-	bred   string            // parent of what was proposed last, "" where it has none
+	bred   string            // whose weights what was proposed last can take over, "" where none
 	parent map[string]string // … by the key of what was asked
 }
 
@@ -144,6 +147,7 @@ func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space
 		if !h.seen[c.Key()] {
 			return c, nil
 		}
+		h.bred = ""
 		if c, err = h.space.Mutate(c, 1, nil, rng); err != nil {
 			return nil, err
 		}

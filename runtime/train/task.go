@@ -44,9 +44,9 @@ type Task struct {
 	// Final keeps the best of several evaluations and saves checkpoints while
 	// the rate falls: nothing goes on from here.
 	Final     bool    `msgpack:"final"`
-	EvalEvery float64 `msgpack:"eval_every"`
-	MaxBytes  int64   `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
-	Balance   bool    `msgpack:"balance"`   // see Run
+	EvalEvery float64 `msgpack:"eval_every"` // positions between evaluations before the last; 0 is none
+	MaxBytes  int64   `msgpack:"max_bytes"`  // memory that the trial may take; 0 is no bound
+	Balance   bool    `msgpack:"balance"`    // see Run
 	// Of several ranks:
 	Compression string `msgpack:"compression"` // see Run
 	Zero        int    `msgpack:"zero"`        // 1 divides AdamW's moments over the ranks; Muon's state stays whole
@@ -58,7 +58,8 @@ type Env struct {
 	Ring        Collective // nil when World is 1
 	NewModel    func(c Config, threads int, world int) (engine.Model, error)
 	Clock       func() time.Duration
-	Metrics     func(StepMetrics) // rank 0; may be nil
+	Metrics     func(StepMetrics)  // rank 0; may be nil
+	Scored      func(State, Score) // rank 0, at each evaluation; may be nil
 	// Rejoin is Run's; nil: a lost rank ends the task.
 	Rejoin  func(ctx context.Context, cause error) (Place, error)
 	Regroup func() bool // Run's
@@ -133,14 +134,15 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 			}
 		}
 		r.Events.Checkpoint = func(s State, m engine.StateDict) error { return SaveCheckpoint(t.checkpoint(), m, s) }
-		r.Events.Best = func(s State, m engine.Model, _ float64) error {
-			return SaveCheckpoint(t.best(), parameters(m.State()), s)
+		r.Events.Scored = env.Scored
+		if t.Final {
+			r.Events.Best = func(s State, m engine.Model, _ float64) error {
+				return SaveCheckpoint(t.best(), parameters(m.State()), s)
+			}
 		}
 		return nil
 	}
-	if t.Final {
-		r.EvalEvery = t.EvalEvery
-	}
+	r.EvalEvery = t.EvalEvery
 	// To the point from which others may go on …
 	r.CheckpointEvery = t.CheckpointEvery
 	flat := t.Segment
@@ -203,7 +205,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		return Report{State: st}, fmt.Errorf("%w: the validation loss is not a number", ErrDiverged)
 	}
 	if r.Rank == 0 {
-		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: bits})
+		r.scored(st, score)
 	}
 	rep = Report{State: st, Bits: bits, Params: t.Config.Arch.Params()}
 	rep.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)

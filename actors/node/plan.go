@@ -2,11 +2,13 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
@@ -90,6 +92,15 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 		return nil, nil, err
 	}
 	return sp, defaults(p, sp, corpus, contextFor(p.FinalSeconds, p.Params)), nil
+}
+
+// SearchSpace is the space that a job's folder was searched in.
+func SearchSpace(dir string, st *journal.State) (*space.Space, error) {
+	if st.Plan == nil {
+		return nil, fmt.Errorf("%s has not come to its search yet", dir)
+	}
+	sp, _, err := newSite(dir, st.Spec, &crew{threads: 1}).space(*st.Plan)
+	return sp, err
 }
 
 // Search implements actors.Work.

@@ -134,7 +134,12 @@ func (m *mirror) Begin(ctx context.Context, trial string, epoch uint64, from []s
 		if err := m.tell(ctx, change{Trial: trial, Fence: fence}); err != nil {
 			return err
 		}
-		if err := m.pull(ctx, func(path string) bool { return slices.Contains(from, trialOf(path)) }); err != nil {
+		// What is trained here is newer than what the stream has.
+		wanted := func(path string) bool {
+			t := trialOf(path)
+			return slices.Contains(from, t) && (t == trial || m.claim(t) == nil)
+		}
+		if err := m.pull(ctx, wanted); err != nil {
 			return err
 		}
 	}

@@ -2,10 +2,13 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
@@ -94,6 +97,15 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 	return sp, defaults(p, sp, corpus, contextFor(p.FinalSeconds, p.Params)), nil
 }
 
+// SearchSpace is the space that a job's folder was searched in.
+func SearchSpace(dir string, st *journal.State) (*space.Space, error) {
+	if st.Plan == nil {
+		return nil, fmt.Errorf("%s has not come to its search yet", dir)
+	}
+	sp, _, err := newSite(dir, st.Spec, &crew{threads: 1}).space(*st.Plan)
+	return sp, err
+}
+
 // Search implements actors.Work.
 func (s *site) Search(p search.Plan, slots int) (*search.Search, error) {
 	sp, first, err := s.space(p)
@@ -103,11 +115,20 @@ func (s *site) Search(p search.Plan, slots int) (*search.Search, error) {
 	return newSearch(s.spec, sp, first, p, slots)
 }
 
+// grows tells whether the weights of a configuration's model can be grown into another's.
+func grows(child, parent space.Config) bool {
+	_, err := glm.NewGrowth(space.Arch(child), space.Arch(parent))
+	return err == nil
+}
+
 // newSearch is the search of a plan, before anything was tried.
 func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan, slots int) (*search.Search, error) {
 	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Startup: min(10, max(3, p.SearchTrials/2))}
 	if len(first) > 0 {
 		o.Initial = []space.Config{first}
+	}
+	if spec.Inheriting() {
+		o.Grows = grows
 	}
 	st, err := search.NewStrategy(spec.SearchStrategy, sp, o)
 	if err != nil {

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path/filepath"
 	"strings"
@@ -51,6 +53,27 @@ func configOf(spec job.Spec, c space.Config) train.Config {
 	return cfg
 }
 
+// begun is the decision that started a trial, nil where none did.
+func begun(st journal.State, trial string) *search.Decision {
+	for i := range st.Decisions {
+		if st.Decisions[i].Trial == trial {
+			return &st.Decisions[i]
+		}
+	}
+	return nil
+}
+
+// trialConfig is what a trial that a decision started trains. One that began from
+// another's weights sees the text in an order of its own, not once more in the one
+// that those were trained in.
+func trialConfig(spec job.Spec, start *search.Decision) train.Config {
+	cfg := configOf(spec, start.Config)
+	if start.Inherit != "" {
+		cfg.Seed += uint64(start.Seq+1) << 32
+	}
+	return cfg
+}
+
 // settings are what a job says of how all its tasks train.
 func settings(s job.Spec) train.Task {
 	return train.Task{
@@ -65,8 +88,16 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	t := settings(s.spec)
 	t.Threads, t.CheckpointEvery, t.MaxBytes = s.crew.threads, 10*time.Second, s.crew.memory
 	if d != nil {
-		t.Trial, t.Config = d.Trial, configOf(s.spec, d.Config)
+		start := cmp.Or(begun(st, d.Trial), d)
+		t.Trial, t.Config = d.Trial, trialConfig(s.spec, start)
 		t.Dir = s.path("trials", d.Trial)
+		if start.Inherit != "" && d.Action == search.Start {
+			parent := begun(st, start.Inherit)
+			if parent == nil {
+				return t, fmt.Errorf("the journal has trial %s begin from %q and has no such trial", d.Trial, start.Inherit)
+			}
+			t.Inherit, t.InheritArch = s.path("trials", parent.Trial, "checkpoint"), space.Arch(parent.Config)
+		}
 		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.Cool)
 		t.EvalTokens = trialEval
 		if p.Unit == search.Seconds {
@@ -83,16 +114,11 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 // final fills the task of the final training: the winner's configuration and
 // checkpoint, and what is left of the budget.
 func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
-	var winner *search.Decision
-	for i := range st.Decisions {
-		if st.Decisions[i].Trial == st.Winner {
-			winner = &st.Decisions[i]
-		}
-	}
+	winner := begun(st, st.Winner)
 	if winner == nil {
 		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
 	}
-	t.Trial, t.Final, t.Config = "final", true, configOf(s.spec, winner.Config)
+	t.Trial, t.Final, t.Config = "final", true, trialConfig(s.spec, winner)
 	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
 	from, err := train.CheckpointState(t.From)
 	if err != nil {
@@ -187,15 +213,26 @@ func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 	var from []string
 	if a.Rank == 0 {
 		from = append(from, a.Task.Trial)
-		if a.Task.From != "" {
-			from = append(from, filepath.Base(filepath.Dir(a.Task.From)))
+		for _, checkpoint := range []string{a.Task.From, a.Task.Inherit} {
+			if checkpoint != "" {
+				from = append(from, trialOf(checkpoint))
+			}
 		}
 	}
 	if err := s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from); err != nil {
 		return fmt.Errorf("%w: %w", errFolder, err)
 	}
+	if a.Task.Inherit == "" || a.Rank != 0 {
+		return nil
+	}
+	if _, err := train.CheckpointState(a.Task.Inherit); errors.Is(err, fs.ErrNotExist) {
+		s.notice(fmt.Sprintf("trial %s starts from its beginning: the checkpoint of trial %s, whose weights it would begin from, is gone", a.Task.Trial, trialOf(a.Task.Inherit)))
+	}
 	return nil
 }
+
+// trialOf is the trial whose checkpoint that is.
+func trialOf(checkpoint string) string { return filepath.Base(filepath.Dir(checkpoint)) }
 
 // feed brings the job's data here, once.
 func (s *site) feed(ctx context.Context) error {
@@ -222,8 +259,10 @@ func (s *site) own(a *actors.Assign) error {
 		return fmt.Errorf("a task of trial %q", t.Trial)
 	}
 	t.Dir = s.path("trials", t.Trial)
-	if t.From != "" {
-		t.From = s.path("trials", filepath.Base(filepath.Dir(t.From)), "checkpoint")
+	for _, checkpoint := range []*string{&t.From, &t.Inherit} {
+		if *checkpoint != "" {
+			*checkpoint = s.path("trials", trialOf(*checkpoint), "checkpoint")
+		}
 	}
 	t.Threads, t.MaxBytes = s.crew.threads, s.crew.memory
 	return s.corpora(t)

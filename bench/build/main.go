@@ -1,7 +1,8 @@
 // Command build measures what a whole build is worth: held-out bits per byte of
 // a build, of the same build held to one trial of the defaults, and (with -peer)
 // of nanoGPT's published CPU configuration trained by PyTorch, each with the same
-// wall clock, one after the other. It prints one JSON object a text.
+// wall clock, one after the other. It prints one JSON object a text. -strategy and
+// -inherit choose how the searched builds search.
 //
 //	go run ./bench/build -budget 3m                      # the embedded sample
 //	go run ./bench/build -budget 3m a.txt b.txt c.txt    # last tenth held out
@@ -50,6 +51,8 @@ func main() {
 func run() error {
 	budget := flag.Duration("budget", 3*time.Minute, "wall clock of each build")
 	seed := flag.Uint64("seed", 1, "seed")
+	strategy := flag.String("strategy", "auto", "search_strategy of the builds")
+	inherit := flag.String("inherit", "auto", "inherit of the builds")
 	peer := flag.Bool("peer", false, "train nanoGPT's CPU configuration with PyTorch as well (AUTOGLM_PYTHON)")
 	single := flag.Bool("default", true, "also run the build held to one trial of the defaults")
 	flag.Parse()
@@ -69,7 +72,7 @@ func run() error {
 		}
 		r := result{Text: filepath.Base(text), Seconds: budget.Seconds()}
 		spec := job.Default()
-		spec.Seed = *seed
+		spec.Seed, spec.SearchStrategy, spec.Inherit = *seed, *strategy, *inherit
 		spec.Data.Files, spec.Data.Valid = []string{train}, []string{test}
 		spec.Budget = job.Budget{WallClock: job.Duration(*budget)}
 		begin := time.Now()

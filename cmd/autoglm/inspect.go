@@ -224,28 +224,6 @@ func printGraph(w io.Writer, spec job.Spec) {
 	_ = t.Flush() // as fmt.Fprintln: there is no one to tell
 }
 
-func trialsCommand() *cobra.Command {
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "trials DIR",
-		Short: "Show the leaderboard of a build",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			b, err := readBoard(args[0])
-			if err != nil {
-				return usageError{fmt.Errorf("%w; is %s a folder that build made?", err, args[0])}
-			}
-			if asJSON {
-				return printJSON(b)
-			}
-			printBoard(os.Stdout, b, 0)
-			return nil
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print leaderboard.json")
-	return c
-}
-
 // printBoard prints the best n trials; 0 is all.
 func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 	fmt.Fprintf(w, "%-6s %-8s %4s %8s %7s %9s  %s\n", "trial", "status", "rung", "bits/B", "steps", "tokens/s", "configuration")

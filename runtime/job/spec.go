@@ -19,6 +19,7 @@ type Spec struct {
 	MaxSeqLength       int               `json:"max_seq_length"`      // the final model's context, tokens; 0 is searched
 	HardwareConstraint string            `json:"hardware_constraint"` // see device.ParseRequest
 	SearchStrategy     string            `json:"search_strategy"`     // one of search.Names
+	Inherit            string            `json:"inherit"`             // whether trials begin from the weights of their parents, one of Inherits
 	Seed               uint64            `json:"seed"`                // of everything random
 	Budget             Budget            `json:"budget"`              //
 	Data               Data              `json:"data"`                //
@@ -171,11 +172,23 @@ func Isolations() []string { return []string{"auto", "process", "none"} }
 // are idle.
 func Pinnings() []string { return []string{"auto", "never", "always"} }
 
+// Inherits lists what inherit may say: on lets the children of evolution begin from
+// their parents' checkpoints where their models can be grown from those (see
+// glm.Growth), and pay for their own training alone; off starts each trial from its
+// beginning. auto is on for evolutionary and evolution.
+func Inherits() []string { return []string{"auto", "on", "off"} }
+
+// Inheriting tells whether trials begin from the weights of their parents. Those of
+// older journals, which do not say, do not.
+func (s *Spec) Inheriting() bool {
+	return s.Inherit == "on" || s.Inherit == "auto" && (s.SearchStrategy == "evolutionary" || s.SearchStrategy == "evolution")
+}
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
-		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Seed: 1,
+		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Inherit: "auto", Seed: 1,
 		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
@@ -224,6 +237,9 @@ func (s *Spec) Validate() error {
 		return fieldError("zero_stage", "engine torch does not divide its optimiser; choose engine: native, or zero_stage: 0")
 	}
 	// Jobs of older journals have none.
+	if s.Inherit != "" && !contains(Inherits(), s.Inherit) {
+		return fieldError("inherit", "%q is not one of %s%s", s.Inherit, strings.Join(Inherits(), ", "), didYouMean(s.Inherit, Inherits()))
+	}
 	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
 		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))
 	}

@@ -181,7 +181,7 @@ type Entry struct {
 	Tokens    int64        `json:"tokens"`
 	Seconds   float64      `json:"seconds"`
 	PerSecond float64      `json:"tokens_per_s"`
-	Parent    string       `json:"parent"`
+	Parent    string       `json:"parent"` // trial whose weights it began from
 	Reason    string       `json:"reason"`
 }
 
@@ -203,7 +203,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 	for _, d := range s.Decisions {
 		e := byID[d.Trial]
 		if e == nil {
-			e = &Entry{ID: d.Trial, Config: d.Config, Rung: -1, Params: space.Arch(d.Config).Params()}
+			e = &Entry{ID: d.Trial, Config: d.Config, Rung: -1, Params: space.Arch(d.Config).Params(), Parent: d.Inherit}
 			byID[d.Trial] = e
 			order = append(order, d.Trial)
 		}

@@ -21,7 +21,8 @@ func (e *evolution) Ask(n int) ([]space.Config, error) {
 }
 
 // breed makes a child of the population whose mutation touches the dimensions
-// named by only (nil is all).
+// named by only (nil is all). Where Options.Grows is set it takes the first of several
+// children that can begin from their parent's weights, if there is one, and notes whose.
 func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, error) {
 	size := h.population(20)
 	population := make([]Result, 0, size)
@@ -43,12 +44,26 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 		}
 		return best
 	}
-	child := pick().Config
+	parent := pick()
+	child := parent.Config
 	if len(population) > 1 && rng.Float64() < 0.25 {
 		var err error
 		if child, err = h.space.Cross(child, pick().Config, rng); err != nil {
 			return nil, err
 		}
 	}
-	return h.space.Mutate(child, 1+rng.IntN(2), only, rng)
+	mutate := func() (space.Config, error) { return h.space.Mutate(child, 1+rng.IntN(2), only, rng) }
+	if h.opts.Grows != nil {
+		for range growTries {
+			if c, err := mutate(); err != nil || h.opts.Grows(c, parent.Config) {
+				h.bred = parent.Trial
+				return c, err
+			}
+		}
+	}
+	return mutate()
 }
+
+// growTries is how many children are looked at for one that can be grown: half of all
+// mutations make a model smaller.
+const growTries = 8

@@ -21,6 +21,7 @@ type history struct {
 	foreign  []*observation // told and never asked for; by trial unless unsorted
 	unsorted bool
 	told     []*observation // cached by results; nil when it must be made anew
+	bred     string         // whose weights what was proposed last can take over, "" where none
 }
 
 // observation is one configuration and what is known of it.
@@ -30,6 +31,7 @@ type observation struct {
 	seq     int       // place in the order of asking; -1 when it was never asked for
 	point   []float64 // by history.point
 	reports []Result  // by rising resource; none while it is pending
+	parent  string    // whose weights it can begin from; "" where none
 }
 
 // last is the report with the most resource.
@@ -54,6 +56,14 @@ func newHistory(sp *space.Space, o Options) *history {
 		}
 	}
 	return h
+}
+
+// Parent implements Lineage.
+func (h *history) Parent(c space.Config) string {
+	if o := h.known[c.Key()]; o != nil {
+		return o.parent
+	}
+	return ""
 }
 
 // population is how many a population has that usually has so many.
@@ -233,7 +243,7 @@ func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error))
 		if err != nil {
 			return out, err
 		}
-		o := &observation{config: c, key: c.Key(), seq: len(h.proposed), point: h.point(c)}
+		o := &observation{config: c, key: c.Key(), seq: len(h.proposed), point: h.point(c), parent: h.bred}
 		h.known[o.key] = o
 		h.proposed = append(h.proposed, o)
 		out = append(out, c)
@@ -243,12 +253,14 @@ func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error))
 
 func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
 	rng := rand.New(rand.NewPCG(h.opts.Seed, uint64(len(h.proposed))+0x9e3779b97f4a7c15))
+	h.bred = ""
 	for _, c := range h.opts.Initial {
 		if !h.seen(c) && h.space.Check(c) == nil {
 			return c, nil
 		}
 	}
 	for range 8 {
+		h.bred = ""
 		c, err := propose(rng)
 		for range 8 { // what is near, where it was seen
 			if err != nil {
@@ -257,9 +269,11 @@ func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space
 			if !h.seen(c) {
 				return c, nil
 			}
+			h.bred = ""
 			c, err = h.space.Mutate(c, 1, nil, rng)
 		}
 	}
+	h.bred = ""
 	for range 4096 {
 		c, err := h.space.Sample(rng)
 		if err != nil {

@@ -27,9 +27,10 @@ type Decision struct {
 	Config   space.Config `json:"config,omitempty" msgpack:"config"`
 	Bracket  int          `json:"bracket" msgpack:"bracket"`
 	Rung     int          `json:"rung" msgpack:"rung"`
-	From     float64      `json:"from" msgpack:"from"`         // resource already spent
-	Resource float64      `json:"resource" msgpack:"resource"` // train up to here
-	Reason   string       `json:"reason" msgpack:"reason"`     // why this one, in words
+	From     float64      `json:"from" msgpack:"from"`                           // resource already spent
+	Resource float64      `json:"resource" msgpack:"resource"`                   // train up to here
+	Reason   string       `json:"reason" msgpack:"reason"`                       // why this one, in words
+	Inherit  string       `json:"inherit,omitempty" msgpack:"inherit,omitempty"` // of a start: the trial whose last checkpoint it begins from, see Lineage
 	// Where the search was made wider than its plan: the slots, and how many results,
 	// in the order of their decisions, this one was made from.
 	Slots int `json:"slots,omitempty" msgpack:"slots"`
@@ -133,6 +134,9 @@ func (s *Search) Next() ([]Decision, error) {
 				return out, err
 			}
 			d.Trial, d.Config = fmt.Sprintf("t%03d", len(s.order)+1), cs[0]
+			if d.Inherit = s.parent(d.Config); d.Inherit != "" {
+				d.Reason += ", from the weights of " + d.Inherit
+			}
 			s.trials[d.Trial] = &Ranked{Trial: d.Trial, Config: d.Config, Rung: -1, Score: math.Inf(1)}
 			s.order = append(s.order, d.Trial)
 			s.scheduler.started(d)

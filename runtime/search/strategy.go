@@ -45,9 +45,12 @@ type Options struct {
 	// Architecture tells which dimensions evolution owns under "evolutionary";
 	// TPE owns the rest.
 	Architecture func(name string) bool
-	Startup      int     // configurations before a model is trusted; 0 means 10
-	Population   int     // of evolution, 0 means 20; of nsga2, 0 means 50
-	Random       float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
+	// Grows tells whether a child's model can take the parent's weights over; nil is
+	// never. Evolution then prefers such children, see Lineage.
+	Grows      func(child, parent space.Config) bool
+	Startup    int     // configurations before a model is trusted; 0 means 10
+	Population int     // of evolution, 0 means 20; of nsga2, 0 means 50
+	Random     float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
 }
 
 // makers of the strategies, in the order in which they are listed.
@@ -84,7 +87,9 @@ func Names() []string {
 //	tpe           multivariate TPE over all dimensions, for one objective or several
 //	bohb          TPE on the results of the highest rung that has enough, for schedulers
 //	              with rungs
-//	evolutionary  evolution and TPE, see the package comment; auto is the same
+//	gp            Bayesian optimisation with a Gaussian process, for one objective or several
+//	evolutionary  evolution and TPE, see the package comment
+//	auto          gp three times of four, TPE the fourth
 func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Startup == 0 {
 		o.Startup = 10

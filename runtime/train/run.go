@@ -43,6 +43,7 @@ type Events struct {
 	Step       func(StepMetrics)                                 // about four times a second
 	Checkpoint func(s State, m engine.StateDict) error           // the run may go on from here
 	Best       func(s State, m engine.Model, bits float64) error // a new lowest validation score
+	Scored     func(State, Score)                                // each evaluation
 }
 
 // Run is the loop of one rank. Set the fields, then call To; it is owned by one
@@ -368,8 +369,18 @@ func (r *Run) evaluate(st *State, pos float64) error {
 			}
 		}
 	}
-	if r.Rank == 0 && r.Events.Step != nil {
-		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: bits})
+	if r.Rank == 0 {
+		r.scored(*st, s)
 	}
 	return nil
+}
+
+// scored tells of an evaluation.
+func (r *Run) scored(st State, s Score) {
+	if r.Events.Step != nil {
+		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: s.BitsPerByte()})
+	}
+	if r.Events.Scored != nil {
+		r.Events.Scored(st, s)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 )
 
 // Task is one piece of a trial's training, the same for all of its ranks: train
@@ -19,9 +20,15 @@ import (
 // on, let the rate fall to zero by Segment.End, and score. It is a message:
 // nothing in it changes after it was sent.
 type Task struct {
-	Trial   string  `msgpack:"trial"`
-	Dir     string  `msgpack:"dir"`  // the trial's folder: metrics.jsonl and checkpoint/ go there
-	From    string  `msgpack:"from"` // another trial's folder whose checkpoint starts this one, if it has none itself
+	Trial string `msgpack:"trial"`
+	Dir   string `msgpack:"dir"`  // the trial's folder: metrics.jsonl and checkpoint/ go there
+	From  string `msgpack:"from"` // another trial's folder whose checkpoint starts this one, if it has none itself
+	// Inherit is another trial's folder whose checkpoint, of shape InheritArch, is grown
+	// into the model that this one begins with, its steps counted from zero. Where there
+	// is none it begins from initial parameters.
+	Inherit     string   `msgpack:"inherit"`
+	InheritArch glm.Arch `msgpack:"inherit_arch"`
+
 	Config  Config  `msgpack:"config"`
 	Segment Segment `msgpack:"segment"`
 
@@ -37,9 +44,9 @@ type Task struct {
 	// Final keeps the best of several evaluations and saves checkpoints while
 	// the rate falls: nothing goes on from here.
 	Final     bool    `msgpack:"final"`
-	EvalEvery float64 `msgpack:"eval_every"`
-	MaxBytes  int64   `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
-	Balance   bool    `msgpack:"balance"`   // see Run
+	EvalEvery float64 `msgpack:"eval_every"` // positions between evaluations before the last; 0 is none
+	MaxBytes  int64   `msgpack:"max_bytes"`  // memory that the trial may take; 0 is no bound
+	Balance   bool    `msgpack:"balance"`    // see Run
 	// Of several ranks:
 	Compression string `msgpack:"compression"` // see Run
 	Zero        int    `msgpack:"zero"`        // 1 divides AdamW's moments over the ranks; Muon's state stays whole
@@ -51,7 +58,8 @@ type Env struct {
 	Ring        Collective // nil when World is 1
 	NewModel    func(c Config, threads int, world int) (engine.Model, error)
 	Clock       func() time.Duration
-	Metrics     func(StepMetrics) // rank 0; may be nil
+	Metrics     func(StepMetrics)  // rank 0; may be nil
+	Scored      func(State, Score) // rank 0, at each evaluation; may be nil
 	// Rejoin is Run's; nil: a lost rank ends the task.
 	Rejoin  func(ctx context.Context, cause error) (Place, error)
 	Regroup func() bool // Run's
@@ -97,7 +105,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		return rep, err
 	}
 	defer m.Close()
-	st, err := t.restore(m)
+	st, err := t.restore(m, env.Rank == 0)
 	if err != nil {
 		return rep, err
 	}
@@ -126,14 +134,15 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 			}
 		}
 		r.Events.Checkpoint = func(s State, m engine.StateDict) error { return SaveCheckpoint(t.checkpoint(), m, s) }
-		r.Events.Best = func(s State, m engine.Model, _ float64) error {
-			return SaveCheckpoint(t.best(), parameters(m.State()), s)
+		r.Events.Scored = env.Scored
+		if t.Final {
+			r.Events.Best = func(s State, m engine.Model, _ float64) error {
+				return SaveCheckpoint(t.best(), parameters(m.State()), s)
+			}
 		}
 		return nil
 	}
-	if t.Final {
-		r.EvalEvery = t.EvalEvery
-	}
+	r.EvalEvery = t.EvalEvery
 	// To the point from which others may go on …
 	r.CheckpointEvery = t.CheckpointEvery
 	flat := t.Segment
@@ -196,7 +205,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		return Report{State: st}, fmt.Errorf("%w: the validation loss is not a number", ErrDiverged)
 	}
 	if r.Rank == 0 {
-		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: bits})
+		r.scored(st, score)
 	}
 	rep = Report{State: st, Bits: bits, Params: t.Config.Arch.Params()}
 	rep.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)
@@ -244,8 +253,14 @@ func (t Task) best() string       { return filepath.Join(t.Dir, "best") }
 // BestDir is where a final task leaves the parameters to ship.
 func BestDir(dir string) string { return filepath.Join(dir, "best") }
 
-// restore loads the trial's own checkpoint, or the one it starts from.
-func (t Task) restore(m engine.Model) (State, error) {
+// restore loads the trial's own checkpoint, or the one it starts from, or grows the one
+// it inherits. What has grown becomes the trial's own at once, with save: whatever
+// becomes of its parent, a restart begins from the same.
+func (t Task) restore(m engine.Model, save bool) (State, error) {
+	damaged := func(dir, mend string, err error) (State, error) {
+		return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
+	}
+	const remove = "remove that folder to train this piece from its beginning"
 	for _, dir := range []string{t.checkpoint(), t.From} {
 		if dir == "" {
 			continue
@@ -258,13 +273,34 @@ func (t Task) restore(m engine.Model) (State, error) {
 			err = m.Load(sd)
 		}
 		if err != nil {
-			mend := "remove that folder to train this piece from its beginning"
+			mend := remove
 			if dir == t.From {
 				mend = "restore that folder from a copy, or build anew"
 			}
-			return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
+			return damaged(dir, mend, err)
 		}
 		return st, nil
+	}
+	if t.Inherit == "" {
+		return State{}, nil
+	}
+	sd, _, err := LoadCheckpoint(t.Inherit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, nil
+	}
+	if err == nil {
+		sd, err = sd.Grow(t.Config.Arch, t.InheritArch, t.Config.Optimizer, t.Config.Seed)
+	}
+	if err == nil {
+		err = m.Load(sd)
+	}
+	if err != nil {
+		return damaged(t.Inherit, remove, err)
+	}
+	if save {
+		if err := SaveCheckpoint(t.checkpoint(), m.State(), State{}); err != nil {
+			return State{}, fmt.Errorf("checkpoint: %w", err)
+		}
 	}
 	return State{}, nil
 }

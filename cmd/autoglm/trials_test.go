@@ -1,0 +1,93 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestTrialsForOthers exports a build's trials. Optuna and pyarrow read them where they
+// are there, with the lines of Python that --help shows.
+func TestTrialsForOthers(t *testing.T) {
+	dir := t.TempDir()
+	corpus(t, dir)
+	if _, stderr, code := autoglm(t, dir, "build", "log.txt", "--job", "job.yaml", "--out", "run"); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	ok := func(args ...string) string {
+		t.Helper()
+		stdout, stderr, code := autoglm(t, dir, args...)
+		if code != 0 {
+			t.Fatalf("%v: exit %d: %s", args, code, stderr)
+		}
+		return stdout
+	}
+	rows, err := csv.NewReader(strings.NewReader(ok("trials", "run", "--csv"))).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 13 || rows[0][0] != "trial" {
+		t.Errorf("%d lines of CSV, the first %v", len(rows), rows[0])
+	}
+	if out := ok("trials", "run", "--parquet", "trials.parquet"); out != "" {
+		t.Errorf("--parquet prints %q", out)
+	}
+	write(t, filepath.Join(dir, "trials.json"), ok("trials", "run", "--optuna"))
+
+	var ranked []standing
+	if err := json.Unmarshal([]byte(ok("leaderboard", "run", "--json")), &ranked); err != nil {
+		t.Fatal(err)
+	}
+	if len(ranked) != 13 || ranked[0].Model != "final" || ranked[0].Megabytes <= 0 || ranked[1].Place != 1 || ranked[1].Score == nil || ranked[1].FitTime <= 0 {
+		t.Errorf("the leaderboard begins with %+v", ranked)
+	}
+	table := ok("leaderboard", "run")
+	if lines := strings.Split(table, "\n"); len(lines) != 15 || !strings.Contains(lines[0], "score_val") || strings.Fields(lines[1])[1] != "final" || !strings.Contains(table, "stopped") {
+		t.Errorf("the leaderboard is\n%s", table)
+	}
+
+	for _, args := range [][]string{{"trials", "nowhere"}, {"trials", "nowhere", "--optuna"}, {"leaderboard", "nowhere"}, {"trials", "run", "--csv", "--json"}, {"leaderboard"}} {
+		if _, stderr, code := autoglm(t, dir, args...); code != exitUsage {
+			t.Errorf("%v: exit %d: %s", args, code, stderr)
+		}
+	}
+
+	python := os.Getenv("AUTOGLM_PYTHON")
+	if python == "" {
+		const why = "AUTOGLM_PYTHON is unset: no Python with optuna and pyarrow"
+		if os.Getenv("AUTOGLM_REQUIRE") != "" {
+			t.Fatal(why)
+		}
+		t.Skip(why)
+	}
+	_, script, _ := strings.Cut(ok("trials", "--help"), "import json, optuna")
+	script, _, _ = strings.Cut("import json, optuna"+script, "\n\n")
+	script = strings.ReplaceAll(script, "\n  ", "\n") + `
+import pyarrow.parquet
+table = pyarrow.parquet.read_table("trials.parquet")
+print(json.dumps({"n": len(study.trials), "best": study.best_value, "importance": len(optuna.importance.get_param_importances(study)),
+	"trial": study.best_trial.user_attrs["trial"], "steps": len(study.best_trial.intermediate_values), "rows": table.num_rows, "first": table["trial"][0].as_py()}))
+`
+	c := exec.CommandContext(t.Context(), python, "-c", script)
+	c.Dir = dir
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s\n%s", err, out, script)
+	}
+	var got struct {
+		N, Importance, Steps, Rows int
+		Best                       float64
+		Trial, First               string
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got.N != 12 || got.Best != *ranked[1].Score || got.Trial != ranked[1].Model || got.Steps != 2 || got.Rows != 12 || got.First != ranked[1].Model || got.Importance == 0 {
+		t.Errorf("Python read %+v", got)
+	}
+}

@@ -83,14 +83,14 @@ func best(t testing.TB, name string, seed uint64, n int) float64 {
 
 func TestModelsBeatRandom(t *testing.T) {
 	mean := map[string]float64{}
-	const seeds = 20
-	for _, name := range []string{"random", "tpe", "evolution", "evolutionary"} {
+	const seeds = 10
+	for _, name := range []string{"random", "tpe", "evolution", "evolutionary", "forest"} {
 		for s := range uint64(seeds) {
 			mean[name] += best(t, name, s, 60) / seeds
 		}
 	}
 	t.Log(mean)
-	for _, name := range []string{"tpe", "evolution", "evolutionary"} {
+	for _, name := range []string{"tpe", "evolution", "evolutionary", "forest"} {
 		if mean[name] > 0.8*mean["random"] {
 			t.Errorf("%s reached %.3f, random %.3f", name, mean[name], mean["random"])
 		}

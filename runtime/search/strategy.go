@@ -62,6 +62,7 @@ var makers = []struct {
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},
 	{"tpe", func(h *history) Strategy { return newTPE(h) }},
+	{"forest", func(h *history) Strategy { return newForest(h) }},
 	{"bohb", func(h *history) Strategy { return newBOHB(h) }},
 }
 
@@ -81,6 +82,7 @@ func Names() []string {
 //	evolution     regularised evolution over all dimensions
 //	nsga2         NSGA-II, for several objectives
 //	tpe           multivariate TPE over all dimensions, for one objective or several
+//	forest        a random forest and expected improvement, as SMAC
 //	bohb          TPE on the results of the highest rung that has enough, for schedulers
 //	              with rungs
 //	evolutionary  evolution and TPE, see the package comment; auto is the same

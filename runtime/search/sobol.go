@@ -24,7 +24,7 @@ func (s *spread) Ask(n int) ([]space.Config, error) { return s.ask(n, s.next) }
 // design goes through the space evenly: one coordinate of a scrambled Sobol sequence a
 // dimension, used where the dimension is active. Models begin with it.
 type design struct {
-	h     *history
+	h    *history
 	cube func() []float64
 }
 

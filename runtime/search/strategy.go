@@ -63,6 +63,7 @@ var makers = []struct {
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},
 	{"tpe", func(h *history) Strategy { return newTPE(h) }},
 	{"forest", func(h *history) Strategy { return newForest(h) }},
+	{"cma-es", func(h *history) Strategy { return newCMAES(h) }},
 	{"bohb", func(h *history) Strategy { return newBOHB(h) }},
 }
 
@@ -83,6 +84,7 @@ func Names() []string {
 //	nsga2         NSGA-II, for several objectives
 //	tpe           multivariate TPE over all dimensions, for one objective or several
 //	forest        a random forest and expected improvement, as SMAC
+//	cma-es        CMA-ES with margin, for many trials over numbers
 //	bohb          TPE on the results of the highest rung that has enough, for schedulers
 //	              with rungs
 //	evolutionary  evolution and TPE, see the package comment; auto is the same

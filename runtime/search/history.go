@@ -21,6 +21,7 @@ type history struct {
 	foreign  []*observation // told and never asked for; by trial unless unsorted
 	unsorted bool
 	told     []*observation // cached by results; nil when it must be made anew
+	revision int            // counts reports of what had reported before
 }
 
 // observation is one configuration and what is known of it.
@@ -116,6 +117,9 @@ func (h *history) Tell(r Result) {
 		r.Violations = []float64{math.Inf(1)}
 	}
 	h.told = nil
+	if len(o.reports) > 0 {
+		h.revision++
+	}
 	h.unsorted = h.unsorted || o.seq < 0
 	at, found := slices.BinarySearchFunc(o.reports, r.Resource, func(a Result, resource float64) int {
 		return cmp.Compare(a.Resource, resource)

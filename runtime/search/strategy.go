@@ -46,7 +46,7 @@ type Options struct {
 	// TPE owns the rest.
 	Architecture func(name string) bool
 	Startup      int     // configurations before a model is trusted; 0 means 10
-	Population   int     // of evolution, 0 means 20; of nsga2, 0 means 50
+	Population   int     // of evolution and de, 0 means 20; of nsga2, 0 means 50
 	Random       float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
 }
 
@@ -60,6 +60,7 @@ var makers = []struct {
 	{"sobol", func(h *history) Strategy { return newSpread(h) }},
 	{"evolutionary", func(h *history) Strategy { return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
+	{"de", func(h *history) Strategy { return newDE(h) }},
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},
 	{"tpe", func(h *history) Strategy { return newTPE(h) }},
 	{"forest", func(h *history) Strategy { return newForest(h) }},
@@ -81,6 +82,7 @@ func Names() []string {
 //	random        every dimension apart
 //	sobol         a scrambled Sobol sequence, whose points lie more evenly
 //	evolution     regularised evolution over all dimensions
+//	de            differential evolution
 //	nsga2         NSGA-II, for several objectives
 //	tpe           multivariate TPE over all dimensions, for one objective or several
 //	forest        a random forest and expected improvement, as SMAC

@@ -29,8 +29,8 @@
 //
 // forest and tpe learn most from few trials of any kind of space, tpe the faster one
 // (under a millisecond a proposal after a thousand results) and the one that others are
-// measured by; cma-es, de and nsga2 need hundreds, cma-es mostly numbers; nsga2 and tpe
-// take several objectives. All hold constraints known beforehand (space.Constraint),
+// measured by; cma-es, de and nsga2 need hundreds, cma-es mostly numbers; nsga2, tpe and
+// forest take several objectives. All hold constraints known beforehand (space.Constraint),
 // propose nothing twice, and rank what misses a measured constraint
 // (Result.Violations) below what holds it.
 //

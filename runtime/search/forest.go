@@ -12,7 +12,8 @@ import (
 // forest is SMAC's way (Hutter et al. 2011): a random forest predicts the score and how
 // sure that is, and what promises the largest improvement is looked for by local search
 // from the best results and by random draws. One proposal in eight is random. Where
-// constraints are measured, a second forest predicts whether they hold.
+// constraints are measured, a second forest predicts whether they hold. Several
+// objectives are weighed anew for each proposal (ParEGO, Knowles 2006).
 type forest struct {
 	*history
 	*design
@@ -45,9 +46,10 @@ func (f *forest) fit(rng *rand.Rand) surrogate {
 	var y, holds []float64
 	feasible := slices.ContainsFunc(f.results(), func(o *observation) bool { return o.last().class() == 0 })
 	worst := math.Inf(-1)
-	for _, o := range f.results() {
+	scores := scalarized(f.results(), rng)
+	for i, o := range f.results() {
 		r := o.last()
-		v := r.Score
+		v := scores[i]
 		if !feasible { // how to come nearer to that is what matters first
 			v = r.violation()
 		}
@@ -84,6 +86,45 @@ func (f *forest) fit(rng *rand.Rand) surrogate {
 		s.holds = grow(f.dims, x[:len(holds)], holds, rng.Uint64())
 	}
 	return s
+}
+
+// scalarized are the results' scores. Of several objectives it is the augmented
+// Chebyshev norm with random weights, each objective in shares of its extent.
+func scalarized(results []*observation, rng *rand.Rand) []float64 {
+	out := make([]float64, len(results))
+	m := objectives(results)
+	if m == 1 {
+		for i, o := range results {
+			out[i] = o.last().Score
+		}
+		return out
+	}
+	weights, sum := make([]float64, m), 0.0
+	for k := range weights {
+		weights[k] = rng.ExpFloat64()
+		sum += weights[k]
+	}
+	total := make([]float64, len(results))
+	for k, w := range weights {
+		low, high := math.Inf(1), math.Inf(-1)
+		for _, o := range results {
+			if v := o.last().values(m)[k]; !failed(o.last()) && !math.IsInf(v, 0) {
+				low, high = min(low, v), max(high, v)
+			}
+		}
+		for i, o := range results {
+			share := 1.0
+			if v := o.last().values(m)[k]; high > low && v < high {
+				share = max(v-low, 0) / (high - low)
+			}
+			out[i] = max(out[i], w/sum*share)
+			total[i] += w / sum * share
+		}
+	}
+	for i := range out {
+		out[i] += 0.05 * total[i]
+	}
+	return out
 }
 
 // acquisition is the logarithm of the expected improvement, and of the chance that the

@@ -115,7 +115,7 @@ func TestLogImprovement(t *testing.T) {
 func TestMeasuredConstraintsAreLearned(t *testing.T) {
 	for _, name := range []string{"forest", "tpe"} {
 		missed, found := 0, math.Inf(1)
-		for seed := range uint64(5) {
+		for seed := range uint64(3) {
 			sp, err := space.New(space.MustParse("x", "uniform(0, 1)"), space.MustParse("y", "uniform(0, 1)"), space.MustParse("k", "categorical([a, b])"))
 			if err != nil {
 				t.Fatal(err)
@@ -136,8 +136,8 @@ func TestMeasuredConstraintsAreLearned(t *testing.T) {
 				st.Tell(r)
 			}
 		}
-		if missed > 110 || found > 0.6 {
-			t.Errorf("%s: %d of 150 late proposals miss the constraint, the best that holds it has %.3f of 0.5", name, missed, found)
+		if missed > 66 || found > 0.6 {
+			t.Errorf("%s: %d of 90 late proposals miss the constraint, the best that holds it has %.3f of 0.5", name, missed, found)
 		}
 	}
 }
@@ -146,5 +146,31 @@ func TestForestNeedsConstraintsMet(t *testing.T) {
 	sp := mixedSpace(t).Constrain(func(space.Config) error { return errors.New("never") })
 	if _, err := made(t, "forest", sp, Options{}).Ask(1); !errors.Is(err, space.ErrInfeasible) {
 		t.Fatal(err)
+	}
+}
+
+func TestForestOfSeveralObjectives(t *testing.T) {
+	sp, err := space.New(space.MustParse("x", "uniform(0, 1)"), space.MustParse("y", "uniform(0, 1)"), space.MustParse("z", "uniform(0, 1)"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	volume := map[string]float64{}
+	for _, name := range []string{"random", "forest"} {
+		st := made(t, name, sp, Options{Seed: 1})
+		var points [][]float64
+		for i := range 60 {
+			c, err := st.Ask(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x, far := c[0].Float("x"), c[0].Float("y")+c[0].Float("z")
+			points = append(points, []float64{x + far, 1 - x + far})
+			st.Tell(Result{Trial: fmt.Sprintf("%02d", i), Config: c[0], Scores: points[i]})
+		}
+		volume[name] = Hypervolume(points, []float64{1, 1}) // at most a half
+	}
+	t.Log(volume)
+	if volume["forest"] < 0.3 || volume["random"] > 0.2 {
+		t.Errorf("forest reached %.3f, random %.3f", volume["forest"], volume["random"])
 	}
 }

@@ -85,7 +85,8 @@ func Names() []string {
 //	de            differential evolution
 //	nsga2         NSGA-II, for several objectives
 //	tpe           multivariate TPE over all dimensions, for one objective or several
-//	forest        a random forest and expected improvement, as SMAC
+//	forest        a random forest and expected improvement, as SMAC; for one objective or
+//	              several
 //	cma-es        CMA-ES with margin, for many trials over numbers
 //	bohb          TPE on the results of the highest rung that has enough, for schedulers
 //	              with rungs

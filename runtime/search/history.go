@@ -22,6 +22,7 @@ type history struct {
 	unsorted bool
 	told     []*observation // cached by results; nil when it must be made anew
 	bred     string         // whose weights what was proposed last can take over, "" where none
+	revision int            // counts reports of what had reported before
 }
 
 // observation is one configuration and what is known of it.
@@ -126,6 +127,9 @@ func (h *history) Tell(r Result) {
 		r.Violations = []float64{math.Inf(1)}
 	}
 	h.told = nil
+	if len(o.reports) > 0 {
+		h.revision++
+	}
 	h.unsorted = h.unsorted || o.seq < 0
 	at, found := slices.BinarySearchFunc(o.reports, r.Resource, func(a Result, resource float64) int {
 		return cmp.Compare(a.Resource, resource)

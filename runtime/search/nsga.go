@@ -15,9 +15,13 @@ import (
 type nsga2 struct {
 	*history
 	*design
+	// What whole batches came to, so that they aren't gone through again.
+	batches  []*observation
+	kept     []*observation
+	revision int
 }
 
-func newNSGA2(h *history) *nsga2 { return &nsga2{h, newDesign(h)} }
+func newNSGA2(h *history) *nsga2 { return &nsga2{history: h, design: newDesign(h)} }
 
 // member of the population.
 type member struct {
@@ -68,29 +72,40 @@ func (g *nsga2) Ask(n int) ([]space.Config, error) {
 // members goes through the results in the order of asking, a population's worth at a
 // time, and keeps the best so far.
 func (g *nsga2) members() []member {
-	size := g.population(50)
-	var kept []*observation
+	size, results := g.population(50), g.results()
+	if n := len(g.batches); g.revision != g.history.revision || n > len(results) || !slices.Equal(g.batches, results[:n]) {
+		g.batches, g.kept = nil, nil
+	}
+	g.revision = g.history.revision
 	var out []member
-	for batch := range slices.Chunk(g.results(), size) {
-		for _, o := range batch {
-			if !failed(o.last()) {
-				kept = append(kept, o)
+	for batch := range slices.Chunk(results[len(g.batches):], size) {
+		out = fittest(append(slices.Clip(g.kept), batch...), size)
+		if len(batch) == size {
+			g.batches = results[:len(g.batches)+size]
+			g.kept = g.kept[:0:0]
+			for _, p := range out {
+				g.kept = append(g.kept, p.observation)
 			}
 		}
-		results := make([]Result, len(kept))
-		for i, o := range kept {
-			results[i] = o.last()
-		}
-		out = out[:0]
-		for _, r := range choose(results, size, leastCrowded) {
-			out = append(out, member{observation: kept[r.at], front: r.front})
-		}
-		kept = kept[:0]
-		for _, p := range out {
-			kept = append(kept, p.observation)
-		}
 	}
-	m := objectives(g.results())
+	if out == nil {
+		return fittest(g.kept, size)
+	}
+	return out
+}
+
+// fittest picks the best n that didn't fail.
+func fittest(from []*observation, n int) []member {
+	from = slices.DeleteFunc(slices.Clone(from), func(o *observation) bool { return failed(o.last()) })
+	results := make([]Result, len(from))
+	for i, o := range from {
+		results[i] = o.last()
+	}
+	var out []member
+	for _, r := range choose(results, n, leastCrowded) {
+		out = append(out, member{observation: from[r.at], front: r.front})
+	}
+	m := objectives(from)
 	for i := 0; i < len(out); {
 		end := i
 		var front [][]float64

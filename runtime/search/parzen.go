@@ -24,8 +24,14 @@ type group struct {
 	// most are when there are many.
 	norm []float64 // [row][dim], of real ones
 	// order of the rows by their value, for each dimension that has one; ties by row.
-	order       [][]int32
+	order       [][]placed
 	conditional bool
+}
+
+// placed is a row and its value.
+type placed struct {
+	value float64
+	row   int32
 }
 
 // parzenDim is a dimension of a group.
@@ -70,7 +76,7 @@ func groups(sp *space.Space, dims []space.Dimension, free func(string) bool) []*
 				g.real++
 			}
 		}
-		g.order = make([][]int32, len(g.dims))
+		g.order = make([][]placed, len(g.dims))
 	}
 	return out
 }
@@ -115,8 +121,8 @@ func (g *group) add(row int, point []float64) {
 	for j, d := range g.dims {
 		if d.Numeric() {
 			v := point[d.at]
-			i := sort.Search(len(g.order[j]), func(i int) bool { return g.value(g.order[j][i], j) > v })
-			g.order[j] = slices.Insert(g.order[j], i, at)
+			i := sort.Search(len(g.order[j]), func(i int) bool { return g.order[j][i].value > v })
+			g.order[j] = slices.Insert(g.order[j], i, placed{v, at})
 		}
 	}
 }
@@ -153,17 +159,23 @@ func logNormaliser(mu, sigma float64) float64 {
 // each observation and for the prior, which stands last. Flat arrays, since every
 // candidate meets every component.
 type mixture struct {
-	g   *group
-	cum []float64 // cumulated weights
-	// A component's log weight less the logarithms of its real kernels' normalisers, then
-	// μ and 1/(σ√2) of each of these.
-	real []float64
+	g    *group
+	cum  []float64 // cumulated weights
+	logW []float64 // log weights less the logarithms of the real kernels' normalisers
+	// Of real dimensions, [dim][component]: μ and 1/(σ√2).
+	mu, scale [][]float64
 	// What is not real has few different kernels: pair says which one a component has, of
 	// pairs or, for a categorical dimension, of its choices with the prior behind them.
 	pair  []int32 // [component][dim - reals]
 	pairs [][]kernel
 	cache [][]tabled // by dim - reals: the logarithms at values met so far
-	terms []float64
+	near  []term
+}
+
+// term is a component that a point isn't too far from.
+type term struct {
+	component int32
+	log       float64
 }
 
 type kernel struct{ mu, sigma, logMass float64 }
@@ -188,13 +200,16 @@ func (m *mixture) build(g *group, in func(row int) bool, faded bool) {
 		}
 	}
 	kernels := n + 1
-	S := 1 + 2*R
-	m.real = resized(m.real, kernels*S)
 	m.weigh(n, faded)
+	m.mu, m.scale = resized(m.mu, R), resized(m.scale, R)
+	for j := range R {
+		m.mu[j], m.scale[j] = resized(m.mu[j], kernels), resized(m.scale[j], kernels)
+	}
 	m.pair = resized(m.pair, kernels*(D-R))
 	m.pairs = resized(m.pairs, D-R)
 	m.cache = make([][]tabled, D-R)
 	smallest := max(narrowest, 1/float64(kernels+1))
+	smallestScale := 1 / (smallest * math.Sqrt2)
 	for j, d := range g.dims {
 		if !d.Numeric() {
 			for i, k := range component {
@@ -208,14 +223,21 @@ func (m *mixture) build(g *group, in func(row int) bool, faded bool) {
 		if j >= R {
 			m.pairs[j-R] = m.pairs[j-R][:0]
 		}
-		set := func(row int32, k int, mu, sigma float64, run int) {
+		set := func(row int32, k int, mu, gap float64, run int) {
+			sigma := gap
+			if gap < smallest {
+				sigma = smallest
+			}
 			if j < R {
-				rec := m.real[k*S : (k+1)*S]
-				rec[1+2*j], rec[2+2*j] = mu, 1/(sigma*math.Sqrt2)
-				if sigma == narrowest && row >= 0 {
-					rec[0] -= g.norm[int(row)*R+j]
-				} else {
-					rec[0] -= logNormaliser(mu, sigma)
+				m.mu[j][k], m.scale[j][k] = mu, smallestScale
+				switch {
+				case sigma > smallest:
+					m.scale[j][k] = 1 / (sigma * math.Sqrt2)
+					m.logW[k] -= logNormaliser(mu, sigma)
+				case smallest == narrowest:
+					m.logW[k] -= g.norm[int(row)*R+j]
+				default:
+					m.logW[k] -= logNormaliser(mu, sigma)
 				}
 				return
 			}
@@ -233,25 +255,25 @@ func (m *mixture) build(g *group, in func(row int) bool, faded bool) {
 		// gap, a single one those to the ends of the range.
 		var left, mu float64
 		last, run := int32(-1), 0
-		for _, i := range g.order[j] {
-			if component[i] < 0 {
+		for _, p := range g.order[j] {
+			if component[p.row] < 0 {
 				continue
 			}
-			x := g.value(i, j)
+			x := p.value
 			if last >= 0 {
 				gap := x - mu
-				set(last, int(component[last]), mu, min(max(left, gap, smallest), 1), run)
+				set(last, int(component[last]), mu, max(left, gap), run)
 				if left = gap; gap > 0 && j >= R {
 					run = len(m.pairs[j-R])
 				}
 			}
-			mu, last = x, i
+			mu, last = x, p.row
 		}
 		if last >= 0 {
 			if n == 1 {
 				left = max(mu, 1-mu)
 			}
-			set(last, int(component[last]), mu, min(max(left, smallest), 1), run)
+			set(last, int(component[last]), mu, left, run)
 		}
 		if j >= R {
 			run = len(m.pairs[j-R])
@@ -264,8 +286,7 @@ func (m *mixture) build(g *group, in func(row int) bool, faded bool) {
 // count in full, earlier ones the less the older they are.
 func (m *mixture) weigh(n int, faded bool) {
 	const full = 25
-	m.cum = resized(m.cum, n+1)
-	S := 1 + 2*m.g.real
+	m.cum, m.logW = resized(m.cum, n+1), resized(m.logW, n+1)
 	sum := 0.0
 	for k := range m.cum {
 		w := 1.0
@@ -276,11 +297,11 @@ func (m *mixture) weigh(n int, faded bool) {
 			}
 		}
 		sum += w
-		m.cum[k], m.real[k*S] = sum, w
+		m.cum[k], m.logW[k] = sum, w
 	}
 	for k := range m.cum {
 		m.cum[k] /= sum
-		m.real[k*S] = math.Log(m.real[k*S] / sum)
+		m.logW[k] = math.Log(m.logW[k] / sum)
 	}
 }
 
@@ -292,11 +313,11 @@ func (m *mixture) sample(x []float64, rng *rand.Rand) {
 	T := len(m.g.dims) - R
 	u := rng.Float64()
 	k := min(sort.Search(n, func(k int) bool { return m.cum[k] > u }), n)
-	rec, pair := m.real[k*(1+2*R):], m.pair[k*T:]
+	pair := m.pair[k*T:]
 	for j, d := range m.g.dims {
 		switch {
 		case j < R:
-			x[j] = truncated(rec[1+2*j], 1/(rec[2+2*j]*math.Sqrt2), rng)
+			x[j] = truncated(m.mu[j][k], 1/(m.scale[j][k]*math.Sqrt2), rng)
 		case d.Numeric():
 			p := m.pairs[j-R][pair[j-R]]
 			x[j] = d.Unit(d.Value(truncated(p.mu, p.sigma, rng)))
@@ -327,38 +348,61 @@ func (m *mixture) logDensity(x []float64) float64 {
 	for t := range tables {
 		tables[t] = m.table(t, x[R+t])
 	}
-	// Every factor makes a term smaller. What falls below e^-40 of the largest term so
-	// far can't be seen in the sum and is left; the prior, which is wide, comes first.
+	// Every factor makes a term smaller. What falls below e^-40 of the prior's term can't
+	// be seen in the sum and is left, after the first dimension most of it.
 	const unseen = 40
-	terms, top := m.terms[:0], math.Inf(-1)
-	real := x[:R]
-	S := 1 + 2*R
-each:
-	for k := len(m.cum) - 1; k >= 0; k-- {
-		rec := m.real[k*S : (k+1)*S]
-		t := rec[0]
-		rec = rec[1:]
-		for _, v := range real {
-			z := (v - rec[0]) * rec[1]
-			if t -= z * z; t < top-unseen {
-				continue each
-			}
-			rec = rec[2:]
-		}
-		for j, p := range m.pair[k*T : (k+1)*T] {
-			t += tables[j][p]
-		}
-		terms = append(terms, t)
-		top = max(top, t)
+	prior := len(m.cum) - 1
+	least := m.logW[prior] - unseen
+	for j := range R {
+		z := (x[j] - m.mu[j][prior]) * m.scale[j][prior]
+		least -= z * z
 	}
-	m.terms = terms
+	for j, p := range m.pair[prior*T:] {
+		least += tables[j][p]
+	}
+	m.near = resized(m.near, prior+1)
+	n := 0
+	if R == 0 {
+		for k, w := range m.logW {
+			m.near[k] = term{int32(k), w}
+		}
+		n = prior + 1
+	} else {
+		v, mu, scale, near := x[0], m.mu[0][:prior+1], m.scale[0][:prior+1], m.near
+		for k, t := range m.logW {
+			z := (v - mu[k]) * scale[k]
+			t -= z * z
+			near[n] = term{int32(k), t}
+			n += int(1 - math.Float64bits(t-least)>>63) // where t ≥ least; without a branch, since none could be foreseen
+		}
+	}
+	near := m.near[:n]
+	for j := 1; j < R; j++ {
+		v, mu, scale := x[j], m.mu[j], m.scale[j]
+		n := 0
+		for _, t := range near {
+			z := (v - mu[t.component]) * scale[t.component]
+			t.log -= z * z
+			near[n] = t
+			n += int(1 - math.Float64bits(t.log-least)>>63)
+		}
+		near = near[:n]
+	}
+	top := math.Inf(-1)
+	for i := range near {
+		t := &near[i]
+		for j, p := range m.pair[int(t.component)*T : (int(t.component)+1)*T] {
+			t.log += tables[j][p]
+		}
+		top = max(top, t.log)
+	}
 	if math.IsInf(top, -1) {
 		return top
 	}
 	sum := 0.0
-	for _, t := range terms {
-		if t > top-unseen {
-			sum += math.Exp(t - top)
+	for _, t := range near {
+		if t.log > top-unseen {
+			sum += math.Exp(t.log - top)
 		}
 	}
 	return top + math.Log(sum)

@@ -73,7 +73,7 @@ func TestProposalsAreFeasibleAndNew(t *testing.T) {
 			sp := mixedSpace(t)
 			st := made(t, name, sp, Options{Seed: 3})
 			seen := map[string]bool{}
-			for i := range 64 / batch {
+			for i := range 48 / batch {
 				cs, err := st.Ask(batch)
 				if err != nil || len(cs) != batch {
 					t.Fatalf("%d proposals: %v", len(cs), err)
@@ -136,7 +136,7 @@ func TestProposalsAreRepeatable(t *testing.T) {
 			st := made(t, name, mixedSpace(t), Options{Seed: seed})
 			order := rand.New(rand.NewPCG(shuffle, 1))
 			rng := rand.New(rand.NewPCG(1, 1))
-			for i := range 10 {
+			for i := range 6 {
 				cs, err := st.Ask(4)
 				if err != nil {
 					t.Fatal(err)
@@ -216,7 +216,7 @@ func TestOddResults(t *testing.T) {
 				sp := mixedSpace(t)
 				st := made(t, name, sp, Options{Seed: 3, Startup: 6})
 				seen := map[string]bool{}
-				for i := range 16 {
+				for i := range 12 {
 					cs, err := st.Ask(2)
 					if err != nil {
 						t.Fatal(err)

@@ -83,17 +83,32 @@ func best(t testing.TB, name string, seed uint64, n int) float64 {
 
 func TestModelsBeatRandom(t *testing.T) {
 	mean := map[string]float64{}
-	const seeds = 20
-	for _, name := range []string{"random", "tpe", "evolution", "evolutionary"} {
+	const seeds = 10
+	for _, name := range []string{"random", "tpe", "evolution", "evolutionary", "forest", "nsga2", "cma-es"} {
 		for s := range uint64(seeds) {
 			mean[name] += best(t, name, s, 60) / seeds
 		}
 	}
 	t.Log(mean)
-	for _, name := range []string{"tpe", "evolution", "evolutionary"} {
+	for _, name := range []string{"tpe", "evolution", "evolutionary", "forest", "nsga2", "cma-es"} {
 		if mean[name] > 0.8*mean["random"] {
 			t.Errorf("%s reached %.3f, random %.3f", name, mean[name], mean["random"])
 		}
+	}
+}
+
+// Differential evolution takes longer to begin and ends well.
+func TestDifferentialEvolutionConverges(t *testing.T) {
+	const seeds = 10
+	mean := map[string]float64{}
+	for _, name := range []string{"random", "de"} {
+		for s := range uint64(seeds) {
+			mean[name] += best(t, name, s, 400) / seeds
+		}
+	}
+	t.Log(mean)
+	if mean["de"] > 0.2*mean["random"] {
+		t.Errorf("de reached %.4f, random %.4f", mean["de"], mean["random"])
 	}
 }
 

@@ -24,19 +24,19 @@ func (s *spread) Ask(n int) ([]space.Config, error) { return s.ask(n, s.next) }
 // design goes through the space evenly: one coordinate of a scrambled Sobol sequence a
 // dimension, used where the dimension is active. Models begin with it.
 type design struct {
-	h     *history
-	point func() []float64
+	h    *history
+	cube func() []float64
 }
 
 func newDesign(h *history) *design {
-	return &design{h: h, point: sobol(len(h.dims), h.opts.Seed)}
+	return &design{h: h, cube: sobol(len(h.dims), h.opts.Seed)}
 }
 
 // next is the sequence's next point that holds the constraints, or a random one where
 // few do.
 func (s *design) next(rng *rand.Rand) (space.Config, error) {
 	for range 256 {
-		p := s.point()
+		p := s.cube()
 		for i, d := range s.h.dims {
 			if !d.Numeric() {
 				p[i] *= float64(len(d.Choices))

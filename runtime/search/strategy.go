@@ -49,7 +49,7 @@ type Options struct {
 	// never. Evolution then prefers such children, see Lineage.
 	Grows      func(child, parent space.Config) bool
 	Startup    int     // configurations before a model is trusted; 0 means 10
-	Population int     // of evolution, 0 means 20; of nsga2, 0 means 50
+	Population int     // of evolution and de, 0 means 20; of nsga2, 0 means 50
 	Random     float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
 }
 
@@ -63,8 +63,11 @@ var makers = []struct {
 	{"sobol", func(h *history) Strategy { return newSpread(h) }},
 	{"evolutionary", func(h *history) Strategy { return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
+	{"de", func(h *history) Strategy { return newDE(h) }},
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},
 	{"tpe", func(h *history) Strategy { return newTPE(h) }},
+	{"forest", func(h *history) Strategy { return newForest(h) }},
+	{"cma-es", func(h *history) Strategy { return newCMAES(h) }},
 	{"bohb", func(h *history) Strategy { return newBOHB(h) }},
 	{"gp", func(h *history) Strategy { return newGP(h) }},
 }
@@ -83,8 +86,12 @@ func Names() []string {
 //	random        every dimension apart
 //	sobol         a scrambled Sobol sequence, whose points lie more evenly
 //	evolution     regularised evolution over all dimensions
+//	de            differential evolution
 //	nsga2         NSGA-II, for several objectives
 //	tpe           multivariate TPE over all dimensions, for one objective or several
+//	forest        a random forest and expected improvement, as SMAC; for one objective or
+//	              several
+//	cma-es        CMA-ES with margin, for many trials over numbers
 //	bohb          TPE on the results of the highest rung that has enough, for schedulers
 //	              with rungs
 //	gp            Bayesian optimisation with a Gaussian process, for one objective or several

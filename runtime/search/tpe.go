@@ -85,11 +85,11 @@ func (h *history) rung() (largest float64, ok bool) {
 // most 25, of those that didn't fail.
 func bestTenth(results []*observation, report func(*observation) Result) []bool {
 	const most = 25
-	type placed struct {
+	type place struct {
 		Result
 		at int
 	}
-	top := make([]placed, 0, most+1) // best first
+	top := make([]place, 0, most+1) // best first
 	n := 0
 	for i, o := range results {
 		r := report(o)
@@ -97,12 +97,18 @@ func bestTenth(results []*observation, report func(*observation) Result) []bool 
 			continue
 		}
 		n++
+		if len(top) == most {
+			// Most results are worse than the worst of these, and quickly seen to be.
+			if w := &top[most-1].Result; r.Score > w.Score && r.Resource <= w.Resource && w.class() == 0 {
+				continue
+			}
+		}
 		at := len(top)
 		for at > 0 && better(r, top[at-1].Result) < 0 {
 			at--
 		}
 		if at < most {
-			top = slices.Insert(top, at, placed{r, i})
+			top = slices.Insert(top, at, place{r, i})
 			top = top[:min(len(top), most)]
 		}
 	}
@@ -168,7 +174,7 @@ func (p *parzen) divide() {
 	var out []*group
 	for _, g := range p.groups {
 		for _, d := range g.dims {
-			one := &group{dims: []parzenDim{d}, order: make([][]int32, 1), conditional: g.conditional}
+			one := &group{dims: []parzenDim{d}, order: make([][]placed, 1), conditional: g.conditional}
 			if d.continuous() {
 				one.real = 1
 			}

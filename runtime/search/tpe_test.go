@@ -39,6 +39,11 @@ type tpeJudge struct {
 			LogG   []float64      `json:"log_g"`
 		} `json:"groups"`
 	} `json:"cases"`
+	Fronts []struct { // several objectives
+		Values     [][]float64 `json:"values"`
+		Violations []float64   `json:"violations"`
+		Below      []int       `json:"below"`
+	} `json:"fronts"`
 }
 
 // The split, the groups and both densities are Optuna's.
@@ -122,6 +127,28 @@ func TestTPEEqualsOptuna(t *testing.T) {
 					t.Errorf("case %d, group %d at %s: log l %.12g, log g %.12g, want %.12g, %.12g", n, i, at.Key(), l, gg, want.LogL[k], want.LogG[k])
 				}
 			}
+		}
+	}
+}
+
+func TestSplitOfObjectivesEqualsOptuna(t *testing.T) {
+	var judge tpeJudge
+	if err := json.Unmarshal(tpeOfOptuna, &judge); err != nil {
+		t.Fatal(err)
+	}
+	for n, c := range judge.Fronts {
+		results := make([]*observation, len(c.Values))
+		for i, values := range c.Values {
+			results[i] = &observation{reports: []Result{{Scores: values, Violations: []float64{c.Violations[i]}}}}
+		}
+		var below []int
+		for i, good := range bestFronts(results, (*observation).last) {
+			if good {
+				below = append(below, i)
+			}
+		}
+		if !slices.Equal(below, c.Below) {
+			t.Errorf("case %d: l is built on %v, want %v", n, below, c.Below)
 		}
 	}
 }

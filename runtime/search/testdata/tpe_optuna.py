@@ -15,7 +15,7 @@ np.argsort = lambda a, axis=-1, kind=None: unstable(a, axis=axis, kind="stable")
 import optuna  # noqa: E402
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.samplers import TPESampler  # noqa: E402
-from optuna.samplers._tpe.sampler import _split_trials, default_gamma  # noqa: E402
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_gamma_multiobjective  # noqa: E402
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace  # noqa: E402
 from optuna.trial import TrialState, create_trial  # noqa: E402
 
@@ -109,6 +109,22 @@ def draw_group(rng, space):
     return {n: draw(rng, n, centre) for n in space}
 
 
+def objectives(seed, n, trials, infeasible=0.0):
+    """The split of several objectives."""
+    rng = np.random.RandomState(seed)
+    study = optuna.create_study(directions=["minimize"] * n)
+    out = {"values": [], "violations": []}
+    for _ in range(trials):
+        u = rng.rand(n)
+        values = [float("%.6g" % v) for v in (1.2 - u / np.linalg.norm(u)) * (1 + 0.2 * rng.randint(3))]
+        violation = float("%.6g" % rng.rand()) if rng.rand() < infeasible else 0.0
+        study.add_trial(create_trial(values=values, constraints={"c": violation}))
+        out["values"].append(values)
+        out["violations"].append(violation)
+    below, _ = _split_trials(study, study.get_trials(deepcopy=False), default_gamma_multiobjective(trials))
+    return {**out, "below": [t.number for t in below]}
+
+
 flat = ["x", "lr", "n", "wide", "step", "width", "kind"]
 tree = ["x", "kind", "lr", "b_rate", "b_depth", "c_rate"]
 cases = [
@@ -121,4 +137,11 @@ cases = [
     case(7, ["n", "kind", "step"], 120),
     case(8, ["x"], 10),
 ]
-print(json.dumps({"optuna": optuna.__version__, "cases": cases}, separators=(",", ":")).replace('{"dims":[[', '\n{"dims":[['))
+fronts = [
+    objectives(11, 2, 30),
+    objectives(12, 2, 300),
+    objectives(13, 3, 60),
+    objectives(14, 3, 150, infeasible=0.95),
+    objectives(15, 4, 80),
+]
+print(json.dumps({"optuna": optuna.__version__, "cases": cases, "fronts": fronts}, separators=(",", ":")).replace('{"dims":[[', '\n{"dims":[['))

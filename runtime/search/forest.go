@@ -1,0 +1,238 @@
+package search
+
+import (
+	"cmp"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/open-autoglm/autoglm/runtime/space"
+)
+
+// forest is SMAC's way (Hutter et al. 2011): a random forest predicts the score and how
+// sure that is, and what promises the largest improvement is looked for by local search
+// from the best results and by random draws. One proposal in eight is random. Where
+// constraints are measured, a second forest predicts whether they hold. Several
+// objectives are weighed anew for each proposal (ParEGO, Knowles 2006).
+type forest struct {
+	*history
+	*design
+}
+
+func newForest(h *history) *forest { return &forest{h, newDesign(h)} }
+
+func (f *forest) Ask(n int) ([]space.Config, error) {
+	return f.ask(n, func(rng *rand.Rand) (space.Config, error) {
+		switch told := f.results(); {
+		case len(told) < f.opts.Startup:
+			return f.design.next(rng)
+		case rng.IntN(8) == 0 || !slices.ContainsFunc(told, func(o *observation) bool { return !failed(o.last()) }):
+			return f.space.Sample(rng)
+		}
+		return f.promising(rng)
+	})
+}
+
+// surrogate is what the forests say of a point.
+type surrogate struct {
+	score *trees
+	holds *trees // 1 where the constraints hold; nil where they always do
+	best  float64
+}
+
+// fit learns from the results. What is pending is taken to come out as predicted.
+func (f *forest) fit(rng *rand.Rand) surrogate {
+	var x [][]float64
+	var y, holds []float64
+	feasible := slices.ContainsFunc(f.results(), func(o *observation) bool { return o.last().class() == 0 })
+	worst := math.Inf(-1)
+	scores := scalarized(f.results(), rng)
+	for i, o := range f.results() {
+		r := o.last()
+		v := scores[i]
+		if !feasible { // how to come nearer to that is what matters first
+			v = r.violation()
+		}
+		hold := 0.0
+		if r.class() == 0 {
+			hold = 1
+		}
+		if !failed(r) {
+			worst = max(worst, v)
+		} else {
+			v = math.Inf(1)
+		}
+		x, y, holds = append(x, o.point), append(y, v), append(holds, hold)
+	}
+	best := math.Inf(1)
+	for i := range y {
+		y[i] = max(min(y[i], worst, 1e300), -1e300)
+	}
+	y = warped(y)
+	for i, v := range y {
+		if holds[i] == 1 || !feasible {
+			best = min(best, v)
+		}
+	}
+	s := surrogate{score: grow(f.dims, x, y, rng.Uint64()), best: best}
+	if pending := f.pending(); len(pending) > 0 {
+		for _, o := range pending {
+			mean, _ := s.score.predict(o.point)
+			x, y = append(x, o.point), append(y, mean)
+		}
+		s.score = grow(f.dims, x, y, rng.Uint64())
+	}
+	if feasible && slices.Contains(holds, 0) {
+		s.holds = grow(f.dims, x[:len(holds)], holds, rng.Uint64())
+	}
+	return s
+}
+
+// scalarized are the results' scores. Of several objectives it is the augmented
+// Chebyshev norm with random weights, each objective in shares of its extent.
+func scalarized(results []*observation, rng *rand.Rand) []float64 {
+	out := make([]float64, len(results))
+	m := objectives(results)
+	if m == 1 {
+		for i, o := range results {
+			out[i] = o.last().Score
+		}
+		return out
+	}
+	weights, sum := make([]float64, m), 0.0
+	for k := range weights {
+		weights[k] = rng.ExpFloat64()
+		sum += weights[k]
+	}
+	total := make([]float64, len(results))
+	for k, w := range weights {
+		low, high := math.Inf(1), math.Inf(-1)
+		for _, o := range results {
+			if v := o.last().values(m)[k]; !failed(o.last()) && !math.IsInf(v, 0) {
+				low, high = min(low, v), max(high, v)
+			}
+		}
+		for i, o := range results {
+			share := 1.0
+			if v := o.last().values(m)[k]; high > low && v < high {
+				share = max(v-low, 0) / (high - low)
+			}
+			out[i] = max(out[i], w/sum*share)
+			total[i] += w / sum * share
+		}
+	}
+	for i := range out {
+		out[i] += 0.05 * total[i]
+	}
+	return out
+}
+
+// acquisition is the logarithm of the expected improvement, and of the chance that the
+// constraints hold.
+func (s surrogate) acquisition(p []float64) float64 {
+	mean, variance := s.score.predict(p)
+	a := logImprovement(s.best, mean, math.Sqrt(variance+1e-10))
+	if s.holds != nil {
+		chance, _ := s.holds.predict(p)
+		a += math.Log(max(chance, 0.01))
+	}
+	return a
+}
+
+// logImprovement is the logarithm of how far a normal falls below best on average.
+func logImprovement(best, mean, sigma float64) float64 {
+	z := (best - mean) / sigma
+	if z > -6 {
+		return math.Log(sigma) + math.Log(math.Exp(-0.5*z*z-halfLog2Pi)+z*normalCDF(z))
+	}
+	y := 1 / (z * z)
+	return math.Log(sigma) - 0.5*z*z - halfLog2Pi - 2*math.Log(-z) + math.Log1p(-3*y*(1-5*y))
+}
+
+// promising is the new configuration with the largest acquisition among random ones and
+// those that local searches meet.
+func (f *forest) promising(rng *rand.Rand) (space.Config, error) {
+	const (
+		draws  = 256
+		starts = 4 // of the best results and of the best draws each
+		steps  = 8
+	)
+	s := f.fit(rng)
+	type candidate struct {
+		config space.Config
+		point  []float64
+		acq    float64
+	}
+	at := func(c space.Config) candidate {
+		p := f.point(c)
+		return candidate{c, p, s.acquisition(p)}
+	}
+	falling := func(a, b candidate) int { return cmp.Compare(b.acq, a.acq) }
+	var met []candidate
+	for range draws {
+		c, err := f.space.Sample(rng)
+		if err != nil {
+			return nil, err
+		}
+		met = append(met, at(c))
+	}
+	slices.SortStableFunc(met, falling)
+	from := slices.Clone(met[:starts])
+	for _, o := range f.sorted()[:min(starts, len(f.results()))] {
+		from = append(from, at(o.config))
+	}
+	for _, here := range from {
+		for range steps {
+			next := here
+			for _, p := range f.neighbours(here.point, rng) {
+				c := f.config(p, rng)
+				if f.space.Feasible(c) != nil {
+					continue
+				}
+				n := at(c)
+				met = append(met, n)
+				if n.acq > next.acq {
+					next = n
+				}
+			}
+			if next.acq <= here.acq {
+				break
+			}
+			here = next
+		}
+	}
+	slices.SortStableFunc(met, falling)
+	for _, c := range met {
+		if !f.seen(c.config) {
+			return c.config, nil
+		}
+	}
+	return met[0].config, nil
+}
+
+// neighbours of a point differ from it in one dimension: every other choice, or four
+// numbers near.
+func (h *history) neighbours(p []float64, rng *rand.Rand) [][]float64 {
+	var out [][]float64
+	with := func(i int, v float64) {
+		q := slices.Clone(p)
+		q[i] = v
+		out = append(out, q)
+	}
+	for i, d := range h.dims {
+		switch {
+		case math.IsNaN(p[i]):
+		case d.Numeric():
+			for range 4 {
+				with(i, truncated(p[i], 0.2, rng))
+			}
+		default:
+			for choice := range d.Choices {
+				if choice != int(p[i]) {
+					with(i, float64(choice))
+				}
+			}
+		}
+	}
+	return out
+}

@@ -30,6 +30,13 @@ const (
 	finalEvals = 12
 )
 
+// Places of a trial's learning curve in each rung, and how much smaller their sample is
+// than the one that gives its score: all of them take half of that one's time.
+const (
+	curvePoints = 6
+	curveShare  = 12
+)
+
 // segment turns a resource into a stretch of training.
 func segment(p search.Plan, cfg train.Config, from train.State, resource, decay float64) train.Segment {
 	switch p.Unit {
@@ -72,6 +79,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 		if p.Unit == search.Seconds {
 			t.EvalTokens = min(100_000, int64(2000*d.Resource)+4000)
 		}
+		t.Stop, t.Resource, t.CurvePoints, t.SampleTokens = d.Stop, d.Resource, curvePoints, t.EvalTokens/curveShare
 	} else {
 		if err := s.final(st, p, &t); err != nil {
 			return t, err

@@ -35,7 +35,9 @@ func Schedulers() []string {
 // NewScheduler makes the scheduler of a plan.
 func NewScheduler(p Plan) (Scheduler, error) {
 	switch p.Scheduler {
-	case "", "auto", "hyperband", "sha", "none":
+	case "auto":
+		return Stopping(NewHyperband(p.Brackets), CurveRule, p.Brackets, 1-p.Cool), nil
+	case "", "hyperband", "sha", "none":
 		return NewHyperband(p.Brackets), nil
 	case "median", "wilcoxon", "curve":
 		return Stopping(NewHyperband(p.Brackets), RuleKind(p.Scheduler), p.Brackets, 1-p.Cool), nil

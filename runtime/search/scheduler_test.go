@@ -1,6 +1,7 @@
 package search
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -262,5 +263,66 @@ func TestPlansOfSchedulers(t *testing.T) {
 	}
 	if _, err := NewScheduler(Plan{Scheduler: "magic"}); err == nil || !strings.Contains(err.Error(), "pasha") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The order in which trials finish changes nothing under any scheduler, whether trials
+// fail, stop by their rule, or end.
+func TestSchedulersDoNotDependOnArrival(t *testing.T) {
+	for _, name := range Schedulers() {
+		var want []string
+		for shuffle := range uint64(5) {
+			st, err := NewStrategy("tpe", bowl(t), Options{Seed: 3, Startup: 4})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := Plan{Cool: 0.25, Scheduler: name, Slots: 3, Brackets: []Bracket{ladder(18, 10, 3)}}
+			p.schedule(Needs{Trials: 18})
+			sched, err := NewScheduler(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := New(st, sched, 3)
+			rng := rand.New(rand.NewPCG(shuffle, 7))
+			var got []string
+			var open []Decision
+			curves := map[string][]Point{}
+			for !s.Done() {
+				ds, err := s.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range ds {
+					rule, err := json.Marshal(d.Stop)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, fmt.Sprintf("%d %s %s %v %s %s", d.Seq, d.Action, d.Trial, d.Resource, d.Config.Key(), rule))
+				}
+				if open = append(open, ds...); len(open) == 0 {
+					continue
+				}
+				i := rng.IntN(len(open))
+				d := open[i]
+				open = slices.Delete(open, i, i+1)
+				score := func(x float64) float64 { return 1 + bowlScore(d.Config) + 2/math.Sqrt(x) }
+				o := Outcome{Score: score(d.Resource), Failed: number(d.Trial) == 4}
+				for k := 1; d.Stop != nil && k <= 6 && !o.Stopped; k++ {
+					x := d.Stop.From + (d.Stop.Horizon-d.Stop.From)*float64(k)/6
+					curves[d.Trial] = append(curves[d.Trial], Point{x, score(x) + 0.1})
+					o.Why = d.Stop.Judge(curves[d.Trial])
+					o.Curve, o.Stopped = curves[d.Trial], o.Why != ""
+				}
+				if err := s.Report(d.Seq, o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want == nil {
+				want = got
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%s, arrival order %d:\n%s\nwant\n%s", name, shuffle, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		}
 	}
 }

@@ -8,12 +8,13 @@ import "math"
 // The curve is a power law E + A·t^−α with A ≥ 0 (Hestness et al. 2017). α is integrated
 // over a grid, E and A in closed form under a flat prior, the noise under an inverse
 // gamma one with two degrees of freedom at sampleSpread of the score: for each α the
-// prediction is Student's t, and each counts by its marginal likelihood.
+// prediction is Student's t, and each counts by its marginal likelihood. Curves are no
+// power laws while the rate rises: the fall that is foretold may be off by lawShare.
 func below(points []Point, horizon, bound, spread float64) (float64, bool) {
 	if len(points) < leastCurve {
 		return 0, false
 	}
-	const priorFreedom = 2
+	const priorFreedom, lawShare = 2, 0.5
 	n := float64(len(points))
 	last := points[len(points)-1]
 	noise := sampleSpread * math.Abs(last.Score)
@@ -44,7 +45,8 @@ func below(points []Point, horizon, bound, spread float64) (float64, bool) {
 		variance := (rss + priorFreedom*noise*noise) / freedom
 		xh := math.Pow(horizon/points[0].Resource, -alpha)
 		mean := my + a*(xh-mx)
-		scale := math.Sqrt(variance*(1+1/n+(xh-mx)*(xh-mx)/sxx) + spread*spread)
+		off := lawShare * (last.Score - mean)
+		scale := math.Sqrt(variance*(1+1/n+(xh-mx)*(xh-mx)/sxx) + spread*spread + off*off)
 		fits = append(fits, fit{
 			// A flat prior on the fall over the points seen makes the α comparable.
 			logW: -freedom/2*math.Log(rss+priorFreedom*noise*noise) - math.Log(sxx)/2 + math.Log(1-x[len(x)-1]),

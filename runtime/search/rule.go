@@ -51,13 +51,17 @@ const (
 	leastCurve   = 4    // points before a curve is continued
 	leastGains   = 3    // trials before their gain counts
 	leastSpread  = 0.25 // of the gain
-	warmUpShare  = 0.1  // of the horizon, in which the points say nothing of the curve
 	sampleSpread = 0.01 // of the score: the least noise of a point
 )
 
 // Judge says why the trial with that curve stops here, or "".
 func (r *Rule) Judge(curve []Point) string {
-	if r == nil || len(curve) == 0 {
+	if r == nil {
+		return ""
+	}
+	// What came before the rung began under another rate, or while that was rising.
+	curve = curve[r.begin(curve):]
+	if len(curve) == 0 {
 		return ""
 	}
 	last := curve[len(curve)-1]
@@ -94,18 +98,21 @@ func (r *Rule) Judge(curve []Point) string {
 		if r.Gained == 0 && r.Spread == 0 {
 			return ""
 		}
-		var points []Point
-		for _, p := range curve {
-			if p.Resource >= warmUpShare*r.Horizon {
-				points = append(points, p)
-			}
-		}
-		p, ok := below(points, r.Horizon, r.Best+r.Gained, r.Spread)
+		p, ok := below(curve, r.Horizon, r.Best+r.Gained, r.Spread)
 		if ok && p < curveP {
 			return fmt.Sprintf("its curve ends below %.4f with a probability of %.1f %%", r.Best, 100*p)
 		}
 	}
 	return ""
+}
+
+// begin is the index of the rung's first point.
+func (r *Rule) begin(curve []Point) int {
+	i := slices.IndexFunc(curve, func(p Point) bool { return p.Resource > r.From })
+	if i < 0 {
+		return len(curve)
+	}
+	return i
 }
 
 // at is the score of the point at a resource.
@@ -165,10 +172,8 @@ func (s *stopping) next() (Decision, bool) {
 func (s *stopping) report(d Decision, o Outcome) {
 	s.Scheduler.report(d, o)
 	m := measured{score: o.Score}
-	for _, p := range o.Curve {
-		if d.Stop != nil && p.Resource > d.Stop.From && !math.IsNaN(p.Score) && !math.IsInf(p.Score, 0) {
-			m.curve = append(m.curve, p)
-		}
+	if d.Stop != nil {
+		m.curve = o.Curve[d.Stop.begin(o.Curve):]
 	}
 	at := [2]int{d.Bracket, d.Rung}
 	s.rungs[at] = append(s.rungs[at], m)

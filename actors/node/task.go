@@ -35,7 +35,7 @@ const (
 const (
 	curvePoints = 6
 	curveShare  = 12
-	curveCost   = 0.05 // of a rung's training, beyond which no rule is worth it that nobody asked for
+	curveCost   = 0.03 // of a rung's training, beyond which no rule is worth it that nobody asked for
 )
 
 // segment turns a resource into a stretch of training.

@@ -60,8 +60,13 @@ func TestRuleStopsATrial(t *testing.T) {
 		got.Bits != curve[len(got.State.Curve)-1].Score || got.Params != plain.Params {
 		t.Fatalf("%+v", got)
 	}
-	if _, err := CheckpointState(filepath.Join(dir, "stopped", "checkpoint")); err == nil {
-		t.Error("a stopped trial left a checkpoint to go on from")
+	if at, err := CheckpointState(filepath.Join(dir, "stopped", "checkpoint")); err != nil || at.Step != got.State.Step {
+		t.Errorf("a stopped trial left its state at step %d, %v; want %d", at.Step, err, got.State.Step)
+	}
+	// Told once more to train, it knows that it was stopped.
+	again, err := Execute(t.Context(), ruled("stopped", rule(bound)), env())
+	if err != nil || again.Stopped != got.Stopped || again.State.Step != got.State.Step || again.Bits != got.Bits {
+		t.Errorf("again: %+v, %v", again, err)
 	}
 
 	for _, at := range []int{3, 7, 9} {

@@ -116,6 +116,9 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 	if err := r.meter(); err != nil {
 		return st, err
 	}
+	if why := r.Stop.Judge(st.Curve); why != "" { // it was stopped before, and cut off
+		return st, &stoppedError{why}
+	}
 	batches := NewBatches(r.Train, r.Config.Arch.Context, r.Config.Seed)
 	t := r.Config.Arch.Context
 	total := r.Config.Sequences()

@@ -178,19 +178,21 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		p.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)
 		return p
 	}
-	ended := func(err error) (Report, bool) {
-		var s *stoppedError
-		if !errors.As(err, &s) {
-			return Report{}, false
+	// What a rule has stopped leaves its state where it stopped, not where the clock had
+	// it saved: another trial may begin from it.
+	ended := func(s *stoppedError) (Report, error) {
+		if err := t.saveFlat(&r, st); err != nil {
+			return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
 		}
 		rep := report(st.Curve[len(st.Curve)-1].Score)
 		rep.Stopped = s.why
-		return rep, true
+		return rep, nil
 	}
+	var stopped *stoppedError
 	if r.phase == flatPart {
 		if st, err = r.To(ctx, st, flat); err != nil {
-			if rep, stopped := ended(err); stopped {
-				return rep, nil
+			if errors.As(err, &stopped) {
+				return ended(stopped)
 			}
 			return Report{State: st}, errors.Join(err, t.keep(ctx, &r, st))
 		}
@@ -208,8 +210,8 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	var score Score
 	for {
 		if st, err = r.To(ctx, st, t.Segment); err != nil {
-			if rep, stopped := ended(err); stopped {
-				return rep, nil
+			if errors.As(err, &stopped) {
+				return ended(stopped)
 			}
 			if t.Final {
 				err = errors.Join(err, t.keep(ctx, &r, st))
@@ -258,7 +260,8 @@ func (t Task) marks(flat Segment) []Mark {
 	return out
 }
 
-// saveFlat saves the state at the end of the flat part, unless it is there already.
+// saveFlat saves the state at the end of the flat part, or where a rule stopped it,
+// unless it is there already.
 func (t Task) saveFlat(r *Run, st State) error {
 	if r.Shard == nil && r.Rank != 0 {
 		return nil

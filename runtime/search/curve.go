@@ -2,7 +2,7 @@ package search
 
 import "math"
 
-// below is the probability that a learning curve lies below a bound at the horizon,
+// endsBelow is the probability that a learning curve lies below a bound at the horizon,
 // where spread is the bound's own uncertainty; false with too few points.
 //
 // The curve is a power law E + A·t^−α with A ≥ 0 (Hestness et al. 2017). α is integrated
@@ -10,7 +10,7 @@ import "math"
 // gamma one with two degrees of freedom at sampleSpread of the score: for each α the
 // prediction is Student's t, and each counts by its marginal likelihood. Curves are no
 // power laws while the rate rises: the fall that is foretold may be off by lawShare.
-func below(points []Point, horizon, bound, spread float64) (float64, bool) {
+func endsBelow(points []Point, horizon, bound, spread float64) (float64, bool) {
 	if len(points) < leastCurve {
 		return 0, false
 	}

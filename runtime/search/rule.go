@@ -98,7 +98,7 @@ func (r *Rule) Judge(curve []Point) string {
 		if r.Gained == 0 && r.Spread == 0 {
 			return ""
 		}
-		p, ok := below(curve, r.Horizon, r.Best+r.Gained, r.Spread)
+		p, ok := endsBelow(curve, r.Horizon, r.Best+r.Gained, r.Spread)
 		if ok && p < curveP {
 			return fmt.Sprintf("its curve ends below %.4f with a probability of %.1f %%", r.Best, 100*p)
 		}

@@ -90,7 +90,7 @@ func TestCurveIsCalibrated(t *testing.T) {
 		curve := law(e, a, alpha, 0, 100, 8, 0.01, rng)
 		end := e + a*math.Pow(100, -alpha)
 		bound := end * (1 + 0.06*rng.NormFloat64())
-		p, ok := below(curve[:4], 100, bound, 0)
+		p, ok := endsBelow(curve[:4], 100, bound, 0)
 		if !ok {
 			t.Fatal("no verdict on four points")
 		}
@@ -189,7 +189,7 @@ func ruled(t *testing.T, kind RuleKind, brackets []Bracket, seed uint64) (decisi
 		for _, d := range ds {
 			decisions = append(decisions, d)
 			o := Outcome{}
-			noise := rand.New(rand.NewPCG(uint64(number(d.Trial)), uint64(d.Rung)))
+			noise := rand.New(rand.NewPCG(uint64(trialNumber(d.Trial)), uint64(d.Rung)))
 			at := func(x float64) float64 { return 1 + 0.3*bowlScore(d.Config) + 2/math.Sqrt(x) }
 			if d.Stop != nil {
 				for i := 1; i <= 6 && !o.Stopped; i++ {

@@ -48,8 +48,8 @@ func play(s Scheduler, slots int, score func(Decision) Outcome, pick func(open i
 
 func first(int) int { return 0 }
 
-// number is n of trial tn.
-func number(trial string) float64 {
+// trialNumber is n of trial tn.
+func trialNumber(trial string) float64 {
 	var n float64
 	fmt.Sscanf(trial, "t%g", &n)
 	return n
@@ -62,17 +62,17 @@ func TestASHAPromotesFromTheTop(t *testing.T) {
 	}{
 		// Every third trial frees a promotion; it is the best of those that are there.
 		"the first is best": {
-			func(d Decision) float64 { return number(d.Trial) },
+			func(d Decision) float64 { return trialNumber(d.Trial) },
 			"t01@1 t02@1 t03@1 t01@3 t04@1 t05@1 t06@1 t02@3 t07@1 t08@1 t09@1 t03@3 t01@9",
 		},
 		// What comes later is better: it displaces what was promoted.
 		"the last is best": {
-			func(d Decision) float64 { return -number(d.Trial) },
+			func(d Decision) float64 { return -trialNumber(d.Trial) },
 			"t01@1 t02@1 t03@1 t03@3 t04@1 t04@3 t05@1 t05@3 t05@9 t06@1 t06@3 t06@9 t07@1 t07@3 t07@9 t08@1 t08@3 t08@9 t09@1 t09@3 t09@9",
 		},
 		"failures are passed over": {
 			func(d Decision) float64 {
-				if number(d.Trial) != 5 {
+				if trialNumber(d.Trial) != 5 {
 					return math.Inf(1)
 				}
 				return 1
@@ -95,7 +95,7 @@ func TestASHAPromotesFromTheTop(t *testing.T) {
 func TestASHAResumesThePaused(t *testing.T) {
 	a := NewASHA(ASHAConfig{Trials: 6, Resources: []float64{1, 3}, Eta: 3})
 	scores := []float64{0, 1, 2, 3, 9, 8, 7}
-	log, _ := play(a, 1, func(d Decision) Outcome { return Outcome{Score: scores[int(number(d.Trial))]} }, first)
+	log, _ := play(a, 1, func(d Decision) Outcome { return Outcome{Score: scores[int(trialNumber(d.Trial))]} }, first)
 	if got, want := strings.Join(log, " "), "t01@1 t02@1 t03@1 t01@3 t04@1 t05@1 t06@1 t02@3"; got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
@@ -104,7 +104,7 @@ func TestASHAResumesThePaused(t *testing.T) {
 // A result that is late is counted where it belongs when it comes.
 func TestASHATakesLateTrials(t *testing.T) {
 	a := NewASHA(ASHAConfig{Trials: 6, Resources: []float64{1, 3}, Eta: 3})
-	log, _ := play(a, 2, func(d Decision) Outcome { return Outcome{Score: number(d.Trial)} },
+	log, _ := play(a, 2, func(d Decision) Outcome { return Outcome{Score: trialNumber(d.Trial)} },
 		func(open int) int { return open - 1 }) // the first one comes last
 	if got, want := strings.Join(log, " "), "t01@1 t02@1 t03@1 t04@1 t02@3 t05@1 t06@1 t01@3"; got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
@@ -122,12 +122,12 @@ func TestPASHAOpensRungsOnDisagreement(t *testing.T) {
 		}
 		return top
 	}
-	agreeing, _ := play(NewASHA(c), 1, func(d Decision) Outcome { return Outcome{Score: number(d.Trial)} }, first)
+	agreeing, _ := play(NewASHA(c), 1, func(d Decision) Outcome { return Outcome{Score: trialNumber(d.Trial)} }, first)
 	if got := highest(agreeing); got != "3" {
 		t.Errorf("rungs that agree: trained up to %s, want 3", got)
 	}
 	differing, _ := play(NewASHA(c), 1, func(d Decision) Outcome {
-		s := number(d.Trial)
+		s := trialNumber(d.Trial)
 		if d.Rung%2 == 1 {
 			s = -s
 		}
@@ -137,7 +137,7 @@ func TestPASHAOpensRungsOnDisagreement(t *testing.T) {
 		t.Errorf("rungs that differ: trained up to %s, want 27", got)
 	}
 	c.Progressive = false
-	all, _ := play(NewASHA(c), 1, func(d Decision) Outcome { return Outcome{Score: number(d.Trial)} }, first)
+	all, _ := play(NewASHA(c), 1, func(d Decision) Outcome { return Outcome{Score: trialNumber(d.Trial)} }, first)
 	if got := highest(all); got != "27" {
 		t.Errorf("ASHA trained up to %s, want 27", got)
 	}
@@ -306,7 +306,7 @@ func TestSchedulersDoNotDependOnArrival(t *testing.T) {
 				d := open[i]
 				open = slices.Delete(open, i, i+1)
 				score := func(x float64) float64 { return 1 + bowlScore(d.Config) + 2/math.Sqrt(x) }
-				o := Outcome{Score: score(d.Resource), Failed: number(d.Trial) == 4}
+				o := Outcome{Score: score(d.Resource), Failed: trialNumber(d.Trial) == 4}
 				for k := 1; d.Stop != nil && k <= 6 && !o.Stopped; k++ {
 					x := d.Stop.From + (d.Stop.Horizon-d.Stop.From)*float64(k)/6
 					curves[d.Trial] = append(curves[d.Trial], Point{x, score(x) + 0.1})

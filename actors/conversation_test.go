@@ -39,7 +39,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	workers N              devices, and trials side by side (default 1)
 //	trials N               of the first rung; half of them go on to the second (default 2)
 //	clock S                a plan in seconds whose search may take S (default: in tokens)
-//	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, damaged, hang, ok
+//	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, damaged, stop, hang, ok
 //	panic WHO MESSAGE N    the actor panics in place of its Nth such message
 //	full KIND N            the journal can't be written at the Nth event of that kind
 //	interrupt KIND N       Ctrl-C after that event
@@ -463,6 +463,9 @@ func (g *stage) write(e journal.Event) {
 		if r.Attempt > 0 {
 			line += fmt.Sprintf(" attempt %d", r.Attempt)
 		}
+		if r.Stopped != "" {
+			line += ": stopped: " + r.Stopped
+		}
 		if r.Failed {
 			line += ": " + reason(errors.New(r.Err))
 		}
@@ -530,6 +533,8 @@ func (g *stage) work(ctx context.Context, name string, took, moment time.Duratio
 		panic("index out of range")
 	case "error":
 		return errors.New("out of luck")
+	case "stop":
+		return errStop
 	case "damaged":
 		return fmt.Errorf("%w: t/checkpoint", train.ErrCheckpoint)
 	case "full":
@@ -552,14 +557,20 @@ func (g *stage) execute(ctx context.Context, a *Assign, progress func(train.Step
 	if a.Rank > 0 {
 		what += "/" + strconv.Itoa(a.Rank)
 	}
-	if err := g.work(ctx, what, took, time.Duration(a.Rank+1)*time.Millisecond); err != nil {
+	stopped := ""
+	if err := g.work(ctx, what, took, time.Duration(a.Rank+1)*time.Millisecond); errors.Is(err, errStop) {
+		stopped = "its curve is too high"
+	} else if err != nil {
 		return train.Report{}, err
 	}
 	if a.Rank == 0 {
 		progress(train.StepMetrics{Step: a.Task.Segment.Steps})
 	}
-	return train.Report{State: train.State{Step: a.Task.Segment.Steps}, Bits: 3 - 0.25*float64(n)}, nil
+	return train.Report{State: train.State{Step: a.Task.Segment.Steps}, Bits: 3 - 0.25*float64(n), Stopped: stopped}, nil
 }
+
+// errStop ends a trial as its rule would.
+var errStop = errors.New("stop")
 
 // elastic is a final training that goes on in the ring that follows.
 func (g *stage) elastic(ctx context.Context, a *Assign, progress func(train.StepMetrics)) (train.Report, error) {

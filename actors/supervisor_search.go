@@ -62,7 +62,7 @@ func (s *Supervisor) history(ctx actor.Context) {
 	h := &History{Plan: *s.state.Plan, Outcomes: map[int]search.Outcome{}, Closed: s.state.SearchClosed}
 	h.Decisions = append(h.Decisions, s.state.Decisions...)
 	for seq, r := range s.state.Outcomes {
-		h.Outcomes[seq] = search.Outcome{Score: r.Bits, Failed: r.Failed}
+		h.Outcomes[seq] = r.Outcome()
 	}
 	ctx.Send(s.agent, h)
 }
@@ -140,6 +140,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 	}
 	rep := &journal.TrialReport{
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
+		Stopped: m.Report.Stopped,
 	}
 	if m.Err != nil {
 		rep.Failed, rep.Err = true, m.Err.Error()
@@ -165,7 +166,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		return
 	}
 	if s.agent != nil {
-		ctx.Send(s.agent, &Outcome{Seq: m.Seq, Outcome: search.Outcome{Score: rep.Bits, Failed: rep.Failed}})
+		ctx.Send(s.agent, &Outcome{Seq: m.Seq, Outcome: rep.Outcome()})
 	}
 	s.dispatch(ctx)
 }

@@ -159,12 +159,36 @@ func TestPanicsOfActorsChangeNothing(t *testing.T) {
 }
 
 // Interrupted after every few events and resumed, the job ends as if it had not
-// been.
+// been, whatever rations its trials.
 func TestInterruptAndResume(t *testing.T) {
-	spec := tinySpec(actorstest.Corpus(t, t.TempDir()))
+	file := actorstest.Corpus(t, t.TempDir())
+	for _, tc := range []struct {
+		scheduler string
+		tokens    int64
+		stops     bool // its rule does stop trials
+	}{{"auto", 24000, false}, {"asha", 24000, false}, {"wilcoxon", 40_000, true}} {
+		t.Run(tc.scheduler, func(t *testing.T) {
+			spec := tinySpec(file)
+			spec.Scheduler, spec.Budget.Tokens = tc.scheduler, tc.tokens
+			interruptAndResume(t, spec, tc.stops)
+		})
+	}
+}
+
+func interruptAndResume(t *testing.T, spec job.Spec, stops bool) {
 	calm := filepath.Join(t.TempDir(), "calm")
-	if err := build(t, Options{Dir: calm, Spec: spec}); err != nil {
+	stopped := 0
+	count := Options{Dir: calm, Spec: spec}
+	count.Events.Journal = func(e journal.Event, _ *journal.State) {
+		if e.Kind == journal.TrialEnded && e.Trial.Stopped != "" {
+			stopped++
+		}
+	}
+	if err := build(t, count); err != nil {
 		t.Fatal(err)
+	}
+	if stops != (stopped > 0) {
+		t.Errorf("%d trials were stopped by their rule", stopped)
 	}
 	dir := filepath.Join(t.TempDir(), "run")
 	o := Options{Dir: dir, Spec: spec}

@@ -23,7 +23,7 @@ func (s *site) needs() (search.Needs, error) {
 	}
 	return search.Needs{
 		WallClock: s.spec.Budget.WallClock.D().Seconds(), Trials: s.spec.Budget.Trials, MaxTokens: s.spec.Budget.Tokens,
-		Slots: len(s.crew.devices), Corpus: rep.Parts["train"].Bytes, HeldOut: rep.HeldOut.Bytes,
+		Scheduler: s.spec.Scheduler, Slots: len(s.crew.devices), Corpus: rep.Parts["train"].Bytes, HeldOut: rep.HeldOut.Bytes,
 	}, nil
 }
 
@@ -134,5 +134,9 @@ func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan
 	if err != nil {
 		return nil, err
 	}
-	return search.New(st, search.NewHyperband(p.Brackets), slots), nil
+	sched, err := search.NewScheduler(p)
+	if err != nil {
+		return nil, err
+	}
+	return search.New(st, sched, slots), nil
 }

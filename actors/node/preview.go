@@ -41,7 +41,7 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	cfg := DataConfig(spec)
 	n := search.Needs{
 		WallClock: spec.Budget.WallClock.D().Seconds(), Trials: spec.Budget.Trials, MaxTokens: spec.Budget.Tokens,
-		Slots: len(o.Devices), Corpus: int64(float64(bytes) * (1 - cfg.ValidFraction - cfg.TestFraction)), HeldOut: int64(float64(bytes) * cfg.TestFraction),
+		Scheduler: spec.Scheduler, Slots: len(o.Devices), Corpus: int64(float64(bytes) * (1 - cfg.ValidFraction - cfg.TestFraction)), HeldOut: int64(float64(bytes) * cfg.TestFraction),
 	}
 	begin := time.Now()
 	pacer, err := crew.pacer(ctx, engine.Precision(spec.Precision), 3)

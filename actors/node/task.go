@@ -32,6 +32,14 @@ const (
 	finalEvals = 12
 )
 
+// Places of a trial's learning curve in each rung, and how much smaller their sample is
+// than the one that gives its score: all of them take half of that one's time.
+const (
+	curvePoints = 6
+	curveShare  = 12
+	curveCost   = 0.03 // of a rung's training, beyond which no rule is worth it that nobody asked for
+)
+
 // segment turns a resource into a stretch of training.
 func segment(p search.Plan, cfg train.Config, from train.State, resource, decay float64) train.Segment {
 	switch p.Unit {
@@ -44,6 +52,17 @@ func segment(p search.Plan, cfg train.Config, from train.State, resource, decay 
 	perStep := cfg.Arch.FLOPsPerToken(cfg.Arch.Context) * float64(cfg.Sequences()*cfg.Arch.Context)
 	steps := max(4, int(resource*1e9/perStep))
 	return train.Segment{Steps: steps, DecayFrom: math.Ceil(float64(steps) * (1 - decay))}
+}
+
+// measuring is what a trial's curve costs, as a share of its rung's training: a forward
+// pass is a third of that work.
+func measuring(p search.Plan, t train.Task, d search.Decision) float64 {
+	perStep := float64(t.Config.Sequences() * t.Config.Arch.Context)
+	tokens := float64(t.Segment.Steps) * perStep
+	if t.Segment.ByTime {
+		tokens = p.Rate * t.Segment.Seconds / t.Config.Arch.FLOPsPerToken(t.Config.Arch.Context)
+	}
+	return curvePoints * float64(t.SampleTokens) / 3 / (tokens * (1 - d.From/d.Resource))
 }
 
 // configOf is a configuration of the space as a job trains it.
@@ -102,6 +121,10 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 		t.EvalTokens = trialEval
 		if p.Unit == search.Seconds {
 			t.EvalTokens = min(100_000, int64(2000*d.Resource)+4000)
+		}
+		t.SampleTokens = t.EvalTokens / curveShare
+		if d.Stop != nil && (p.Scheduler != "auto" || measuring(p, t, *d) <= curveCost) {
+			t.Stop, t.Resource, t.CurvePoints = d.Stop, d.Resource, curvePoints
 		}
 	} else {
 		if err := s.final(st, p, &t); err != nil {

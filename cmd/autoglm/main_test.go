@@ -329,7 +329,7 @@ func TestJSONIsOneEventALine(t *testing.T) {
 func TestPlanTrainsNothing(t *testing.T) {
 	dir := t.TempDir()
 	out, stderr, code := autoglm(t, dir, "plan", "--budget", "3m")
-	if code != 0 || !strings.Contains(out, "Final") && !strings.Contains(out, "final training") {
+	if code != 0 || !strings.Contains(out, "Scheduler: auto") || !strings.Contains(out, "Final") && !strings.Contains(out, "final training") {
 		t.Fatalf("exit %d: %s%s", code, out, stderr)
 	}
 	out, stderr, code = autoglm(t, dir, "plan", "--trials", "4", "--json")

@@ -235,6 +235,10 @@ func (v *view) plain(u driver.Update) {
 			say("%-9s failed: %s", e.Trial.Trial, firstLine(e.Trial.Err))
 			return
 		}
+		if e.Trial.Stopped != "" {
+			say("%-9s stopped after %d steps: %s", e.Trial.Trial, e.Trial.State.Step, e.Trial.Stopped)
+			return
+		}
 		say("%-9s %.4f bits per byte after %d steps, %.0f tokens/s; best %s", e.Trial.Trial, e.Trial.Bits, e.Trial.State.Step, e.Trial.PerSecond, bestOf(u.Board))
 	case journal.TrialRetried:
 		say("%-9s attempt %d failed: %s", e.Trial.Trial, e.Trial.Attempt, firstLine(e.Trial.Err))
@@ -299,6 +303,9 @@ func planLines(p search.Plan) []string {
 	}
 	if p.Rate > 0 {
 		out = append(out, fmt.Sprintf("this machine trains such models at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
+	}
+	if p.Scheduler != "" {
+		out = append(out, "scheduler: "+p.Scheduler)
 	}
 	for _, b := range p.Brackets {
 		var rungs []string

@@ -51,6 +51,7 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"budget:\n  wall_clock: soon", "j:2: budget.wall_clock: \"soon\" is no duration"},
 		{"space:\n  lr: gauss(1, 2)", "j:2: space.lr: \"gauss(1, 2)\": unknown range"},
 		{"space:\n  layer: 3", `j:2: space.layer: is no dimension`},
+		{"scheduler: ahsa", `j:1: scheduler: "ahsa" is not one of auto, hyperband, sha, asha`},
 		{"forbidden:\n  - lr>0.1\n  - optimiser=muon", "j:3: forbidden[1]: optimiser is no dimension"},
 		{"forbidden: optimizer>muon", "j:1: forbidden"},
 		{"space:\n  lr: log_uniform(1e-5, 1e-2) ~ 1", "j:2: space.lr: \"log_uniform(1e-5, 1e-2) ~ 1\": the believed value 1 is outside"},

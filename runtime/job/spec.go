@@ -20,6 +20,7 @@ type Spec struct {
 	HardwareConstraint string            `json:"hardware_constraint"` // see device.ParseRequest
 	SearchStrategy     string            `json:"search_strategy"`     // one of search.Names
 	Inherit            string            `json:"inherit"`             // whether trials begin from the weights of their parents, one of Inherits
+	Scheduler          string            `json:"scheduler"`           // how trials are rationed, one of search.Schedulers
 	Seed               uint64            `json:"seed"`                // of everything random
 	Budget             Budget            `json:"budget"`              //
 	Data               Data              `json:"data"`                //
@@ -188,7 +189,7 @@ func (s *Spec) Inheriting() bool {
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
-		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Inherit: "auto", Seed: 1,
+		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Seed: 1,
 		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
@@ -211,6 +212,9 @@ func (s *Spec) Validate() error {
 	}
 	if !contains(search.Names(), s.SearchStrategy) {
 		return fieldError("search_strategy", "%q is not one of %s%s", s.SearchStrategy, strings.Join(search.Names(), ", "), didYouMean(s.SearchStrategy, search.Names()))
+	}
+	if s.Scheduler != "" && !contains(search.Schedulers(), s.Scheduler) { // jobs of older journals have none
+		return fieldError("scheduler", "%q is not one of %s%s", s.Scheduler, strings.Join(search.Schedulers(), ", "), didYouMean(s.Scheduler, search.Schedulers()))
 	}
 	if _, err := device.ParseRequest(s.HardwareConstraint); err != nil {
 		return fieldError("hardware_constraint", "%v", err)

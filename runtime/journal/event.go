@@ -41,8 +41,14 @@ type TrialReport struct {
 	Bits      float64     `json:"bits_per_byte,omitempty"`
 	Params    int64       `json:"params,omitempty"`
 	PerSecond float64     `json:"tokens_per_s,omitempty"`
+	Stopped   string      `json:"stopped,omitempty"` // why its rule ended it; Bits is then the last of its curve
 	Failed    bool        `json:"failed,omitempty"`
 	Err       string      `json:"err,omitempty"`
+}
+
+// Outcome is what the search learns of it.
+func (r TrialReport) Outcome() search.Outcome {
+	return search.Outcome{Score: r.Bits, Failed: r.Failed, Curve: r.State.Curve, Stopped: r.Stopped != "", Why: r.Stopped}
 }
 
 // Placed says where work was done that may run on either kind of device.

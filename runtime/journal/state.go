@@ -200,6 +200,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 	lb := Leaderboard{Job: name, Objective: s.Spec.Objective, Direction: "minimize", Trials: []Entry{}}
 	byID := map[string]*Entry{}
 	var order []string
+	over := map[string]bool{} // stopped inside a rung
 	for _, d := range s.Decisions {
 		e := byID[d.Trial]
 		if e == nil {
@@ -214,6 +215,13 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			e.Status = "running"
 		case r.Failed:
 			e.Status, e.Reason = "failed", r.Err
+		case r.Stopped != "":
+			e.Status, e.Reason = "stopped", r.Stopped
+			if e.Score == nil { // else the last rung's stands
+				bits := r.Bits
+				e.Score, e.Bits = &bits, &bits
+			}
+			over[d.Trial] = true
 		default:
 			e.Status = "stopped"
 			if s.top(d) {
@@ -228,7 +236,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 	}
 	for _, id := range order {
 		e := byID[id]
-		if e.Status == "stopped" && s.mayGoOn(id) {
+		if e.Status == "stopped" && !over[id] && s.mayGoOn(id) {
 			e.Status = "paused"
 		}
 		lb.Trials = append(lb.Trials, *e)
@@ -270,6 +278,9 @@ func (s *State) top(d search.Decision) bool {
 func (s *State) mayGoOn(id string) bool {
 	if s.SearchClosed || s.Done[job.StageSearch] || s.Plan == nil {
 		return false
+	}
+	if s.Plan.Scheduler == "asha" || s.Plan.Scheduler == "pasha" {
+		return true // its rung never closes
 	}
 	last := search.Decision{Seq: -1}
 	for _, d := range s.Decisions {

@@ -108,15 +108,15 @@ func (p *pool) neighbours(at []float64, rng *rand.Rand) {
 		default:
 			for _, s := range []float64{0.2, 0.05, 0.01} {
 				for range 2 {
-					try(reflect(at[i] + s*rng.NormFloat64()))
+					try(bounce(at[i] + s*rng.NormFloat64()))
 				}
 			}
 		}
 	}
 }
 
-// reflect folds a step beyond a range's end back into it.
-func reflect(u float64) float64 {
+// bounce folds a step beyond a range's end back into it.
+func bounce(u float64) float64 {
 	if u < 0 {
 		u = -u
 	}

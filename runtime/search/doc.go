@@ -3,7 +3,8 @@
 // and the same seed and results give the same decisions.
 //
 //	strat, _ := search.NewStrategy("evolutionary", sp, search.Options{Seed: 1, Initial: []space.Config{defaults}, Architecture: arch})
-//	s := search.New(strat, search.NewHyperband(brackets), slots)
+//	sched, err := search.NewScheduler(plan)  // or search.NewHyperband(brackets)
+//	s := search.New(strat, sched, slots)
 //	for !s.Done() {
 //		decisions, err := s.Next()     // up to slots unfinished ones at a time
 //		// run each decision's trial up to decision.Resource, then
@@ -34,17 +35,34 @@
 // propose nothing twice, and rank what misses a measured constraint
 // (Result.Violations) below what holds it.
 //
+// # Schedulers and rules
+//
+// A Scheduler divides training among trials: between rungs it starts, promotes and
+// passes over. hyperband and sha wait for a rung to fill; asha promotes as soon as a
+// third of what is there is beaten, so that paused trials may go on later; pasha is
+// asha that opens a higher rung only while the two highest disagree; none takes every
+// trial to the end.
+//
+// A Rule stops a trial inside its rung. While a trial trains, the score of a small,
+// fixed sample is taken at a few places, with the rate still up: its curve. median
+// compares it with the others' means, wilcoxon with the best trial's curve, and curve
+// continues it by power laws: the trial stops where its chance to end among those that
+// go on falls below 5 %. A stopped trial is not promoted; the strategy learns where it
+// stood.
+//
 // # Order
 //
 // Results may arrive in any order, yet decisions do not depend on it: decision k
 // is made from the results of exactly the decisions 0 … k−slots, and of later
 // ones only as far as the scheduler must wait for them. This costs little, since
 // trials of one rung are given equal resources, and makes a search with a budget in trials
-// reproducible on any number of restarts. A search that devices join is made wider;
+// reproducible on any number of restarts. The same holds of rules: a decision carries
+// what its rule compares with, and the trial's own curve decides the rest, wherever it
+// is trained. A search that devices join is made wider;
 // its decisions say so, and are repeated as they were.
 //
 // Vocabulary: a trial is one configuration, a resource the amount of training it
 // has had (in the units of the plan), a rung a resource level at which trials are
 // compared, a bracket one run of successive halving, a decision "start" or
-// "promote".
+// "promote", a curve the scores of a trial inside its rungs, a rule what stops it there.
 package search

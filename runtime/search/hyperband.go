@@ -1,7 +1,6 @@
 package search
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -56,11 +55,6 @@ type Hyperband struct {
 	capacity int     // trials this rung will have
 }
 
-type entry struct {
-	trial string
-	score float64
-}
-
 // NewHyperband runs the brackets in order.
 func NewHyperband(brackets []Bracket) *Hyperband {
 	h := &Hyperband{brackets: brackets}
@@ -101,8 +95,8 @@ func (h *Hyperband) stopStarting() {
 	h.advance()
 }
 
-func (h *Hyperband) report(d Decision, score float64) {
-	h.reported = append(h.reported, entry{d.Trial, score})
+func (h *Hyperband) report(d Decision, o Outcome) {
+	h.reported = append(h.reported, entry{d.Trial, o.Score})
 	h.advance()
 }
 
@@ -112,13 +106,11 @@ func (h *Hyperband) advance() {
 		return
 	}
 	b := h.brackets[h.at]
-	slices.SortStableFunc(h.reported, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.trial, b.trial))
-	})
+	slices.SortStableFunc(h.reported, ahead)
 	h.queue = nil
 	if h.rung+1 < len(b.Resources) {
 		for _, e := range h.reported[:min(b.Keep[h.rung+1], len(h.reported))] {
-			if !math.IsInf(e.score, 1) {
+			if !e.failed() {
 				h.queue = append(h.queue, e)
 			}
 		}

@@ -3,6 +3,7 @@ package search
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Unit is what a plan's resources count.
@@ -24,6 +25,7 @@ type Needs struct {
 	Slots     int     // trials that run side by side
 	Corpus    int64   // training text, bytes
 	HeldOut   int64   // held-out text, bytes
+	Scheduler string  // one of Schedulers; "" is auto
 	// Pace of a model of so many parameters, by glm.Arch.MatrixParams, that so many
 	// devices train together. Asked for a WallClock alone: other budgets give the
 	// same plan on every machine.
@@ -56,6 +58,7 @@ type Plan struct {
 	Epochs        float64   `json:"epochs"`           // passes of the final training over the data, for that size
 	Rate          float64   `json:"flops_per_second"` // of one device at that size
 	SearchTrials  int       `json:"trials"`
+	Scheduler     string    `json:"scheduler,omitempty"` // one of Schedulers
 }
 
 // eta is Hyperband's reduction factor.
@@ -71,7 +74,7 @@ const minRung = 0.4
 // MakePlan turns a budget into brackets and a final training. It returns an
 // error when the budget leaves nothing to train with.
 func MakePlan(n Needs) (Plan, error) {
-	p := Plan{Slots: max(n.Slots, 1), Cool: 0.25, FinalDecay: 0.6}
+	p := Plan{Slots: max(n.Slots, 1), Cool: 0.25, FinalDecay: 0.6, Scheduler: n.Scheduler}
 	switch {
 	case n.Trials > 0:
 		p.Unit = GFLOP
@@ -106,6 +109,7 @@ func MakePlan(n Needs) (Plan, error) {
 		p.about(n.sized(p.FinalSeconds))
 		p.Rate = n.Pace(p.Params, 1).Rate()
 	}
+	p.schedule(n)
 	if p.Params > 0 && n.Corpus > 0 {
 		tokens := p.FinalResource
 		switch p.Unit {
@@ -205,4 +209,57 @@ func ladder(n int, first float64, levels int) Bracket {
 		r *= eta
 	}
 	return b
+}
+
+// schedule lays the same budget out for the scheduler that was asked for. A budget in
+// trials keeps their number and what the first rung takes, any other what all take
+// together.
+func (p *Plan) schedule(n Needs) {
+	trials, cost, first, top := 0, 0.0, math.Inf(1), 0.0
+	for _, b := range p.Brackets {
+		trials += b.Trials
+		cost += b.Cost()
+		first, top = min(first, b.Resources[0]), max(top, b.Resources[len(b.Resources)-1])
+	}
+	switch p.Scheduler {
+	case "", "auto":
+		return
+	case "hyperband":
+		p.Brackets = cycle(Brackets(first, top, eta), trials)
+	case "sha", "asha", "pasha":
+		p.Brackets = []Bracket{ladder(trials, first, rungs(trials))}
+	default: // every trial to the top
+		if n.Trials == 0 {
+			trials = max(1, int(cost/top)/p.Slots) * p.Slots
+		}
+		p.Brackets = []Bracket{ladder(trials, top, 1)}
+	}
+	if n.Trials > 0 {
+		return
+	}
+	total := 0.0
+	for _, b := range p.Brackets {
+		total += b.Cost()
+	}
+	for _, b := range p.Brackets {
+		for i := range b.Resources {
+			b.Resources[i] *= cost / total
+		}
+	}
+}
+
+// cycle repeats brackets until they have so many trials together; the last one is cut
+// down.
+func cycle(brackets []Bracket, trials int) []Bracket {
+	var out []Bracket
+	for i := 0; trials > 0; i++ {
+		b := brackets[i%len(brackets)]
+		if b.Trials > trials {
+			b = ladder(trials, b.Resources[0], min(len(b.Resources), rungs(trials)))
+		}
+		b.Resources = slices.Clone(b.Resources)
+		out = append(out, b)
+		trials -= b.Trials
+	}
+	return out
 }

@@ -31,6 +31,8 @@ type Decision struct {
 	Resource float64      `json:"resource" msgpack:"resource"`                   // train up to here
 	Reason   string       `json:"reason" msgpack:"reason"`                       // why this one, in words
 	Inherit  string       `json:"inherit,omitempty" msgpack:"inherit,omitempty"` // of a start: the trial whose last checkpoint it begins from, see Lineage
+	// Stop says when the trial ends before Resource; nil is never.
+	Stop *Rule `json:"stop,omitempty" msgpack:"stop"`
 	// Where the search was made wider than its plan: the slots, and how many results,
 	// in the order of their decisions, this one was made from.
 	Slots int `json:"slots,omitempty" msgpack:"slots"`
@@ -41,6 +43,20 @@ type Decision struct {
 type Outcome struct {
 	Score  float64 `json:"score" msgpack:"score"`
 	Failed bool    `json:"failed,omitempty" msgpack:"failed"`
+	// Curve is the trial's so far, where its decision has a rule.
+	Curve []Point `json:"curve,omitempty" msgpack:"curve"`
+	// Stopped tells that the rule ended it, and Why: Score is the curve's last, and it
+	// is not promoted.
+	Stopped bool   `json:"stopped,omitempty" msgpack:"stopped"`
+	Why     string `json:"why,omitempty" msgpack:"why"`
+}
+
+// reached is the resource that a decision was trained to.
+func (o Outcome) reached(d Decision) float64 {
+	if o.Stopped && len(o.Curve) > 0 {
+		return o.Curve[len(o.Curve)-1].Resource
+	}
+	return d.Resource
 }
 
 // Ranked is a trial's standing.
@@ -56,7 +72,7 @@ type Ranked struct {
 // goroutine.
 type Search struct {
 	strategy  Strategy
-	scheduler *Hyperband
+	scheduler Scheduler
 	plan      int // slots at the beginning
 	slots     int
 	widened   bool       // decisions say what they were made from
@@ -71,7 +87,7 @@ type Search struct {
 }
 
 // New starts a search that keeps at most slots decisions unfinished.
-func New(strategy Strategy, scheduler *Hyperband, slots int) *Search {
+func New(strategy Strategy, scheduler Scheduler, slots int) *Search {
 	slots = max(slots, 1)
 	return &Search{strategy: strategy, scheduler: scheduler, plan: slots, slots: slots, trials: map[string]*Ranked{}}
 }
@@ -162,13 +178,15 @@ func (s *Search) tell(n int) bool {
 		if o == nil {
 			return false
 		}
-		d := s.decisions[s.told]
-		score := o.Score
-		if o.Failed || math.IsNaN(score) {
-			score = math.Inf(1)
+		d, told := s.decisions[s.told], *o
+		if o.Failed || math.IsNaN(o.Score) {
+			told.Score = math.Inf(1)
 		}
-		s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: d.Resource, Score: score})
-		s.scheduler.report(d, score)
+		s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score})
+		if o.Stopped {
+			told.Score = math.Inf(1)
+		}
+		s.scheduler.report(d, told)
 		s.told++
 	}
 	return true
@@ -185,9 +203,9 @@ func (s *Search) Report(seq int, o Outcome) error {
 	s.outcomes[seq] = &o
 	d := s.decisions[seq]
 	t := s.trials[d.Trial]
-	if o.Failed || math.IsNaN(o.Score) {
+	if o.Failed || o.Stopped || math.IsNaN(o.Score) {
 		if t.Rung < 0 {
-			t.Resource = d.Resource
+			t.Resource = o.reached(d)
 		}
 		return nil
 	}
@@ -222,7 +240,7 @@ func (s *Search) Running() []Decision {
 	return out
 }
 
-// Ranking lists the trials that have a score, best first: those with more
+// Ranking lists the trials that have a score at the end of a rung, best first: those with more
 // resource stand before those with less, then by score, ties by trial.
 func (s *Search) Ranking() []Ranked {
 	var out []Ranked

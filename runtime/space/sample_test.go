@@ -234,3 +234,24 @@ func TestPriorDrawsNearIt(t *testing.T) {
 		t.Errorf("%.2f of the samples are near", share)
 	}
 }
+
+func FuzzParseForbidden(f *testing.F) {
+	for _, s := range []string{"optimizer=muon p>0.2", "layers>=3 rank!=64", "=", "p<", "a!b", "x=1e400", " p = 1"} {
+		f.Add(s)
+	}
+	s := everyKind(f)
+	c, err := s.Sample(rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		x, err := ParseForbidden(text)
+		if err != nil {
+			return
+		}
+		again, err := ParseForbidden(x.String())
+		if err != nil || again.Matches(c) != x.Matches(c) || len(again.terms) != len(strings.Fields(text)) {
+			t.Fatalf("%q reads as %v, then as %v, %v", text, x, again, err)
+		}
+	})
+}

@@ -140,7 +140,21 @@ func TestOverrides(t *testing.T) {
 			t.Fatalf("outside the overrides: %s", c.Key())
 		}
 	}
-	for name, expr := range map[string]string{"lrr": "1", "dim": "100", "dropout": "uniform(0, 2)", "optimizer": "sgd", "tied": "uniform(0, 1)", "layers": "0"} {
+	s, err = Decoder(l, map[string]string{"lr": "log_uniform(1e-6, 1e-1) ~ 3e-3", "dim": "ordinal([64, 128, 256])", "dropout": "uniform(0, 0.5, 0.1)", "muon_lr": "0.02"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		c, err := s.Sample(rng)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, muon := c[MuonLR]
+		if err := s.Check(c); err != nil || muon != (c.Word(Optimizer) == "muon") {
+			t.Fatalf("%s: %v", c.Key(), err)
+		}
+	}
+	for name, expr := range map[string]string{"lrr": "1", "kv_heads": "ordinal([2, 0])", "dim": "100", "dropout": "uniform(0, 2)", "optimizer": "sgd", "tied": "uniform(0, 1)", "layers": "0"} {
 		if _, err := Decoder(l, map[string]string{name: expr}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %s was accepted (%v)", name, expr, err)
 		}

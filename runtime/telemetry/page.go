@@ -448,6 +448,9 @@ func (p *page) plan(pl *search.Plan) {
 		p.Plan = append(p.Plan, fmt.Sprintf("%s for the final training.", unit(pl.FinalResource)))
 	}
 	p.Plan = append(p.Plan, fmt.Sprintf("Models of about %s parameters, at most %s; the final training passes %.1f times over the data.", size(pl.Params), size(pl.MaxParams), pl.Epochs))
+	if pl.Scheduler != "" {
+		p.Plan = append(p.Plan, fmt.Sprintf("Scheduler: %s.", pl.Scheduler))
+	}
 	p.PlanTable.Head = []string{"bracket", "rung", "trials", "training of each"}
 	for i, b := range pl.Brackets {
 		for k, r := range b.Resources {

@@ -6,6 +6,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
+	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
@@ -85,6 +86,8 @@ type State struct {
 	// Evals is the number of evaluations inside a segment, so that a resumed run
 	// evaluates at the same places.
 	Evals int `json:"evals,omitempty" msgpack:"evals"`
+	// Curve is a trial's learning curve, where its task has a rule.
+	Curve []search.Point `json:"curve,omitempty" msgpack:"curve"`
 }
 
 // Position in the unit of seg.

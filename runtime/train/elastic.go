@@ -169,7 +169,7 @@ type header struct {
 	Phase phase
 }
 
-const headerBytes = 2048
+const headerBytes = 16384
 
 // transfer broadcasts the root's state. Ranks that are not behind only take part.
 func (r *Run) transfer(st State, root int, behind bool) (State, error) {
@@ -178,6 +178,9 @@ func (r *Run) transfer(st State, root int, behind bool) (State, error) {
 		b, err := json.Marshal(header{st, r.phase})
 		if err != nil {
 			return st, err
+		}
+		if len(b) >= headerBytes {
+			return st, fmt.Errorf("the state of step %d takes %d bytes, a transfer's head %d", st.Step, len(b), headerBytes)
 		}
 		for i, c := range append(b, '\n') {
 			half[i/2] |= uint16(c) << (8 * (i % 2))

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/ddp"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/ring"
+	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
 // ErrDiverged means that the loss or the gradient is no longer a number.
@@ -64,6 +66,12 @@ type Run struct {
 	CheckpointEvery time.Duration // between calls of Events.Checkpoint; 0 is none
 	Events          Events
 
+	// A run with a rule stops where it says so. Its curve gets a point at each of
+	// Marks, which rise: the score of SampleTokens.
+	Stop         *search.Rule
+	Marks        []Mark
+	SampleTokens int64
+
 	// Balance gives each rank as many of a step's sequences as its measured speed
 	// is worth, so that a slow device does not hold up a fast one. The global batch
 	// stays what Config says; the sums' bits then depend on the clock.
@@ -109,6 +117,9 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 	if err := r.meter(); err != nil {
 		return st, err
 	}
+	if why := r.Stop.Judge(st.Curve); why != "" { // it was stopped before, and cut off
+		return st, &stoppedError{why}
+	}
 	batches := NewBatches(r.Train, r.Config.Arch.Context, r.Config.Seed)
 	t := r.Config.Arch.Context
 	total := r.Config.Sequences()
@@ -141,6 +152,9 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 				return st, err
 			}
 			lastCheckpoint = r.Clock()
+		}
+		if err := r.mark(&st, pos); err != nil {
+			return st, err
 		}
 		if stop && r.World > 1 {
 			return st, r.alike(st)
@@ -383,4 +397,48 @@ func (r *Run) scored(st State, s Score) {
 	if r.Events.Scored != nil {
 		r.Events.Scored(st, s)
 	}
+}
+
+// Mark is a place of a learning curve.
+type Mark struct {
+	At       float64 // position
+	Resource float64 // what that counts for in the rule's measure
+}
+
+// stoppedError ends a run whose rule says so.
+type stoppedError struct{ why string }
+
+func (e *stoppedError) Error() string { return "stopped: " + e.why }
+
+// mark adds the curve's point of the last mark that the run has reached, unless it is
+// there, and asks the rule. All ranks see the same score, so that they stop together.
+func (r *Run) mark(st *State, pos float64) error {
+	if r.Stop == nil {
+		return nil
+	}
+	resource := 0.0
+	for _, m := range r.Marks {
+		if m.At <= pos {
+			resource = m.Resource
+		}
+	}
+	if n := len(st.Curve); resource == 0 || n > 0 && resource <= st.Curve[n-1].Resource {
+		return nil
+	}
+	s, err := r.Validate(r.SampleTokens)
+	if err != nil {
+		return err
+	}
+	bits := s.BitsPerByte()
+	if math.IsNaN(bits) || math.IsInf(bits, 0) {
+		return fmt.Errorf("%w at step %d: the validation loss is not a number", ErrDiverged, st.Step)
+	}
+	st.Curve = append(slices.Clone(st.Curve), search.Point{Resource: resource, Score: bits})
+	if r.Rank == 0 && r.Events.Step != nil {
+		r.Events.Step(StepMetrics{Step: st.Step, Tokens: st.Tokens, Seconds: st.Seconds, Bits: bits})
+	}
+	if why := r.Stop.Judge(st.Curve); why != "" {
+		return &stoppedError{why}
+	}
+	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
 // Task is one piece of a trial's training, the same for all of its ranks: train
@@ -45,8 +46,15 @@ type Task struct {
 	// the rate falls: nothing goes on from here.
 	Final     bool    `msgpack:"final"`
 	EvalEvery float64 `msgpack:"eval_every"` // positions between evaluations before the last; 0 is none
-	MaxBytes  int64   `msgpack:"max_bytes"`  // memory that the trial may take; 0 is no bound
-	Balance   bool    `msgpack:"balance"`    // see Run
+	// Stop ends a trial before its segment, see search.Rule; nil is never. Its curve is
+	// measured on SampleTokens at CurvePoints places of the flat part. Resource is what
+	// the segment's end counts for in the rule's measure.
+	Stop         *search.Rule `msgpack:"stop"`
+	Resource     float64      `msgpack:"resource"`
+	CurvePoints  int          `msgpack:"curve_points"`
+	SampleTokens int64        `msgpack:"sample_tokens"`
+	MaxBytes     int64        `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
+	Balance      bool         `msgpack:"balance"`   // see Run
 	// Of several ranks:
 	Compression string `msgpack:"compression"` // see Run
 	Zero        int    `msgpack:"zero"`        // 1 divides AdamW's moments over the ranks; Muon's state stays whole
@@ -71,6 +79,7 @@ type Report struct {
 	Bits      float64 `json:"bits_per_byte" msgpack:"bits_per_byte"`
 	Params    int64   `json:"params" msgpack:"params"`
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
+	Stopped   string  `json:"stopped,omitempty" msgpack:"stopped"` // why the task's rule ended it; Bits is then the curve's last
 }
 
 // ErrMemory means that the trial would not fit into the memory it may take.
@@ -157,6 +166,12 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if st.Position(flat) >= flat.End() {
 		r.phase = flatEnd
 	}
+	if t.Final {
+		st.Curve = nil
+	} else if t.Stop != nil {
+		r.Stop, r.SampleTokens = t.Stop, t.SampleTokens
+		r.Marks = t.marks(flat)
+	}
 	// From here on all ranks hold one state: a rank that comes later gets it from a peer.
 	if st, err = r.Join(ctx, st); err != nil {
 		return Report{State: st}, err
@@ -167,8 +182,27 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		}
 	}
 	begun := st
+	report := func(bits float64) Report {
+		p := Report{State: st, Bits: bits, Params: t.Config.Arch.Params()}
+		p.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)
+		return p
+	}
+	// What a rule has stopped leaves its state where it stopped, not where the clock had
+	// it saved: another trial may begin from it.
+	ended := func(s *stoppedError) (Report, error) {
+		if err := t.saveFlat(&r, st); err != nil {
+			return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
+		}
+		rep := report(st.Curve[len(st.Curve)-1].Score)
+		rep.Stopped = s.why
+		return rep, nil
+	}
+	var stopped *stoppedError
 	if r.phase == flatPart {
 		if st, err = r.To(ctx, st, flat); err != nil {
+			if errors.As(err, &stopped) {
+				return ended(stopped)
+			}
 			return Report{State: st}, errors.Join(err, t.keep(ctx, &r, st))
 		}
 		r.phase = flatEnd
@@ -185,6 +219,9 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	var score Score
 	for {
 		if st, err = r.To(ctx, st, t.Segment); err != nil {
+			if errors.As(err, &stopped) {
+				return ended(stopped)
+			}
 			if t.Final {
 				err = errors.Join(err, t.keep(ctx, &r, st))
 			}
@@ -207,8 +244,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	if r.Rank == 0 {
 		r.scored(st, score)
 	}
-	rep = Report{State: st, Bits: bits, Params: t.Config.Arch.Params()}
-	rep.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)
+	rep = report(bits)
 	if t.Final {
 		if st.BestStep > 0 && st.BestBits < bits {
 			rep.Bits, rep.State = st.BestBits, st
@@ -222,7 +258,19 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	return rep, nil
 }
 
-// saveFlat saves the state at the end of the flat part, unless it is there already.
+// marks are the places of the curve, evenly over the flat part of the rung: the same
+// resources for all of its trials, whatever their steps.
+func (t Task) marks(flat Segment) []Mark {
+	out := make([]Mark, t.CurvePoints)
+	for i := range out {
+		r := t.Stop.From + (t.Stop.Horizon-t.Stop.From)*float64(i+1)/float64(len(out))
+		out[i] = Mark{min(r/t.Resource*t.Segment.End(), flat.End()), r}
+	}
+	return out
+}
+
+// saveFlat saves the state at the end of the flat part, or where a rule stopped it,
+// unless it is there already.
 func (t Task) saveFlat(r *Run, st State) error {
 	if r.Shard == nil && r.Rank != 0 {
 		return nil

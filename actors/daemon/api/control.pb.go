@@ -1131,6 +1131,8 @@ type Spec struct {
 	Licence              *string                `protobuf:"bytes,24,opt,name=licence,proto3,oneof" json:"licence,omitempty"`
 	Name                 *string                `protobuf:"bytes,25,opt,name=name,proto3,oneof" json:"name,omitempty"`
 	PlaintextCollectives *bool                  `protobuf:"varint,26,opt,name=plaintext_collectives,json=plaintextCollectives,proto3,oneof" json:"plaintext_collectives,omitempty"`
+	Forbidden            []string               `protobuf:"bytes,27,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
+	Scheduler            *string                `protobuf:"bytes,28,opt,name=scheduler,proto3,oneof" json:"scheduler,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1345,6 +1347,20 @@ func (x *Spec) GetPlaintextCollectives() bool {
 		return *x.PlaintextCollectives
 	}
 	return false
+}
+
+func (x *Spec) GetForbidden() []string {
+	if x != nil {
+		return x.Forbidden
+	}
+	return nil
+}
+
+func (x *Spec) GetScheduler() string {
+	if x != nil && x.Scheduler != nil {
+		return *x.Scheduler
+	}
+	return ""
 }
 
 type Budget struct {
@@ -2574,7 +2590,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xbc\v\n" +
+	"\x05_size\"\x8b\f\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -2604,7 +2620,9 @@ const file_control_proto_rawDesc = "" +
 	"\x05steps\x18\x17 \x03(\v2\x10.autoglm.v1.StepR\x05steps\x12\x1d\n" +
 	"\alicence\x18\x18 \x01(\tH\x10R\alicence\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x19 \x01(\tH\x11R\x04name\x88\x01\x01\x128\n" +
-	"\x15plaintext_collectives\x18\x1a \x01(\bH\x12R\x14plaintextCollectives\x88\x01\x01\x1a8\n" +
+	"\x15plaintext_collectives\x18\x1a \x01(\bH\x12R\x14plaintextCollectives\x88\x01\x01\x12\x1c\n" +
+	"\tforbidden\x18\x1b \x03(\tR\tforbidden\x12!\n" +
+	"\tscheduler\x18\x1c \x01(\tH\x13R\tscheduler\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2638,7 +2656,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_licenceB\a\n" +
 	"\x05_nameB\x18\n" +
-	"\x16_plaintext_collectives\"\x8b\x01\n" +
+	"\x16_plaintext_collectivesB\f\n" +
+	"\n" +
+	"_scheduler\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +

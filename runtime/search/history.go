@@ -20,6 +20,7 @@ type history struct {
 	proposed []*observation // by seq
 	foreign  []*observation // told and never asked for; by trial unless unsorted
 	unsorted bool
+	joined   []*observation // cached by all
 	told     []*observation // cached by results; nil when it must be made anew
 	bred     string         // whose weights what was proposed last can take over, "" where none
 	revision int            // counts reports of what had reported before
@@ -162,15 +163,19 @@ func (h *history) all() []*observation {
 		slices.SortFunc(h.foreign, func(a, b *observation) int {
 			return cmp.Or(cmp.Compare(a.last().Trial, b.last().Trial), cmp.Compare(a.key, b.key))
 		})
-		h.unsorted = false
+		h.unsorted, h.joined = false, nil
 	}
-	return slices.Concat(h.foreign, h.proposed)
+	if h.joined == nil {
+		h.joined = slices.Clone(h.foreign)
+	}
+	h.joined = append(h.joined, h.proposed[len(h.joined)-len(h.foreign):]...)
+	return h.joined
 }
 
 // results lists what has reported, in the order of all.
 func (h *history) results() []*observation {
 	if h.told == nil {
-		h.told = []*observation{}
+		h.told = make([]*observation, 0, len(h.known))
 		for _, o := range h.all() {
 			if len(o.reports) > 0 {
 				h.told = append(h.told, o)

@@ -170,6 +170,8 @@ type mixture struct {
 	pairs [][]kernel
 	cache [][]tabled // by dim - reals: the logarithms at values met so far
 	near  []term
+
+	component []int32 // of each of the group's rows; -1 when it is not in
 }
 
 // term is a component that a point isn't too far from.
@@ -190,7 +192,8 @@ type tabled struct {
 func (m *mixture) build(g *group, in func(row int) bool, faded bool) {
 	D, R := len(g.dims), g.real
 	m.g = g
-	component := make([]int32, len(g.rows)) // -1 when it is not in
+	m.component = resized(m.component, len(g.rows))
+	component := m.component
 	n := 0
 	for i, row := range g.rows {
 		component[i] = -1

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // inheriting is a job some of whose trials begin from others' weights.
@@ -105,4 +108,29 @@ func TestInheritedCheckpointGone(t *testing.T) {
 	if said := strings.Join(notices, "\n"); gone == "" || !strings.Contains(said, "checkpoint of trial "+gone) {
 		t.Errorf("trial %s lost its checkpoint, and it was said: %q", gone, said)
 	}
+
+	// Devices of another node have the parent's folder brought there, and look for its
+	// checkpoint in their own.
+	s := newSite(dir, o.Spec, &crew{threads: 1})
+	came := &arrivals{}
+	s.guest, s.fed, s.folder = true, true, came
+	a := &actors.Assign{Task: train.Task{Trial: "t007", Inherit: "/elsewhere/trials/t003/checkpoint"}}
+	a.Task.Config.Arch.Vocab = 320
+	if err := s.begin(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(dir, "trials", "t003", "checkpoint"); a.Task.Inherit != want || !slices.Equal(came.from, []string{"t007", "t003"}) {
+		t.Errorf("a lent device begins from %s, and has %v brought", a.Task.Inherit, came.from)
+	}
+}
+
+// arrivals is a Folder that notes what is brought.
+type arrivals struct {
+	alone
+	from []string
+}
+
+func (a *arrivals) Begin(_ context.Context, _ string, _ uint64, from []string) error {
+	a.from = from
+	return nil
 }

@@ -24,6 +24,7 @@ type State struct {
 	Plan         *search.Plan
 	Decisions    []search.Decision
 	Outcomes     map[int]TrialReport // by decision
+	Spans        map[int]Span        // when each was made and carried out; −1 is the final training
 	Retries      map[int]int         // failed attempts, by decision
 	SearchClosed bool
 	Winner       string // trial that the final training continues
@@ -36,6 +37,9 @@ type State struct {
 	stageSince map[string]float64
 }
 
+// Span is a stretch of a job's active time, seconds; To is 0 before it has ended.
+type Span struct{ From, To float64 }
+
 // Attempt at a stage that failed.
 type Attempt struct {
 	N     int    // from 1
@@ -47,7 +51,7 @@ type Attempt struct {
 func (s *State) Clone() State {
 	c := *s
 	c.Done, c.StageSeconds, c.Running, c.Attempts = maps.Clone(s.Done), maps.Clone(s.StageSeconds), maps.Clone(s.Running), maps.Clone(s.Attempts)
-	c.Outcomes, c.Retries, c.stageSince = maps.Clone(s.Outcomes), maps.Clone(s.Retries), maps.Clone(s.stageSince)
+	c.Outcomes, c.Retries, c.stageSince, c.Spans = maps.Clone(s.Outcomes), maps.Clone(s.Retries), maps.Clone(s.stageSince), maps.Clone(s.Spans)
 	return c
 }
 
@@ -55,7 +59,7 @@ func (s *State) Clone() State {
 func NewState() *State {
 	return &State{
 		Done: map[string]bool{}, StageSeconds: map[string]float64{}, Outcomes: map[int]TrialReport{}, Retries: map[int]int{},
-		Running: map[string]int{}, Attempts: map[string]Attempt{}, stageSince: map[string]float64{},
+		Running: map[string]int{}, Attempts: map[string]Attempt{}, stageSince: map[string]float64{}, Spans: map[int]Span{},
 	}
 }
 
@@ -103,6 +107,7 @@ func (s *State) Apply(e Event) {
 	case Decided:
 		if e.Decision != nil && e.Decision.Seq == len(s.Decisions) {
 			s.Decisions = append(s.Decisions, *e.Decision)
+			s.Spans[e.Decision.Seq] = Span{From: e.Active}
 		}
 	case TrialRetried:
 		if e.Trial != nil {
@@ -112,6 +117,7 @@ func (s *State) Apply(e Event) {
 		if e.Trial != nil {
 			if _, twice := s.Outcomes[e.Trial.Seq]; !twice {
 				s.Outcomes[e.Trial.Seq] = *e.Trial
+				s.Spans[e.Trial.Seq] = Span{s.Spans[e.Trial.Seq].From, e.Active}
 			}
 		}
 	case SearchClosed:
@@ -119,9 +125,13 @@ func (s *State) Apply(e Event) {
 	case FinalStarted:
 		if e.Trial != nil {
 			s.Winner = e.Trial.Trial
+			s.Spans[e.Trial.Seq] = Span{From: e.Active}
 		}
 	case FinalEnded:
 		s.Final = e.Trial
+		if e.Trial != nil {
+			s.Spans[e.Trial.Seq] = Span{s.Spans[e.Trial.Seq].From, e.Active}
+		}
 	case Evaluated:
 		s.Score = e.Score
 	case Finished:

@@ -24,6 +24,7 @@ type Effect struct {
 	Share  float64 `json:"share"`  // growth of the squared error of unseen trials when it is shuffled, over the scores' variance
 	Chance float64 `json:"chance"` // the share that meaningless scores reach one time in twenty
 	Above  bool    `json:"above"`
+	Alone  float64 `json:"alone"` // share of the variance of the model of the scores, see Interaction
 }
 
 // Importance says which parameters the scores depend on, and how far that can
@@ -33,6 +34,12 @@ type Importance struct {
 	R2      float64  // of a random forest on trials that it has not seen
 	Effects []Effect // largest first; none when there are too few trials
 	Words   string   // what may be read from it
+	// Together lists pairs of parameters, the largest interactions first.
+	Together []Interaction
+
+	model *surrogate // nil where there are no effects
+	alone []float64  // by the model's names
+	pairs [][]float64
 }
 
 const (
@@ -59,7 +66,7 @@ func MeasureImportance(trials []Scored, seed uint64) Importance {
 		rng.Shuffle(len(trials), func(i, j int) { trials[i], trials[j] = trials[j], trials[i] })
 		trials = trials[:maxForestRows]
 	}
-	names, f := encode(trials)
+	names, f, words := encode(trials)
 	y := make([]float64, len(trials))
 	for i, t := range trials {
 		y[i] = t.Score
@@ -69,8 +76,16 @@ func MeasureImportance(trials []Scored, seed uint64) Importance {
 		im.Words = "All trials have the same configuration or the same score: there is nothing to compare."
 		return im
 	}
-	share, r2 := grow(f, y, forestTrees, rng).permute(f, y, rng)
+	im.model = &surrogate{names, f, words, grow(f, y, forestTrees, rng)}
+	share, r2 := im.model.forest.permute(f, y, rng)
 	im.R2 = r2
+	im.alone, im.pairs = im.model.forest.anova(f)
+	for j := range names {
+		for k := j + 1; k < len(names); k++ {
+			im.Together = append(im.Together, Interaction{names[j], names[k], im.pairs[j][k]})
+		}
+	}
+	slices.SortStableFunc(im.Together, func(a, b Interaction) int { return -cmp.Compare(a.Share, b.Share) })
 	chance := make([][]float64, len(names))
 	for range shuffles {
 		rng.Shuffle(len(y), func(i, j int) { y[i], y[j] = y[j], y[i] })
@@ -81,7 +96,7 @@ func MeasureImportance(trials []Scored, seed uint64) Importance {
 	}
 	for j, n := range names {
 		slices.Sort(chance[j])
-		e := Effect{Name: n, Share: max(share[j], 0), Chance: max(chance[j][shuffles*95/100], 0)}
+		e := Effect{Name: n, Share: max(share[j], 0), Chance: max(chance[j][shuffles*95/100], 0), Alone: im.alone[j]}
 		e.Above = share[j] > e.Chance
 		im.Effects = append(im.Effects, e)
 	}
@@ -122,7 +137,7 @@ func clipWorst(y []float64) {
 }
 
 // encode lays the parameters that differ between trials out as columns.
-func encode(trials []Scored) ([]string, features) {
+func encode(trials []Scored) ([]string, features, []map[string]float64) {
 	configs := make([]space.Config, len(trials))
 	for i, t := range trials {
 		configs[i] = t.Config
@@ -132,12 +147,15 @@ func encode(trials []Scored) ([]string, features) {
 	for i := range f.x {
 		f.x[i] = make([]float64, len(names))
 	}
+	words := make([]map[string]float64, len(names))
 	for j, n := range names {
-		words := map[string]float64{}
 		for _, c := range configs {
 			if v, ok := c[n]; ok && v.IsWord() {
 				f.categorical[j] = true
 			}
+		}
+		if f.categorical[j] {
+			words[j] = codes(configs, n)
 		}
 		for i, c := range configs {
 			v, ok := c[n]
@@ -147,19 +165,14 @@ func encode(trials []Scored) ([]string, features) {
 			case !ok:
 				f.x[i][j] = math.Inf(-1) // below every number
 			case f.categorical[j]:
-				k, seen := words[v.String()]
-				if !seen {
-					k = float64(len(words))
-					words[v.String()] = k
-				}
-				f.x[i][j] = k
+				f.x[i][j] = words[j][v.String()]
 			default:
 				f.x[i][j] = v.Num
 			}
 		}
 	}
 	finite(f)
-	return names, f
+	return names, f, words
 }
 
 // finite replaces −Inf by a number below the column's others, so that the middle

@@ -52,9 +52,15 @@ type page struct {
 	Constant  []fact // parameters that all trials share
 	Importance
 	EffectTable table
-	Front       table
-	NoScore     int // trials without a score
-	Unfair      bool
+	Anova       table    // effects alone and together
+	Contours    []string // pairs of parameters
+	AxisNames   []string
+
+	Distribution table // of the scores of each rung
+	Timeline     table
+	Front        table
+	NoScore      int // trials without a score
+	Unfair       bool
 
 	Data       []fact
 	Reasons    []string
@@ -133,6 +139,9 @@ func newPage(f *folder, l limits) *page {
 		}
 		p.EffectTable.Rows = append(p.EffectTable.Rows, []string{words(e.Name), fmt.Sprintf("%.3f", e.Share), fmt.Sprintf("%.3f", e.Chance), mark})
 	}
+	p.together()
+	p.distribution(entries)
+	p.timeline(st, shown)
 	p.fronts(entries)
 	p.cleaning(f)
 	p.stages(st)
@@ -238,6 +247,7 @@ func (p *page) trials(f *folder, shown []journal.Entry) {
 	p.Axes = len(p.plots.Axes)
 	differs := map[string]bool{}
 	for _, a := range p.plots.Axes {
+		p.AxisNames = append(p.AxisNames, a.Name)
 		differs[a.column] = true
 	}
 	if f.board.Final != nil {

@@ -11,18 +11,21 @@ import (
 
 // plots is what the page's script draws, as JSON.
 type plots struct {
-	Curves  []plotCurve   `json:"curves"`
-	X       string        `json:"x"`        // first choice of the curves' x axis
-	Bits    bool          `json:"bits"`     // training losses are known in bits per byte
-	Axes    []plotAxis    `json:"axes"`     // parameters that differ
-	Trials  []plotTrial   `json:"trials"`   // best first
-	Effects []Effect      `json:"effects"`  // largest first
-	Fronts  plotFronts    `json:"fronts"`   //
-	Final   *plotTrial    `json:"final"`    //
-	Rules   []namedCounts `json:"rules"`    //
-	Parts   []namedValue  `json:"parts"`    // bytes
-	Stages  []namedValue  `json:"stages"`   // seconds
-	HeldOut number        `json:"held_out"` // bits per byte; null when not measured
+	Curves   []plotCurve   `json:"curves"`
+	X        string        `json:"x"`       // first choice of the curves' x axis
+	Bits     bool          `json:"bits"`    // training losses are known in bits per byte
+	Axes     []plotAxis    `json:"axes"`    // parameters that differ
+	Trials   []plotTrial   `json:"trials"`  // best first
+	Effects  []Effect      `json:"effects"` // largest first
+	Anova    []plotPair    `json:"anova"`
+	Contours []plotContour `json:"contours"` // what explains most first
+	Spans    []plotSpan    `json:"spans"`
+	Fronts   plotFronts    `json:"fronts"`   //
+	Final    *plotTrial    `json:"final"`    //
+	Rules    []namedCounts `json:"rules"`    //
+	Parts    []namedValue  `json:"parts"`    // bytes
+	Stages   []namedValue  `json:"stages"`   // seconds
+	HeldOut  number        `json:"held_out"` // bits per byte; null when not measured
 }
 
 type namedValue struct {

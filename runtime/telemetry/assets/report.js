@@ -1,7 +1,7 @@
 (function () {
   "use strict";
   var data = JSON.parse(document.getElementById("plots").textContent);
-  ["curves", "axes", "trials", "effects", "rules", "parts", "stages"].forEach(function (k) { data[k] = data[k] || []; });
+  ["curves", "axes", "trials", "effects", "rules", "parts", "stages", "anova", "contours", "spans"].forEach(function (k) { data[k] = data[k] || []; });
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
   var calm = window.matchMedia("(prefers-reduced-motion: reduce)");
   var get = function (id) { return document.getElementById(id); };
@@ -245,10 +245,158 @@
     });
   }
 
+  // place is where a trial's value stands on an axis, 0 to 1; null where it has none.
+  function place(a, v) {
+    if (v === null || v === undefined) return null;
+    if (a.words) {
+      var k = a.words.indexOf(String(v));
+      return k < 0 ? null : (k + 0.5) / a.words.length;
+    }
+    if (!ok(v)) return null;
+    if (!(a.high > a.low)) return 0.5;
+    return a.log ? Math.log(v / a.low) / Math.log(a.high / a.low) : (v - a.low) / (a.high - a.low);
+  }
+  // ruler is a chart's axis for place.
+  function ruler(a, more) {
+    var n = a.words ? a.words.length : 4, at = [];
+    for (var i = 0; i < n + (a.words ? 0 : 1); i++) at.push(a.words ? (i + 0.5) / n : i / n);
+    return axis(Object.assign({ type: "value", name: a.name, min: a.words ? 0 : -0.03, max: a.words ? 1 : 1.03, splitLine: { show: false }, axisTick: { customValues: at, lineStyle: { color: color("line") } },
+      axisLabel: { color: color("soft"), hideOverlap: true, customValues: at, formatter: function (u) {
+        if (a.words) {
+          var w = a.words[Math.floor(u * n)] || "";
+          return w.length > 14 ? w.slice(0, 13) + "…" : w;
+        }
+        return brief(a.log ? a.low * Math.pow(a.high / a.low, u) : a.low + u * (a.high - a.low));
+      } } }, more));
+  }
+  function told(t, axes) {
+    var s = "<b>" + esc(t.id) + "</b> " + esc(t.status) + (ok(t.bits) ? ", " + t.bits.toFixed(4) + " bits per byte" : "");
+    axes.forEach(function (k) {
+      var v = t.values[k];
+      if (v !== null) s += "<br>" + esc(data.axes[k].name) + " " + esc(typeof v === "number" ? brief(v) : v);
+    });
+    return s;
+  }
+  function dotTip(axes) {
+    return Object.assign(base().tooltip, { trigger: "item", formatter: function (p) { return p.data && p.data.trial ? told(p.data.trial, axes) : ""; } });
+  }
+
+  function slice() {
+    var k = +get("slice-x").value, a = data.axes[k];
+    return Object.assign(base(), {
+      grid: { left: 52, right: 22, top: 16, bottom: 44 }, xAxis: ruler(a), yAxis: axis({ type: "value", scale: true, name: "bits per byte", nameGap: 36 }), tooltip: dotTip([k]),
+      series: [{ type: "scatter", symbolSize: 9, data: data.trials.filter(function (t) { return ok(t.bits) && place(a, t.values[k]) !== null; }).map(function (t) {
+        return { value: [place(a, t.values[k]), t.bits], trial: t, itemStyle: { color: t.winner ? color("accent") : ramp(t.bits), borderColor: color("card"), borderWidth: 1 } };
+      }) }]
+    });
+  }
+
+  function rank() {
+    var x = +get("rank-x").value, y = +get("rank-y").value, a = data.axes[x], b = data.axes[y];
+    var scored = data.trials.filter(function (t) { return ok(t.bits); }); // best first
+    return Object.assign(base(), {
+      grid: { left: 80, right: 22, top: 16, bottom: 44 }, xAxis: ruler(a), yAxis: ruler(b, { nameGap: 60 }), tooltip: dotTip([x, y]),
+      series: [{ type: "scatter", symbolSize: 11, data: scored.map(function (t, i) {
+        var u = scored.length > 1 ? i / (scored.length - 1) : 0, c = u < 0.5 ? mix(color("r1"), color("r2"), 2 * u) : mix(color("r2"), color("r3"), 2 * u - 1);
+        return { value: [place(a, t.values[x]), place(b, t.values[y])], trial: t, itemStyle: { color: c, borderColor: t.winner ? color("accent") : color("card"), borderWidth: t.winner ? 3 : 1 } };
+      }).filter(function (d) { return d.value[0] !== null && d.value[1] !== null; }).reverse() }]
+    });
+  }
+
+  function edf() {
+    var rungs = {};
+    data.trials.forEach(function (t) { if (ok(t.bits)) (rungs[t.rung] = rungs[t.rung] || []).push(t.bits); });
+    var names = Object.keys(rungs).sort(function (a, b) { return a - b; });
+    return Object.assign(base(), {
+      legend: { top: 0, left: 0, icon: "roundRect", textStyle: { color: color("ink") } },
+      grid: { left: 52, right: 22, top: 34, bottom: 44 },
+      xAxis: axis({ type: "value", scale: true, name: "bits per byte", splitLine: { show: false } }), yAxis: axis({ type: "value", name: "share of trials", min: 0, max: 1, nameGap: 36 }),
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) { return esc(p.seriesName) + "<br>" + (100 * p.value[1]).toFixed(0) + " % reached " + p.value[0].toFixed(4) + " or better"; } }),
+      series: names.map(function (r, i) {
+        var s = rungs[r].sort(function (a, b) { return a - b; }), c = color("c" + (i % 8 + 1));
+        return { name: "rung " + r, type: "line", step: "end", symbolSize: 5, lineStyle: { color: c, width: 2 }, itemStyle: { color: c }, data: s.map(function (v, k) { return [v, (k + 1) / s.length]; }) };
+      })
+    });
+  }
+
+  function anova(box) {
+    var names = data.axes.map(function (a) { return a.name; }), top = 0;
+    box.style.height = Math.max(260, 26 * names.length + 130) + "px";
+    data.anova.forEach(function (p) { top = Math.max(top, p.share); });
+    var cells = [];
+    data.anova.forEach(function (p) {
+      [[p.a, p.b], [p.b, p.a]].forEach(function (at, i) {
+        if (i && p.a === p.b) return;
+        cells.push({ value: [at[0], at[1], p.share], itemStyle: { color: mix(color("card"), color(p.a === p.b ? "c1" : "c4"), top > 0 ? Math.sqrt(p.share / top) : 0), borderColor: color("grid"), borderWidth: 1 } });
+      });
+    });
+    var side = { type: "category", data: names, splitLine: { show: false } };
+    return Object.assign(base(), {
+      grid: { left: 10, right: 20, top: 10, bottom: 10, containLabel: true },
+      xAxis: axis(Object.assign({ axisLabel: { color: color("ink"), rotate: 40, interval: 0, fontSize: 11 } }, side)), yAxis: axis(Object.assign({ inverse: true, axisLabel: { color: color("ink"), interval: 0, fontSize: 11 } }, side)),
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) {
+        var v = p.value;
+        return (v[0] === v[1] ? esc(names[v[0]]) + " alone" : esc(names[v[0]]) + " with " + esc(names[v[1]])) + " <b>" + v[2].toFixed(3) + "</b>";
+      } }),
+      series: [{ type: "custom", data: cells, encode: { x: 0, y: 1 }, renderItem: function (params, api) {
+        var at = api.coord([api.value(0), api.value(1)]), size = api.size([1, 1]);
+        return { type: "rect", shape: { x: at[0] - size[0] / 2, y: at[1] - size[1] / 2, width: size[0], height: size[1] }, style: { fill: cells[params.dataIndex].itemStyle.color, stroke: color("grid"), lineWidth: 1 } };
+      } }]
+    });
+  }
+
+  function contour() {
+    var c = data.contours[+get("contour-pair").value], a = data.axes[c.a], b = data.axes[c.b], lo = Infinity, hi = -Infinity, cells = [];
+    c.z.forEach(function (row) { row.forEach(function (v) { if (ok(v)) { lo = Math.min(lo, v); hi = Math.max(hi, v); } }); });
+    c.z.forEach(function (row, i) { row.forEach(function (v, j) { if (ok(v)) cells.push([c.x[i], c.y[j], v]); }); });
+    function shade(v) {
+      var u = hi > lo ? (v - lo) / (hi - lo) : 0;
+      return u < 0.5 ? mix(color("r1"), color("r2"), 2 * u) : mix(color("r2"), color("r3"), 2 * u - 1);
+    }
+    return Object.assign(base(), {
+      grid: { left: 80, right: 22, top: 16, bottom: 44 }, xAxis: ruler(a), yAxis: ruler(b, { nameGap: 60 }),
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) {
+        return p.data.trial ? told(p.data.trial, [c.a, c.b]) : "expected " + (p.value[2] >= 0 ? "+" : "") + p.value[2].toFixed(3) + " bits per byte to the mean";
+      } }),
+      series: [
+        { type: "custom", data: cells, encode: { x: 0, y: 1 }, renderItem: function (params, api) {
+          var at = api.coord([api.value(0), api.value(1)]), size = api.size([1 / c.x.length, 1 / c.y.length]);
+          return { type: "rect", shape: { x: at[0] - size[0] / 2, y: at[1] - size[1] / 2, width: size[0] + 0.5, height: size[1] + 0.5 }, style: { fill: shade(api.value(2)), opacity: 0.8 } };
+        } },
+        { type: "scatter", symbolSize: 8, z: 5, data: data.trials.filter(function (t) { return ok(t.bits) && place(a, t.values[c.a]) !== null && place(b, t.values[c.b]) !== null; }).map(function (t) {
+          return { value: [place(a, t.values[c.a]), place(b, t.values[c.b])], trial: t, itemStyle: { color: t.winner ? color("accent") : ramp(t.bits), borderColor: color("ink"), borderWidth: 1 } };
+        }) }
+      ]
+    });
+  }
+
+  function timeline(box) {
+    var ids = [];
+    data.spans.forEach(function (s) { if (ids.indexOf(s.id) < 0) ids.push(s.id); });
+    box.style.height = Math.min(1600, 15 * ids.length + 80) + "px";
+    var first = Math.min.apply(null, data.spans.map(function (s) { return s.from; }));
+    return Object.assign(base(), {
+      grid: { left: 14, right: 22, top: 6, bottom: 44, containLabel: true },
+      xAxis: axis({ type: "value", name: "seconds of the job", min: Math.floor(first), splitLine: { show: true, lineStyle: { color: color("grid") } } }),
+      yAxis: axis({ type: "category", data: ids, inverse: true, splitLine: { show: false }, axisLabel: { color: color("ink"), fontSize: 11, hideOverlap: true } }),
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) {
+        var s = data.spans[p.dataIndex];
+        return "<b>" + esc(s.id) + "</b>" + (s.rung < 0 ? "" : " rung " + s.rung) + (s.failed ? ", failed" : "") + "<br>" + brief(s.from) + " to " + brief(s.to) + " s";
+      } }),
+      series: [{ type: "custom", encode: { x: [0, 1], y: 2 }, data: data.spans.map(function (s) { return [s.from, s.to, ids.indexOf(s.id)]; }), renderItem: function (params, api) {
+        var s = data.spans[params.dataIndex], a = api.coord([api.value(0), api.value(2)]), b = api.coord([api.value(1), api.value(2)]), h = Math.min(14, api.size([0, 1])[1] * 0.7);
+        return { type: "rect", shape: { x: a[0], y: a[1] - h / 2, width: Math.max(1.5, b[0] - a[0]), height: h, r: 2 },
+          style: { fill: s.failed ? color("c8") : s.rung < 0 ? color("accent") : color("c" + (s.rung % 3 + 1)) } };
+      } }]
+    });
+  }
+
   var drawings = [
     ["chart-curves", curves, data.curves.length], ["chart-parallel", parallel, data.axes.length], ["chart-importance", importance, data.effects.length],
     ["chart-cost", cost, scores.length], ["chart-parts", function () { return strip(data.parts); }, data.parts.length],
-    ["chart-rules", rules, data.rules.length], ["chart-stages", function () { return strip(data.stages); }, data.stages.length]
+    ["chart-rules", rules, data.rules.length], ["chart-stages", function () { return strip(data.stages); }, data.stages.length],
+    ["chart-slice", slice, data.axes.length && scores.length], ["chart-rank", rank, data.axes.length > 1 && scores.length], ["chart-edf", edf, scores.length],
+    ["chart-anova", anova, data.anova.length], ["chart-contour", contour, data.contours.length], ["chart-timeline", timeline, data.spans.length]
   ];
   var charts = {};
   function draw(id) {
@@ -266,8 +414,9 @@
     });
   }
   if (get("curve-x")) get("curve-x").value = data.x;
+  if (get("rank-y") && data.axes.length > 1) get("rank-y").value = "1";
   draw();
-  [["curve-x", "chart-curves"], ["curve-y", "chart-curves"], ["curve-log", "chart-curves"], ["curve-all", "chart-curves"], ["cost-x", "chart-cost"]].forEach(function (c) {
+  [["slice-x", "chart-slice"], ["rank-x", "chart-rank"], ["rank-y", "chart-rank"], ["contour-pair", "chart-contour"], ["curve-x", "chart-curves"], ["curve-y", "chart-curves"], ["curve-log", "chart-curves"], ["curve-all", "chart-curves"], ["cost-x", "chart-cost"]].forEach(function (c) {
     if (get(c[0])) get(c[0]).addEventListener("change", function () { draw(c[1]); });
   });
   dark.addEventListener("change", function () { draw(); });

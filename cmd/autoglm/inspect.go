@@ -185,6 +185,9 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 	for _, d := range o.Space {
 		fmt.Printf("  %-14s %s\n", d.Name, d.Range)
 	}
+	for _, text := range spec.Forbidden {
+		fmt.Println("Never:", text)
+	}
 	return nil
 }
 

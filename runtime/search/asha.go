@@ -25,12 +25,12 @@ type ASHAConfig struct {
 // come later may displace those that were promoted, more go on than in a synchronous
 // bracket; Budget bounds what they take together, promotions before starts.
 type ASHA struct {
-	cfg      ASHAConfig
-	started_ int
-	running  int
-	spent    float64
-	rungs    []rung
-	open     int // rungs below this one may be trained to
+	cfg     ASHAConfig
+	begun   int
+	running int
+	spent   float64
+	rungs   []rung
+	open    int // rungs below this one may be trained to
 }
 
 type rung struct {
@@ -73,7 +73,7 @@ func (a *ASHA) candidate() (int, entry, bool) {
 	return 0, entry{}, false
 }
 
-func (a *ASHA) mayStart() bool { return a.started_ < a.cfg.Trials && a.affords(a.cfg.Resources[0]) }
+func (a *ASHA) mayStart() bool { return a.begun < a.cfg.Trials && a.affords(a.cfg.Resources[0]) }
 
 func (a *ASHA) done() bool {
 	if a.running > 0 || a.mayStart() {
@@ -97,7 +97,7 @@ func (a *ASHA) next() (Decision, bool) {
 	if !a.mayStart() {
 		return Decision{}, false
 	}
-	return Decision{Action: Start, Resource: a.cfg.Resources[0], Reason: fmt.Sprintf("trial %d of at most %d", a.started_+1, a.cfg.Trials)}, true
+	return Decision{Action: Start, Resource: a.cfg.Resources[0], Reason: fmt.Sprintf("trial %d of at most %d", a.begun+1, a.cfg.Trials)}, true
 }
 
 func (a *ASHA) begin(d Decision) {
@@ -106,11 +106,11 @@ func (a *ASHA) begin(d Decision) {
 }
 
 func (a *ASHA) started(d Decision) {
-	a.started_++
+	a.begun++
 	a.begin(d)
 }
 
-func (a *ASHA) stopStarting() { a.cfg.Trials = a.started_ }
+func (a *ASHA) stopStarting() { a.cfg.Trials = a.begun }
 
 func (a *ASHA) report(d Decision, o Outcome) {
 	a.running--

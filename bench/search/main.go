@@ -30,6 +30,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
@@ -56,6 +58,7 @@ func run(ctx context.Context) error {
 	data := flag.String("data", "bench/testdata", "folder of the tables")
 	strategy := flag.String("strategy", "auto", "comma-separated: "+strings.Join(search.Names(), ", "))
 	peerList := flag.String("peers", "", "comma-separated: "+strings.Join(peerNames(), ", "))
+	script := flag.String("driver", "bench/peers/search.py", "the program that drives the peers")
 	trials := flag.Int("trials", 100, "trials of each search")
 	seeds := flag.Int("seeds", 20, "searches of each task, seeds 0, 1, …")
 	pending := flag.Int("pending", 1, "trials that run side by side")
@@ -78,7 +81,7 @@ func run(ctx context.Context) error {
 		searchers = append(searchers, own(n))
 	}
 	for _, n := range split(*peerList) {
-		p, err := peer(n)
+		p, err := peer(n, *script)
 		if err != nil {
 			return err
 		}
@@ -94,6 +97,7 @@ func run(ctx context.Context) error {
 	var curves []curve
 	var failure error
 	out := json.NewEncoder(os.Stdout)
+	watched := term.IsTerminal(int(os.Stderr.Fd()))
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -118,7 +122,7 @@ func run(ctx context.Context) error {
 							failure = err
 							cancel()
 						}
-					} else {
+					} else if watched {
 						fmt.Fprintf(os.Stderr, "\r%-70s", fmt.Sprintf("%s %s seed %d: %.3g after %.1f s", w.task.name, w.searcher.name, w.seed, best[len(best)-1], time.Since(begin).Seconds()))
 					}
 				}
@@ -144,7 +148,9 @@ func run(ctx context.Context) error {
 	if *asJSON {
 		return nil
 	}
-	fmt.Fprintf(os.Stderr, "\r%-70s\r", "")
+	if watched {
+		fmt.Fprintf(os.Stderr, "\r%-70s\r", "")
+	}
 	if *against != "" {
 		old, err := readCurves(*against)
 		if err != nil {

@@ -21,16 +21,16 @@ type forest struct {
 
 func newForest(h *history) *forest { return &forest{h, newDesign(h)} }
 
-func (f *forest) Ask(n int) ([]space.Config, error) {
-	return f.ask(n, func(rng *rand.Rand) (space.Config, error) {
-		switch told := f.results(); {
-		case len(told) < f.opts.Startup:
-			return f.design.next(rng)
-		case rng.IntN(8) == 0 || !slices.ContainsFunc(told, func(o *observation) bool { return !failed(o.last()) }):
-			return f.space.Sample(rng)
-		}
-		return f.promising(rng)
-	})
+func (f *forest) Ask(n int) ([]space.Config, error) { return f.ask(n, f.propose) }
+
+func (f *forest) propose(rng *rand.Rand) (space.Config, error) {
+	switch told := f.results(); {
+	case len(told) < f.opts.Startup:
+		return f.design.next(rng)
+	case rng.IntN(8) == 0 || !slices.ContainsFunc(told, func(o *observation) bool { return !failed(o.last()) }):
+		return f.space.Sample(rng)
+	}
+	return f.promising(rng)
 }
 
 // surrogate is what the forests say of a point.

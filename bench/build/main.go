@@ -52,7 +52,7 @@ func run() error {
 	budget := flag.Duration("budget", 3*time.Minute, "wall clock of each build")
 	seed := flag.Uint64("seed", 1, "seed")
 	strategy := flag.String("strategy", "auto", "search_strategy of the builds")
-	inherit := flag.String("inherit", "auto", "inherit of the builds")
+	inherit := flag.String("inherit", "auto", "inherit of the builds: auto or off")
 	peer := flag.Bool("peer", false, "train nanoGPT's CPU configuration with PyTorch as well (AUTOGLM_PYTHON)")
 	single := flag.Bool("default", true, "also run the build held to one trial of the defaults")
 	flag.Parse()

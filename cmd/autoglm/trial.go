@@ -43,8 +43,10 @@ score. What a later call goes on with is the state before that: --until 100 and 
 calling again, and promotes it with a larger --until. Scores in between, on the way
 (--eval-every), are of a rate that has not fallen, and therefore worse.
 
-The same configuration, seed, data and number of processors give the same scores. Ctrl-C
-saves and ends with exit code 130; the same command goes on.`,
+The same configuration, seed, data and number of processors give the same scores, and
+those of the build's own trials, but of the ones that began from a parent's weights
+(leaderboard --json names it): trial always begins from nothing. Ctrl-C saves and ends
+with exit code 130; the same command goes on.`,
 		Example: `  autoglm build corpus.txt --out run1                      # once: reads, cleans, tokenizes
   autoglm trial --data run1 --config c.json --resume t1 --until 100 --json
   autoglm trial --data run1 --resume t1 --until 300 --json  # promoted`,

@@ -173,17 +173,15 @@ func Isolations() []string { return []string{"auto", "process", "none"} }
 // are idle.
 func Pinnings() []string { return []string{"auto", "never", "always"} }
 
-// Inherits lists what inherit may say: on lets the children of evolution begin from
+// Inherits lists what inherit may say: auto lets the children of evolution begin from
 // their parents' checkpoints where their models can be grown from those (see
 // glm.Growth), and pay for their own training alone; off starts each trial from its
-// beginning. auto is on for evolutionary and evolution.
-func Inherits() []string { return []string{"auto", "on", "off"} }
+// beginning.
+func Inherits() []string { return []string{"auto", "off"} }
 
 // Inheriting tells whether trials begin from the weights of their parents. Those of
 // older journals, which do not say, do not.
-func (s *Spec) Inheriting() bool {
-	return s.Inherit == "on" || s.Inherit == "auto" && (s.SearchStrategy == "evolutionary" || s.SearchStrategy == "evolution")
-}
+func (s *Spec) Inheriting() bool { return s.Inherit == "auto" }
 
 // Default is the job of a build without a file.
 func Default() Spec {

@@ -22,10 +22,8 @@ type task struct {
 	// nil the score is shown as it is.
 	regret func(best float64) float64
 	// reference point of the hypervolume, for two objectives.
-	reference    []float64
-	constrained  bool
-	fewerSeeds   int // 0: as many as asked for
-	longerTrials int // at least so many trials; 0: as many as asked for
+	reference   []float64
+	constrained bool
 }
 
 func (t task) space() (*space.Space, error) { return space.New(t.dims...) }

@@ -14,7 +14,7 @@
 //
 // # How evolution, TPE and Hyperband share a trial
 //
-// Under "evolutionary" (and "auto") a trial's configuration has two halves. The
+// Under "evolutionary" a trial's configuration has two halves. The
 // architecture (layers, width, heads, FFN, context, vocabulary, …) is a child of
 // the population: the best of a random tournament, mutated in one or two
 // dimensions or crossed with a second parent; the oldest leave (regularised
@@ -28,10 +28,12 @@
 //
 // # Which strategy
 //
-// forest and tpe learn most from few trials of any kind of space, tpe the faster one
-// (under a millisecond a proposal after a thousand results) and the one that others are
-// measured by; cma-es, de and nsga2 need hundreds, cma-es mostly numbers; nsga2, tpe and
-// forest take several objectives. All hold constraints known beforehand (space.Constraint),
+// auto mixes gp, forest and tpe. These learn most from few trials of any kind of space;
+// gp where scores are smooth, forest where they are not, tpe is the fastest (under a
+// millisecond a proposal after a thousand results) and the one that others are measured
+// by; cma-es, de and nsga2 need hundreds, cma-es mostly numbers; gp, nsga2, tpe and
+// forest take several objectives. Where a job knows what to begin with (Options.Initial),
+// auto's first trials stay near it, as those of evolutionary do. All hold constraints known beforehand (space.Constraint),
 // propose nothing twice, and rank what misses a measured constraint
 // (Result.Violations) below what holds it.
 //

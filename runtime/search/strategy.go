@@ -96,7 +96,7 @@ func Names() []string {
 //	              with rungs
 //	gp            Bayesian optimisation with a Gaussian process, for one objective or several
 //	evolutionary  evolution and TPE, see the package comment
-//	auto          gp three times of four, TPE the fourth
+//	auto          gp, forest and tpe by turns
 func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Startup == 0 {
 		o.Startup = 10

@@ -253,6 +253,9 @@ func (p *parzen) candidates(group int, rng *rand.Rand) [][]float64 {
 // of the last group the first is taken that holds the constraints and is new; one that is
 // not new where there is none.
 func (p *parzen) suggest(base space.Config, results []*observation, good []bool, rng *rand.Rand) (space.Config, error) {
+	if base != nil && len(p.groups) == 0 {
+		return base, nil
+	}
 	p.learn(results, good)
 	h := p.h
 	start := make([]float64, len(h.dims))

@@ -188,7 +188,7 @@ func newProgress(t task) *progress { return &progress{task: t, best: math.Inf(1)
 func (p *progress) add(scores []float64, violation float64) {
 	if p.task.reference != nil {
 		p.all = append(p.all, scores)
-		p.line = append(p.line, hypervolume2(p.all, p.task.reference))
+		p.line = append(p.line, search.Hypervolume(p.all, p.task.reference))
 		return
 	}
 	if violation <= 0 {

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/search"
@@ -67,20 +65,4 @@ func own(name string) searcher {
 		}
 		return p.line, asked, nil
 	}}
-}
-
-// hypervolume2 is the area that points of two objectives, smaller is better, cover
-// below a reference point.
-func hypervolume2(points [][]float64, ref []float64) float64 {
-	sorted := slices.SortedFunc(slices.Values(points), func(a, b []float64) int {
-		return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
-	})
-	area, low := 0.0, ref[1]
-	for _, p := range sorted {
-		if p[0] < ref[0] && p[1] < low {
-			area += (ref[0] - p[0]) * (low - p[1])
-			low = p[1]
-		}
-	}
-	return area
 }

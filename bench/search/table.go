@@ -29,7 +29,7 @@ type family struct {
 // families of published tables. A table of none of them is minimised, and its
 // parameters are names.
 var families = []family{
-	{"hpolib_", false, "ccooooco" + "o", []string{"act1", "act2", "batch", "drop1", "drop2", "lr", "sched", "units1", "units2"}},
+	{"hpolib_", false, "ccoooocoo", []string{"act1", "act2", "batch", "drop1", "drop2", "lr", "sched", "units1", "units2"}},
 	{"hpobench_", true, "ooooo", []string{"alpha", "batch", "depth", "lr", "width"}},
 	{"nasbench201_", true, "cccccc", []string{"e0", "e1", "e2", "e3", "e4", "e5"}},
 }
@@ -39,9 +39,6 @@ var families = []family{
 // seed. Cells without a number are passed over; a row without any is a training that
 // failed, as is a configuration that has no row.
 func table(path string) (task, error) {
-	fail := func(format string, a ...any) (task, error) {
-		return task{}, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, a...))
-	}
 	f, err := os.Open(path)
 	if err != nil {
 		return task{}, err
@@ -50,8 +47,15 @@ func table(path string) (task, error) {
 	var r io.Reader = f
 	if strings.HasSuffix(path, ".gz") {
 		if r, err = gzip.NewReader(f); err != nil {
-			return fail("%v", err)
+			return task{}, fmt.Errorf("%s: %w", path, err)
 		}
+	}
+	return readTable(path, r)
+}
+
+func readTable(path string, r io.Reader) (task, error) {
+	fail := func(format string, a ...any) (task, error) {
+		return task{}, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, a...))
 	}
 	rows := csv.NewReader(r)
 	rows.ReuseRecord, rows.FieldsPerRecord = true, -1 // cells may be missing

@@ -1,9 +1,11 @@
 package gauss
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
 )
 
@@ -148,5 +150,61 @@ func BenchmarkFit(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The likelihood, its gradient and the predictions are those of scikit-learn's
+// GaussianProcessRegressor at the same hyper-parameters (testdata/sklearn.json says which
+// version).
+func TestParityWithScikitLearn(t *testing.T) {
+	b, err := os.ReadFile("testdata/sklearn.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden struct {
+		Cases []struct {
+			X, At         [][]float64
+			Y, W, Mean    []float64
+			Deviation     []float64
+			Scale, Noise  float64
+			LogLikelihood float64   `json:"log_likelihood"`
+			ByLogWeight   []float64 `json:"by_log_weight"`
+		}
+	}
+	if err := json.Unmarshal(b, &golden); err != nil || len(golden.Cases) == 0 {
+		t.Fatal(len(golden.Cases), err)
+	}
+	near := func(what string, got, want float64) {
+		t.Helper()
+		if math.Abs(got-want) > 1e-5*(1+math.Abs(want)) {
+			t.Errorf("%s is %g, scikit-learn's %g", what, got, want)
+		}
+	}
+	for _, c := range golden.Cases {
+		d := len(c.W)
+		f := newFit(Data{Kinds: make([]Kind, d), X: c.X, Y: c.Y}, Options{})
+		theta := make([]float64, f.size())
+		for j, w := range c.W {
+			theta[j] = math.Log(w)
+		}
+		theta[d], theta[d+1] = math.Log(c.Scale), math.Log(c.Noise-minNoise)
+		grad, priorGrad := make([]float64, len(theta)), make([]float64, len(theta))
+		value, err := f.posterior(theta, grad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near("the likelihood", value-f.prior(theta, priorGrad), c.LogLikelihood)
+		for j := range d {
+			near("its gradient", grad[j]-priorGrad[j], c.ByLogWeight[j])
+		}
+		m, err := f.model(theta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		means, variances := m.PredictAll(c.At)
+		for i := range means {
+			near("a mean", means[i], c.Mean[i])
+			near("a deviation", math.Sqrt(variances[i]), c.Deviation[i])
+		}
 	}
 }

@@ -123,7 +123,7 @@ func grows(child, parent space.Config) bool {
 
 // newSearch is the search of a plan, before anything was tried.
 func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan, slots int) (*search.Search, error) {
-	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Startup: min(10, max(3, p.SearchTrials/2))}
+	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Trials: p.SearchTrials, Startup: min(10, max(3, p.SearchTrials/2))}
 	if len(first) > 0 {
 		o.Initial = []space.Config{first}
 	}

@@ -175,14 +175,13 @@ func Pinnings() []string { return []string{"auto", "never", "always"} }
 
 // Inherits lists what inherit may say: auto lets the children of evolution begin from
 // their parents' checkpoints where their models can be grown from those (see
-// glm.Growth), and pay for their own training alone, unless the strategy is auto, whose
-// other proposals would be compared with them at a disadvantage; off starts each trial
-// from its beginning.
+// glm.Growth), and pay for their own training alone; off starts each trial from its
+// beginning.
 func Inherits() []string { return []string{"auto", "off"} }
 
 // Inheriting tells whether trials begin from the weights of their parents. Those of
 // older journals, which do not say, do not.
-func (s *Spec) Inheriting() bool { return s.Inherit == "auto" && s.SearchStrategy != "auto" }
+func (s *Spec) Inheriting() bool { return s.Inherit == "auto" }
 
 // Default is the job of a build without a file.
 func Default() Spec {

@@ -11,8 +11,14 @@ import (
 // trials where scores are smooth; the forest does where they are not; TPE keeps looking
 // around what is good when the others believe that nothing is left to gain there. After
 // many results, of which a process sees but a part, forest and TPE take its turns.
+//
+// A search of few trials that knows where to begin is left to evolution near there:
+// before a model knows as much the trials are spent, and children begin from their
+// parents' weights. Beside these other proposals would stand at a disadvantage, so that
+// nothing inherits in a longer search.
 type auto struct {
 	*history
+	brief  bool
 	gp     *gp
 	forest *forest
 	tpe    *tpe
@@ -20,7 +26,11 @@ type auto struct {
 }
 
 func newAuto(h *history) *auto {
-	return &auto{history: h, gp: newGP(h), forest: newForest(h), tpe: newTPE(h), mixed: newMixed(h)}
+	brief := h.opts.Trials > 0 && h.opts.Trials <= briefTrials && len(h.opts.Initial) > 0
+	if !brief {
+		h.opts.Grows = nil
+	}
+	return &auto{history: h, brief: brief, gp: newGP(h), forest: newForest(h), tpe: newTPE(h), mixed: newMixed(h)}
 }
 
 func (a *auto) Ask(n int) ([]space.Config, error) { return a.ask(n, a.propose) }
@@ -28,10 +38,13 @@ func (a *auto) Ask(n int) ([]space.Config, error) { return a.ask(n, a.propose) }
 // gpTurns is the number of results up to which the process has its turns.
 const gpTurns = 500
 
+// briefTrials is the most trials of a search that is left to evolution.
+const briefTrials = 40
+
 func (a *auto) propose(rng *rand.Rand) (space.Config, error) {
 	told := len(a.results())
 	switch {
-	case told < a.opts.Startup && len(a.opts.Initial) > 0:
+	case a.brief, told < a.opts.Startup && len(a.opts.Initial) > 0:
 		return a.mixed.propose(rng) // stays near what is believed to be good
 	case told < min(a.opts.Startup, 8):
 		return a.gp.next(rng)

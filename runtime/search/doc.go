@@ -33,7 +33,8 @@
 // millisecond a proposal after a thousand results) and the one that others are measured
 // by; cma-es, de and nsga2 need hundreds, cma-es mostly numbers; gp, nsga2, tpe and
 // forest take several objectives. Where a job knows what to begin with (Options.Initial),
-// auto's first trials stay near it, as those of evolutionary do. All hold constraints known beforehand (space.Constraint),
+// auto's first trials stay near it, as those of evolutionary do, and where it has few
+// trials (Options.Trials) all are evolutionary's. All hold constraints known beforehand (space.Constraint),
 // propose nothing twice, and rank what misses a measured constraint
 // (Result.Violations) below what holds it.
 //

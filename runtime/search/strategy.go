@@ -48,6 +48,7 @@ type Options struct {
 	// Grows tells whether a child's model can take the parent's weights over; nil is
 	// never. Evolution then prefers such children, see Lineage.
 	Grows      func(child, parent space.Config) bool
+	Trials     int     // that the search will have; 0 is unknown
 	Startup    int     // configurations before a model is trusted; 0 means 10
 	Population int     // of evolution and de, 0 means 20; of nsga2, 0 means 50
 	Random     float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
@@ -96,7 +97,8 @@ func Names() []string {
 //	              with rungs
 //	gp            Bayesian optimisation with a Gaussian process, for one objective or several
 //	evolutionary  evolution and TPE, see the package comment
-//	auto          gp, forest and tpe by turns
+//	auto          gp, forest and tpe by turns; evolutionary where Options.Trials are few and
+//	              Options.Initial says where to begin
 func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	if o.Startup == 0 {
 		o.Startup = 10

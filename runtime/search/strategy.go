@@ -71,6 +71,7 @@ var makers = []struct {
 	{"cma-es", func(h *history) Strategy { return newCMAES(h) }},
 	{"bohb", func(h *history) Strategy { return newBOHB(h) }},
 	{"gp", func(h *history) Strategy { return newGP(h) }},
+	{"bayesian", func(h *history) Strategy { return newGP(h) }},
 }
 
 // Names lists the strategies that NewStrategy makes.
@@ -96,6 +97,7 @@ func Names() []string {
 //	bohb          TPE on the results of the highest rung that has enough, for schedulers
 //	              with rungs
 //	gp            Bayesian optimisation with a Gaussian process, for one objective or several
+//	bayesian      the same
 //	evolutionary  evolution and TPE, see the package comment
 //	auto          gp, forest and tpe by turns; evolutionary where Options.Trials are few and
 //	              Options.Initial says where to begin

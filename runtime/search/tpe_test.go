@@ -317,7 +317,7 @@ func TestBOHBLearnsFromTheHighestRung(t *testing.T) {
 
 func BenchmarkAskTell(b *testing.B) {
 	for _, name := range Names() {
-		for _, n := range []int{1000, 5000} {
+		for _, n := range []int{100, 500, 1000, 5000} {
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) { benchAskTell(b, name, n) })
 		}
 	}

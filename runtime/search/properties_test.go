@@ -17,7 +17,7 @@ func each(t *testing.T, test func(t *testing.T, name string)) {
 		if name == "bayesian" { // another name of gp
 			continue
 		}
-		if testing.Short() && (name == "auto" || name == "gp") {
+		if testing.Short() && name != "tpe" && name != "cma-es" {
 			continue // minutes where another processor is emulated
 		}
 		t.Run(name, func(t *testing.T) { test(t, name) })

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,29 +54,9 @@ func TestInheritedTrialsRepeat(t *testing.T) {
 		t.Fatal("no trial began from another's weights")
 	}
 	dir := filepath.Join(t.TempDir(), "run")
-	o := Options{Dir: dir, Spec: spec}
-	for {
-		ctx, cancel := context.WithCancel(t.Context())
-		o.Events.Journal = func(e journal.Event, st *journal.State) {
-			// Whenever one that inherits was decided.
-			if e.Kind == journal.Decided && e.Decision.Inherit != "" {
-				cancel()
-			}
-		}
-		n, err := Open(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = n.Run(ctx)
-		cancel()
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, ErrInterrupted) {
-			t.Fatal(err)
-		}
-		o.Resume = true
-	}
+	interrupted(t, Options{Dir: dir, Spec: spec}, func() func(journal.Event) bool {
+		return func(e journal.Event) bool { return e.Kind == journal.Decided && e.Decision.Inherit != "" }
+	})
 	if outcome(t, dir) != outcome(t, calm) {
 		t.Error("the outcome differs from the undisturbed run's")
 	}

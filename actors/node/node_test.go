@@ -178,6 +178,34 @@ func TestInterruptAndResume(t *testing.T) {
 	}
 }
 
+// interrupted runs a job to its end, interrupting each run at the event that its own
+// watch names, and counts the interruptions.
+func interrupted(t *testing.T, o Options, watch func() func(journal.Event) bool) int {
+	t.Helper()
+	for n := 0; ; n++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		now := watch()
+		o.Events.Journal = func(e journal.Event, _ *journal.State) {
+			if now(e) {
+				cancel()
+			}
+		}
+		run, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = run.Run(ctx)
+		cancel()
+		if err == nil {
+			return n
+		}
+		if !errors.Is(err, ErrInterrupted) {
+			t.Fatal(err)
+		}
+		o.Resume = true
+	}
+}
+
 func interruptAndResume(t *testing.T, spec job.Spec, stops bool) {
 	calm := filepath.Join(t.TempDir(), "calm")
 	stopped := 0
@@ -195,32 +223,15 @@ func interruptAndResume(t *testing.T, spec job.Spec, stops bool) {
 	}
 	dir := filepath.Join(t.TempDir(), "run")
 	o := Options{Dir: dir, Spec: spec}
-	interruptions := 0
-	for {
-		ctx, cancel := context.WithCancel(t.Context())
+	interruptions := interrupted(t, o, func() func(journal.Event) bool {
 		seen := 0
-		o.Events.Journal = func(e journal.Event, _ *journal.State) {
+		return func(e journal.Event) bool {
 			if e.Kind != journal.Tick {
-				if seen++; seen == 9 {
-					cancel()
-				}
+				seen++
 			}
+			return e.Kind != journal.Tick && seen == 9
 		}
-		n, err := Open(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = n.Run(ctx)
-		cancel()
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, ErrInterrupted) {
-			t.Fatal(err)
-		}
-		interruptions++
-		o.Resume = true
-	}
+	})
 	if interruptions < 3 {
 		t.Fatalf("only %d interruptions", interruptions)
 	}

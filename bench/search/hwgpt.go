@@ -1,12 +1,11 @@
 package main
 
 import (
-	"compress/gzip"
+	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -100,17 +99,12 @@ func hwgpt(dir, name string) ([]task, error) {
 
 // perplexity reads the network: 80 inputs, four hidden layers of 128 with ReLU.
 func perplexity(path string) (func(decoder) float64, error) {
-	f, err := os.Open(path)
+	b, err := unpacked(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
 	raw := map[string]json.RawMessage{}
-	if err := json.NewDecoder(z).Decode(&raw); err != nil {
+	if err := json.Unmarshal(b, &raw); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	var weights [5][][]float64
@@ -171,16 +165,11 @@ func (d decoder) features() []float64 {
 
 // latency fits the measured milliseconds by least squares of the relative error.
 func latency(path string) (func(decoder) float64, error) {
-	f, err := os.Open(path)
+	b, err := unpacked(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	rows, err := csv.NewReader(z).ReadAll()
+	rows, err := csv.NewReader(bytes.NewReader(b)).ReadAll()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

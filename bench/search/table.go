@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/csv"
 	"errors"
@@ -39,18 +40,27 @@ var families = []family{
 // seed. Cells without a number are passed over; a row without any is a training that
 // failed, as is a configuration that has no row.
 func table(path string) (task, error) {
-	f, err := os.Open(path)
+	b, err := unpacked(path)
 	if err != nil {
 		return task{}, err
 	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(path, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			return task{}, fmt.Errorf("%s: %w", path, err)
-		}
+	return readTable(path, bytes.NewReader(b))
+}
+
+// unpacked is what a file holds, gzipped or not.
+func unpacked(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil || !strings.HasSuffix(path, ".gz") {
+		return b, err
 	}
-	return readTable(path, r)
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err == nil {
+		b, err = io.ReadAll(z)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
 }
 
 func readTable(path string, r io.Reader) (task, error) {

@@ -71,19 +71,11 @@ func (h *history) Parent(c space.Config) string {
 // population is how many a population has that usually has so many.
 func (h *history) population(usual int) int { return cmp.Or(h.opts.Population, usual) }
 
-// point gives a configuration one coordinate for each of h.dims: numbers in [0, 1],
-// the index of a choice, NaN for what the configuration has not.
+// point gives a configuration one coordinate for each of h.dims.
 func (h *history) point(c space.Config) []float64 {
 	p := make([]float64, len(h.dims))
 	for i, d := range h.dims {
-		switch v, ok := c[d.Name]; {
-		case !ok:
-			p[i] = math.NaN()
-		case d.Numeric():
-			p[i] = d.Unit(v)
-		default:
-			p[i] = float64(d.Index(v))
-		}
+		p[i] = d.Coordinate(c)
 	}
 	return p
 }

@@ -321,6 +321,19 @@ func (d Dimension) Width() int {
 	return 1
 }
 
+// Coordinate is c's place on the dimension: a number's by Unit, a categorical's the
+// index of its choice, NaN where the dimension is not there.
+func (d Dimension) Coordinate(c Config) float64 {
+	switch v, ok := c[d.Name]; {
+	case !ok:
+		return math.NaN()
+	case d.Numeric():
+		return d.Unit(v)
+	default:
+		return float64(d.Index(v))
+	}
+}
+
 // Cells is the number of values, 0 where they are reals.
 func (d Dimension) Cells() float64 {
 	switch d.Kind {

@@ -274,20 +274,11 @@ func (s *Space) Nearest(c Config) Config {
 	return r
 }
 
-// Point maps c to one coordinate for each dimension: a number's by Dimension.Unit,
-// a categorical's the index of its choice, NaN where the dimension is not there.
+// Point maps c to one coordinate for each dimension, by Dimension.Coordinate.
 func (s *Space) Point(c Config) []float64 {
 	p := make([]float64, len(s.dims))
 	for i, d := range s.dims {
-		v, ok := c[d.Name]
-		switch {
-		case !ok:
-			p[i] = math.NaN()
-		case d.Numeric():
-			p[i] = d.Unit(v)
-		default:
-			p[i] = float64(d.Index(v))
-		}
+		p[i] = d.Coordinate(c)
 	}
 	return p
 }

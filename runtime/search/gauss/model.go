@@ -33,8 +33,6 @@ type Options struct {
 	Start []float64
 	Steps int  // of L-BFGS; 0 means 50
 	Warp  bool // fit a warp of each number's range
-	// Exact says that observations have no noise but what keeps the arithmetic stable.
-	Exact bool
 }
 
 // minNoise keeps the kernel matrix positive definite.
@@ -50,21 +48,13 @@ type Model struct {
 	alpha  []float64 // K⁻¹·y
 	theta  []float64
 	warp   bool
-	exact  bool
-	value  float64
 }
 
 // Params are the hyper-parameters that Options.Start takes.
 func (m *Model) Params() []float64 { return m.theta }
 
-// LogPosterior is the logarithm of the likelihood times the prior.
-func (m *Model) LogPosterior() float64 { return m.value }
-
 // Noise is the variance of an observation.
 func (m *Model) Noise() float64 { return m.params.noise }
-
-// Weights are the inverse squared lengthscales, one a dimension.
-func (m *Model) Weights() []float64 { return m.params.w }
 
 type params struct {
 	w     []float64
@@ -78,7 +68,6 @@ type fit struct {
 	data     Data
 	n, d     int
 	warp     bool
-	exact    bool
 	u, k, kr []float64 // warped inputs [n·d]; kernel and its derivative by r² [n·n]
 	chol     []float64
 	inv      []float64
@@ -109,10 +98,7 @@ func (f *fit) read(theta []float64) {
 		p.w[j] = math.Exp(clip(theta[j], -16, 12))
 	}
 	p.scale = math.Exp(clip(theta[f.d], -12, 8))
-	p.noise = minNoise
-	if !f.exact {
-		p.noise += math.Exp(clip(theta[f.d+1], -20, 4))
-	}
+	p.noise = minNoise + math.Exp(clip(theta[f.d+1], -20, 4))
 	for j := range p.a {
 		p.a[j] = math.Exp(clip(theta[f.d+2+2*j], -3, 3))
 		p.b[j] = math.Exp(clip(theta[f.d+3+2*j], -3, 3))
@@ -253,9 +239,7 @@ func (f *fit) posterior(theta, grad []float64) (float64, error) {
 			grad[c] *= p.w[c]
 		}
 		grad[d] = gScale
-		if !f.exact {
-			grad[d+1] = gNoise * (p.noise - minNoise)
-		}
+		grad[d+1] = gNoise * (p.noise - minNoise)
 		if f.warp {
 			for c, kind := range f.data.Kinds {
 				if kind == Name {
@@ -323,7 +307,7 @@ func (f *fit) middle() []float64 {
 func newFit(data Data, o Options) *fit {
 	n, d := len(data.X), len(data.Kinds)
 	return &fit{
-		data: data, n: n, d: d, warp: o.Warp, exact: o.Exact,
+		data: data, n: n, d: d, warp: o.Warp,
 		u: make([]float64, n*d), k: make([]float64, n*n), kr: make([]float64, n*n), chol: make([]float64, n*n),
 		inv: make([]float64, n*n), alpha: make([]float64, n), gradU: make([]float64, n*d),
 	}
@@ -341,7 +325,7 @@ func Fit(data Data, o Options) (*Model, error) {
 
 // Condition is the process with the hyper-parameters of m on other data.
 func (m *Model) Condition(data Data) (*Model, error) {
-	return newFit(data, Options{Warp: m.warp, Exact: m.exact}).model(m.theta)
+	return newFit(data, Options{Warp: m.warp}).model(m.theta)
 }
 
 // climb runs L-BFGS from start.
@@ -395,13 +379,13 @@ func equal(a, b []float64) bool {
 }
 
 func (f *fit) model(theta []float64) (*Model, error) {
-	value, err := f.posterior(theta, nil)
-	if err != nil {
+	f.read(theta)
+	if err := f.decompose(); err != nil {
 		return nil, err
 	}
 	return &Model{
 		kinds: f.data.Kinds, params: f.params, u: f.u, n: f.n, d: f.d, chol: f.chol, alpha: f.alpha,
-		theta: append([]float64(nil), theta...), warp: f.warp, exact: f.exact, value: value,
+		theta: append([]float64(nil), theta...), warp: f.warp,
 	}, nil
 }
 

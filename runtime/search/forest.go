@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/open-autoglm/autoglm/runtime/search/gauss"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
@@ -131,22 +132,12 @@ func scalarized(results []*observation, rng *rand.Rand) []float64 {
 // constraints hold.
 func (s surrogate) acquisition(p []float64) float64 {
 	mean, variance := s.score.predict(p)
-	a := logImprovement(s.best, mean, math.Sqrt(variance+1e-10))
+	a := gauss.LogEI(mean, math.Sqrt(variance+1e-10), s.best)
 	if s.holds != nil {
 		chance, _ := s.holds.predict(p)
 		a += math.Log(max(chance, 0.01))
 	}
 	return a
-}
-
-// logImprovement is the logarithm of how far a normal falls below best on average.
-func logImprovement(best, mean, sigma float64) float64 {
-	z := (best - mean) / sigma
-	if z > -6 {
-		return math.Log(sigma) + math.Log(math.Exp(-0.5*z*z-halfLog2Pi)+z*normalCDF(z))
-	}
-	y := 1 / (z * z)
-	return math.Log(sigma) - 0.5*z*z - halfLog2Pi - 2*math.Log(-z) + math.Log1p(-3*y*(1-5*y))
 }
 
 // promising is the new configuration with the largest acquisition among random ones and

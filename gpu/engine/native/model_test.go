@@ -249,7 +249,7 @@ func TestNoAllocationInAStep(t *testing.T) {
 		b := randomBatch(rand.New(rand.NewPCG(2, 2)), 4, 13, 50, true)
 		h := engine.DefaultHyper()
 		h.Optimizer = opt
-		n := testing.AllocsPerRun(5, func() {
+		n := allocations(func() {
 			if _, err := m.Backward(b, nil); err != nil {
 				t.Error(err)
 			}

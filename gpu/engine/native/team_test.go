@@ -32,6 +32,17 @@ func allowed(t *testing.T) map[string]string {
 	return out
 }
 
+// allocations counts those of each call to f: the fewest of ten rounds, since it is
+// the process that is counted, and the threads and timers of its runtime allocate
+// now and then.
+func allocations(f func()) float64 {
+	least := testing.AllocsPerRun(5, f)
+	for n := 1; n < 10 && least > 0; n++ {
+		least = min(least, testing.AllocsPerRun(5, f))
+	}
+	return least
+}
+
 // TestTeamPins: while they work all members are on the processors that they were
 // given, the caller among them; after close no thread is left there.
 func TestTeamPins(t *testing.T) {
@@ -66,7 +77,7 @@ func TestTeamPins(t *testing.T) {
 		}
 	}
 	quiet := newTeam(2, cpus[:2], func(task, int) {})
-	if n := testing.AllocsPerRun(10, func() { _ = quiet.run(0) }); n > 0 {
+	if n := allocations(func() { _ = quiet.run(0) }); n > 0 {
 		t.Errorf("a task allocates %g times", n)
 	}
 	threads := allowed(t)

@@ -11,28 +11,23 @@
 package main
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/open-autoglm/autoglm/bench/corpus"
 	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
-	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
-	"github.com/open-autoglm/autoglm/runtime/token"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -61,7 +56,7 @@ func run() error {
 	seeds := flag.Uint64("seeds", 5, "number of seeds")
 	strategy := flag.String("strategy", "evolution", "evolution or evolutionary")
 	flag.Parse()
-	text := "cmd/autoglm/sample/mobydick.txt.gz"
+	text := corpus.Sample
 	if flag.NArg() > 0 {
 		text = flag.Arg(0)
 	}
@@ -71,7 +66,7 @@ func run() error {
 	}
 	defer os.RemoveAll(dir)
 	b := bench{dir: dir, strategy: *strategy, trials: *trials, tokens: *tokens}
-	if err := b.prepare(text); err != nil {
+	if b.corpus, err = corpus.Prepare(dir, text, keep, vocab); err != nil {
 		return err
 	}
 	var ratios []float64
@@ -118,7 +113,7 @@ type bench struct {
 	strategy string
 	trials   int
 	tokens   float64
-	lens     []int
+	corpus   corpus.Corpus
 }
 
 const (
@@ -126,52 +121,6 @@ const (
 	keep   = 300_000 // bytes of the text
 	seqLen = 64
 )
-
-func (b *bench) corpus(part string) string { return filepath.Join(b.dir, part+".bin") }
-
-// prepare lays the text down in tokens: nine tenths to train, one to score.
-func (b *bench) prepare(path string) error {
-	text, err := os.ReadFile(path)
-	if err == nil && strings.HasSuffix(path, ".gz") {
-		var z *gzip.Reader
-		if z, err = gzip.NewReader(bytes.NewReader(text)); err == nil {
-			text, err = io.ReadAll(z)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	text = text[:min(len(text), keep)]
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: vocab, Threads: 2})
-	if err != nil {
-		return err
-	}
-	cut := len(text) * 9 / 10
-	tr.Add(text[:cut])
-	tok, err := tr.Train(context.Background())
-	if err != nil {
-		return err
-	}
-	b.lens = train.ByteLengths(tok)
-	for part, s := range map[string]string{"train": string(text[:cut]), "valid": string(text[cut:])} {
-		if err := train.Tokenize(context.Background(), &document{s}, tok, b.corpus(part), true); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// document is a text as one example.
-type document struct{ text string }
-
-func (d *document) Next() (data.Example, error) {
-	if d.text == "" {
-		return data.Example{}, io.EOF
-	}
-	e := data.Example{Segments: []data.Segment{{Text: d.text, Scored: true}}}
-	d.text = ""
-	return e, nil
-}
 
 // outcome is what a search's trials scored, and the tokens of all of them up to each.
 type outcome struct {
@@ -234,7 +183,7 @@ func (b *bench) search(seed uint64, inherit bool) (outcome, error) {
 			steps := int(d.Resource) / (cfg.Sequences() * cfg.Arch.Context)
 			t := train.Task{
 				Trial: d.Trial, Dir: filepath.Join(dir, d.Trial), Config: cfg, Segment: train.Segment{Steps: steps, DecayFrom: math.Ceil(0.75 * float64(steps))},
-				TrainPath: b.corpus("train"), ValidPath: b.corpus("valid"), ByteLens: b.lens, EvalTokens: 20_000, Threads: 2,
+				TrainPath: b.corpus.Train, ValidPath: b.corpus.Valid, ByteLens: b.corpus.ByteLens, EvalTokens: 20_000, Threads: 2,
 			}
 			if d.Inherit != "" {
 				o.inherited++

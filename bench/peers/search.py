@@ -9,6 +9,13 @@ out  {"config": {name: value, ...}}
 in   {"tell": 0.5, "violations": [-1.0]}      a list of values for several objectives
 out  {"told": 1}
 
+A peer that rations training, with "epochs" in place of "trials" in the first line:
+
+in   {"next": true}
+out  {"trial": "3", "config": {...}}          a new trial, or one known that goes on; {} to wait
+in   {"report": "3", "epoch": 2, "value": 4.5}
+out  {"decision": "continue" | "stop" | "pause"}
+
 Values are minimised; a violation above 0 is a constraint missed. Int, ordinal and
 categorical choices come back as they were given. What a peer cannot do is an error:
 {"error": "..."} and exit 1.
@@ -151,34 +158,41 @@ class HEBO:
         self.hebo.observe(self.row, np.array([values[:1]], dtype=float))
 
 
+def config_space_of(job):
+    """The space as Syne Tune takes it."""
+    from syne_tune import config_space
+
+    space = {}
+    for d in job["space"]:
+        log = d.get("log", False)
+        if d["kind"] == "categorical":
+            space[d["name"]] = config_space.choice(d["choices"])
+        elif d["kind"] == "ordinal":
+            space[d["name"]] = config_space.ordinal(d["choices"], kind="equal")
+        elif d["kind"] == "int":
+            make = config_space.lograndint if log else config_space.randint
+            space[d["name"]] = make(int(d["low"]), int(d["high"]))
+        else:
+            make = config_space.loguniform if log else config_space.uniform
+            space[d["name"]] = make(d["low"], d["high"])
+    return space
+
+
 class SyneTune:
     constraints, objectives = False, False
 
     def __init__(self, job):
         import numpy as np
         import syne_tune
-        from syne_tune import config_space
         from syne_tune.optimizer import baselines
         from syne_tune.optimizer.schedulers.ask_tell_scheduler import AskTellScheduler
 
         np.random.seed(job["seed"])
         name = job["peer"].removeprefix("syne-")
         makers = {"bore": "BORE", "cqr": "CQR", "tpe": "TPE", "rea": "REA", "botorch": "BOTorch"}
-        self.version, space = syne_tune.__version__, {}
-        for d in job["space"]:
-            log = d.get("log", False)
-            if d["kind"] == "categorical":
-                space[d["name"]] = config_space.choice(d["choices"])
-            elif d["kind"] == "ordinal":
-                space[d["name"]] = config_space.ordinal(d["choices"], kind="equal")
-            elif d["kind"] == "int":
-                make = config_space.lograndint if log else config_space.randint
-                space[d["name"]] = make(int(d["low"]), int(d["high"]))
-            else:
-                make = config_space.loguniform if log else config_space.uniform
-                space[d["name"]] = make(d["low"], d["high"])
+        self.version = syne_tune.__version__
         make = getattr(baselines, makers[name])
-        self.scheduler = AskTellScheduler(make(config_space=space, metric="loss", do_minimize=True, random_seed=job["seed"]))
+        self.scheduler = AskTellScheduler(make(config_space=config_space_of(job), metric="loss", do_minimize=True, random_seed=job["seed"]))
 
     def ask(self):
         self.trial = self.scheduler.ask()
@@ -188,11 +202,98 @@ class SyneTune:
         self.scheduler.tell(self.trial, {"loss": values[0]})
 
 
+class OptunaPruned(Optuna):
+    """TPE, and a pruner that is asked after each epoch."""
+
+    def __init__(self, job):
+        import optuna
+
+        sampler, pruner = job["peer"].removeprefix("optuna-").split("-")
+        super().__init__({**job, "peer": f"optuna-{sampler}"})
+        self.epochs, self.trials = job["epochs"], {}
+        if pruner == "hyperband":
+            self.study.pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.epochs, reduction_factor=3)
+        else:
+            self.study.pruner = optuna.pruners.MedianPruner()
+
+    def next(self):
+        config = self.ask()
+        name = str(self.trial.number)
+        self.trials[name] = self.trial
+        return {"trial": name, "config": config}
+
+    def report(self, name, epoch, value):
+        import optuna
+
+        trial = self.trials[name]
+        trial.report(value, epoch)
+        if epoch == self.epochs:
+            self.study.tell(trial, value)
+            return "stop"
+        if trial.should_prune():
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return "stop"
+        return "continue"
+
+
+class SyneTuneScheduled(SyneTune):
+    """Versions up to 0.14 name their arguments otherwise."""
+
+    def __init__(self, job):
+        import numpy as np
+        import syne_tune
+        from syne_tune.optimizer import baselines
+
+        np.random.seed(job["seed"])
+        name = job["peer"].removeprefix("syne-")
+        makers = {"asha": "ASHA", "bohb": "BOHB", "ashabore": "ASHABORE", "ashacqr": "ASHACQR", "mobster": "MOBSTER", "hypertune": "HyperTune"}
+        self.version, self.epochs, self.trials = syne_tune.__version__, job["epochs"], {}
+        make, space = getattr(baselines, makers[name]), config_space_of(job)
+        if name in ("mobster", "hypertune"):
+            space["epochs"] = self.epochs
+            self.scheduler = make(
+                space, metric="loss", mode="min", resource_attr="epoch", max_resource_attr="epochs", random_seed=job["seed"], search_options={"debug_log": False}
+            )
+        else:
+            self.scheduler = make(config_space=space, metric="loss", do_minimize=True, time_attr="epoch", max_t=self.epochs, random_seed=job["seed"])
+
+    def next(self):
+        import datetime
+
+        from syne_tune.backend.trial_status import Trial
+
+        try:
+            s = self.scheduler.suggest()
+        except TypeError:
+            s = self.scheduler.suggest(len(self.trials))
+        if s is None:
+            return {}
+        if not s.spawn_new_trial_id:
+            name = str(s.checkpoint_trial_id)
+            if s.config is not None:
+                self.trials[name].config = s.config
+            return {"trial": name}
+        name = str(len(self.trials))
+        self.trials[name] = trial = Trial(trial_id=int(name), config=s.config, creation_time=datetime.datetime.now())
+        self.scheduler.on_trial_add(trial)
+        config = {n: v.item() if hasattr(v, "item") else v for n, v in s.config.items() if n != "epochs"}
+        return {"trial": name, "config": config}
+
+    def report(self, name, epoch, value):
+        trial, result = self.trials[name], {"loss": value, "epoch": epoch}
+        if epoch == self.epochs:
+            self.scheduler.on_trial_complete(trial, result)
+            return "stop"
+        return self.scheduler.on_trial_result(trial, result).lower()
+
+
 PEERS = {
     **{f"optuna-{n}": Optuna for n in ("tpe", "gp", "cmaes", "nsga2", "random")},
     "smac": SMAC,
     "hebo": HEBO,
     **{f"syne-{n}": SyneTune for n in ("bore", "cqr", "tpe", "rea", "botorch")},
+    **{f"optuna-tpe-{n}": OptunaPruned for n in ("hyperband", "median")},
+    **{f"syne-{n}": SyneTuneScheduled for n in ("asha", "bohb", "ashabore", "ashacqr", "mobster", "hypertune")},
 }
 
 
@@ -212,6 +313,10 @@ def main():
         message = json.loads(line)
         if "ask" in message:
             say({"config": peer.ask()})
+        elif "next" in message:
+            say(peer.next())
+        elif "report" in message:
+            say({"decision": peer.report(message["report"], message["epoch"], message["value"])})
         else:
             values = message["tell"]
             peer.tell(values if isinstance(values, list) else [values], message.get("violations") or [])

@@ -5,6 +5,7 @@
 //	go run ./bench/search -table bench/testdata/hpobench_car.csv.gz -strategy auto -trials 100 -seeds 20 -json
 //	go run ./bench/search -table tables -strategy auto,tpe,gp -peers optuna-tpe,optuna-gp,smac,hebo
 //	go run ./bench/search -table hwgpt -strategy auto -peers optuna-tpe
+//	go run ./bench/search -curves bench/testdata/lmcurves.csv.gz -strategy auto/asha,tpe/hyperband -peers optuna-tpe-hyperband
 //
 // Peers are Python programs that .ci/search-peers installs; one that is named and
 // cannot run is an error.
@@ -16,9 +17,15 @@
 // means over tasks, each at least 0.001, so that one that is solved does not decide
 // alone. Intervals are 95 % bootstrap intervals over seeds. hwgptmo shows the
 // hypervolume of perplexity and latency below (42, 30 ms); larger is better.
+//
+// With -curves schedulers are replayed over learning curves that bench/lmcurves made,
+// one for each configuration of a grid: how many epochs, of all workers together and
+// those they are idle in included, until some trial's score is within one in a hundred
+// of the best in the table. Strategies are then written STRATEGY/SCHEDULER.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -56,12 +63,13 @@ type curve struct {
 func run(ctx context.Context) error {
 	table := flag.String("table", "tables", "comma-separated: files of tables, tables, syn, syn/NAME, hwgpt, hwgpt/LIMIT, hwgptmo")
 	data := flag.String("data", "bench/testdata", "folder of the tables")
-	strategy := flag.String("strategy", "auto", "comma-separated: "+strings.Join(search.Names(), ", "))
-	peerList := flag.String("peers", "", "comma-separated: "+strings.Join(peerNames(), ", "))
+	curvesOf := flag.String("curves", "", "a table of learning curves to replay, in place of -table")
+	strategy := flag.String("strategy", "", "comma-separated: "+strings.Join(search.Names(), ", ")+"; with -curves each with /SCHEDULER, one of "+strings.Join(search.Schedulers(), ", ")+" (default auto, or auto/asha)")
+	peerList := flag.String("peers", "", "comma-separated: "+strings.Join(peerNames(), ", ")+"; with -curves "+strings.Join(schedulerNames(), ", "))
 	script := flag.String("driver", "bench/peers/search.py", "the program that drives the peers")
-	trials := flag.Int("trials", 100, "trials of each search")
+	trials := flag.Int("trials", 100, "trials of each search; with -curves whole trainings' worth of epochs")
 	seeds := flag.Int("seeds", 20, "searches of each task, seeds 0, 1, …")
-	pending := flag.Int("pending", 1, "trials that run side by side")
+	pending := flag.Int("pending", 0, "trials that run side by side (default 1, with -curves 4)")
 	workers := flag.Int("workers", 2, "searches that run side by side")
 	asJSON := flag.Bool("json", false, "print one JSON line a search in place of the summary")
 	against := flag.String("against", "", "a file of such lines, of other tools or of an earlier run, to compare with")
@@ -69,9 +77,13 @@ func run(ctx context.Context) error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see -help", flag.Arg(0))
 	}
-	if *trials < 1 || *seeds < 1 || *pending < 1 || *workers < 1 {
+	if *trials < 1 || *seeds < 1 || *pending < 0 || *workers < 1 {
 		return fmt.Errorf("-trials, -seeds, -pending and -workers must be at least 1")
 	}
+	if *curvesOf != "" {
+		return replays(ctx, os.Stdout, *curvesOf, split(cmp.Or(*strategy, "auto/asha")), split(*peerList), *script, *seeds, cmp.Or(*pending, 4), *workers, *trials, *asJSON)
+	}
+	*strategy, *pending = cmp.Or(*strategy, "auto"), cmp.Or(*pending, 1)
 	ts, err := tasks(split(*table), *data)
 	if err != nil {
 		return err

@@ -147,14 +147,7 @@ func readTable(path string, r io.Reader) (task, error) {
 		t.dims = append(t.dims, indexDim(name, n, fam.kinds != "" && fam.kinds[i] == 'o'))
 	}
 	t.eval = func(c space.Config) ([]float64, float64) {
-		key := make([]byte, len(t.dims))
-		for i, d := range t.dims {
-			key[i] = digits[c.Int(d.Name)]
-			if v := c[d.Name]; v.IsWord() {
-				key[i] = v.Word[1]
-			}
-		}
-		v, ok := values[string(key)]
+		v, ok := values[indices(t.dims, c)]
 		if !ok {
 			v = math.Inf(1)
 		}
@@ -162,6 +155,19 @@ func readTable(path string, r io.Reader) (task, error) {
 	}
 	t.regret = func(v float64) float64 { return (v - best) / spread }
 	return t, nil
+}
+
+// indices of a configuration of index dimensions, as digits.
+func indices(dims []space.Dimension, c space.Config) string {
+	key := make([]byte, len(dims))
+	for i, d := range dims {
+		if v := c[d.Name]; v.IsWord() {
+			key[i] = v.Word[1]
+		} else {
+			key[i] = digits[c.Int(d.Name)]
+		}
+	}
+	return string(key)
 }
 
 const digits = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -50,7 +50,7 @@ func checkBackend(name string) error {
 func newNative(cpus []int) maker {
 	return func(c train.Config, threads, world int) (engine.Model, error) {
 		return native.New(c.Arch, native.Options{
-			Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, Recompute: c.Recompute, CPUs: cpus,
+			Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, BaseWidth: c.BaseWidth, Recompute: c.Recompute, CPUs: cpus,
 		})
 	}
 }

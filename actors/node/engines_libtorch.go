@@ -19,7 +19,7 @@ var newTorch = func(cuda bool) maker {
 	return func(c train.Config, threads, world int) (engine.Model, error) {
 		return torch.New(c.Arch, torch.Options{
 			Device: at, Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, ZLoss: c.ZLoss,
-			Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
+			Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, BaseWidth: c.BaseWidth,
 		})
 	}
 }

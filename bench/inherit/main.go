@@ -195,7 +195,7 @@ func (b *bench) search(seed uint64, inherit bool) (outcome, error) {
 				World: 1, Clock: func() time.Duration { return time.Since(start) },
 				NewModel: func(c train.Config, threads, world int) (engine.Model, error) {
 					return native.New(c.Arch, native.Options{
-						Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed,
+						Threads: threads, MaxBatch: c.MicroBatch(world), MaxSeq: c.Arch.Context, Dropout: c.Dropout, Optimizer: c.Optimizer, Precision: c.Precision, Seed: c.Seed, BaseWidth: c.BaseWidth,
 					})
 				},
 			})

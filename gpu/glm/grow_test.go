@@ -48,7 +48,7 @@ var growths = []struct {
 func trained(a glm.Arch, seed uint64) []float32 {
 	params, size := a.Layout()
 	x := make([]float32, size)
-	a.Init(x, seed)
+	a.Init(x, seed, 0)
 	r := rand.New(rand.NewPCG(seed, 1))
 	for _, p := range params {
 		for i := range p.Elems {

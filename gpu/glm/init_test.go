@@ -13,8 +13,8 @@ func TestInit(t *testing.T) {
 	for i := range x {
 		x[i] = 7 // everything must be overwritten, padding too
 	}
-	small.Init(x, 5)
-	small.Init(y, 5)
+	small.Init(x, 5, 0)
+	small.Init(y, 5, 0)
 	var used int
 	for _, p := range params {
 		used += p.Elems
@@ -44,7 +44,7 @@ func TestInit(t *testing.T) {
 	if int64(used) != small.Params() {
 		t.Errorf("layout holds %d parameters, Params says %d", used, small.Params())
 	}
-	small.Init(y, 6)
+	small.Init(y, 6, 0)
 	if x[0] == y[0] {
 		t.Error("another seed gave the same value")
 	}

@@ -24,6 +24,9 @@ type Config struct {
 	Schedule    string           `json:"schedule" msgpack:"schedule"` // wsd or cosine
 	ZLoss       float64          `json:"z_loss" msgpack:"z_loss"`
 	Seed        uint64           `json:"seed" msgpack:"seed"`
+	// BaseWidth is the width at which LR is meant, see glm.Width; 0 is any: the standard
+	// parametrisation.
+	BaseWidth int `json:"base_width,omitempty" msgpack:"base_width"`
 	// Recompute keeps each layer's input only and computes the other activations
 	// again in the backward pass: same bits, less memory, a third more work.
 	Recompute bool `json:"recompute,omitempty" msgpack:"recompute"`

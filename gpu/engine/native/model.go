@@ -19,6 +19,7 @@ type Options struct {
 	Optimizer engine.Optimizer // "" is AdamW
 	Precision engine.Precision // of the products while training; "" is F32, Auto is BF16 where the CPU multiplies it
 	Seed      uint64           // of the initial parameters
+	BaseWidth int              // of the parametrisation, see glm.Width; 0 is the standard one
 	Recompute bool             // keep each layer's input only and compute the rest again in the backward pass: less memory, a quarter more time, the same bits
 	Inference bool             // no gradients and no moments: Logits, Eval, State and Load only
 	CPUs      []int            // processors to pin the threads to, one each; nil leaves them to the kernel
@@ -126,7 +127,7 @@ func New(a glm.Arch, o Options) (*Model, error) {
 	m := &Model{arch: a, opt: o}
 	m.layout, m.size = a.Layout()
 	m.params = newArena(m.size)
-	a.Init(m.params, o.Seed)
+	a.Init(m.params, o.Seed, o.BaseWidth)
 	m.w = view(a, m.layout, m.params)
 	m.rope = newRotary(a, o.MaxSeq)
 	if !o.Inference {

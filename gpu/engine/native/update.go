@@ -88,13 +88,14 @@ func (m *Model) adamw(r engine.Range, at int) {
 		if from >= to || m.opt.Optimizer.ByMuon(p) {
 			continue
 		}
-		decay := h.WeightDecay
+		scale := glm.Width{Arch: m.arch, Base: m.opt.BaseWidth}.Rate(*p)
+		decay := h.WeightDecay / scale // what decays in a step is the same at all widths
 		if p.Role == glm.Norm {
 			decay = 0
 		}
 		lo, hi := at+from-r.From, at+to-r.From
 		kernel.AdamW(m.params[from:to], m.grads[from:to], m.m[lo:hi], m.v[lo:hi], kernel.Adam{
-			GradScale: m.job.clip, LR: h.LR, Beta1: h.Beta1, Beta2: h.Beta2, Eps: h.Eps,
+			GradScale: m.job.clip, LR: h.LR * scale, Beta1: h.Beta1, Beta2: h.Beta2, Eps: h.Eps,
 			WeightDecay: decay, Step: int(m.step[0]),
 		})
 	}

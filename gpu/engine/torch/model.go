@@ -26,6 +26,7 @@ type Options struct {
 	Optimizer engine.Optimizer // "" is AdamW
 	Precision engine.Precision // of the products while training; "" is F32, Auto is BF16 on CUDA
 	Seed      uint64           // of the initial parameters
+	BaseWidth int              // of the parametrisation, see glm.Width; 0 is the standard one
 }
 
 // CPU is Options.Device of the processor.
@@ -140,7 +141,7 @@ func New(a glm.Arch, o Options) (*Model, error) {
 	m.rotary()
 	m.probeAttention()
 	if s.err == nil {
-		a.Init(m.params.host, o.Seed)
+		a.Init(m.params.host, o.Seed, o.BaseWidth)
 		m.upload(s, &m.params)
 	}
 	if s.err != nil {

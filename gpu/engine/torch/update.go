@@ -67,6 +67,7 @@ func (m *Model) adamw(i int, h engine.Hyper, all *scope) {
 	if m.layout[i].Role != glm.Norm {
 		s.scaleInto(w, 1-h.LR*h.WeightDecay)
 	}
+	h.LR *= glm.Width{Arch: m.arch, Base: m.opt.BaseWidth}.Rate(m.layout[i])
 	s.scalar(1-h.Beta1, func(o *tensor, v lib.Cscalar) { lib.AtgLerp_(o, m1, g, v) })
 	s.scaleInto(m2, h.Beta2)
 	s.addInto(m2, s.scale(s.square(g), 1-h.Beta2))

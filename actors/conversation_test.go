@@ -38,6 +38,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //
 //	workers N              devices, and trials side by side (default 1)
 //	trials N               of the first rung; half of them go on to the second (default 2)
+//	population N           members of pbt, which has three intervals, instead of trials
 //	clock S                a plan in seconds whose search may take S (default: in tokens)
 //	fail WHAT HOW…         the runs of a trial or stage end so, one after the other: nan, panic, error, full, damaged, stop, hang, ok
 //	panic WHO MESSAGE N    the actor panics in place of its Nth such message
@@ -106,6 +107,7 @@ func (x *nth) hit(who, what string) bool {
 
 type script struct {
 	workers, trials  int
+	population       int
 	clock            float64
 	fail             map[string][]string
 	panics           []*nth
@@ -137,6 +139,8 @@ func parseScript(text string) (*script, error) {
 			s.workers = last
 		case f[0] == "trials":
 			s.trials = last
+		case f[0] == "population":
+			s.population = last
 		case f[0] == "clock":
 			s.clock = float64(last)
 		case f[0] == "panic" && len(f) == 4:
@@ -457,6 +461,9 @@ func (g *stage) write(e journal.Event) {
 	}
 	if e.Decision != nil {
 		line += fmt.Sprintf(" #%d %s", e.Decision.Seq, e.Decision.Trial)
+		if d := e.Decision; d.Action == search.Fork {
+			line += fmt.Sprintf(" from %s at %g in place of %s", d.Inherit, d.From, d.Replaces)
+		}
 	}
 	if r := e.Trial; r != nil {
 		line += fmt.Sprintf(" %s #%d", r.Trial, r.Seq)
@@ -599,6 +606,9 @@ func (g *stage) Plan(ctx context.Context, _ float64) (search.Plan, error) {
 	p := search.Plan{Unit: search.Tokens, Slots: g.workers, Brackets: []search.Bracket{{
 		Trials: g.trials, Keep: []int{g.trials, max(1, g.trials/2)}, Resources: []float64{10, 20},
 	}}}
+	if n := g.population; n > 0 {
+		p.Scheduler, p.Brackets = "pbt", []search.Bracket{{Trials: n, Keep: []int{n, n, n}, Resources: []float64{10, 20, 30}}}
+	}
 	if g.clock > 0 {
 		p.Unit, p.SearchSeconds = search.Seconds, g.clock
 	}
@@ -607,7 +617,8 @@ func (g *stage) Plan(ctx context.Context, _ float64) (search.Plan, error) {
 
 // Search implements Work.
 func (g *stage) Search(p search.Plan, slots int) (*search.Search, error) {
-	return search.New(&counting{}, search.NewHyperband(p.Brackets), slots), nil
+	sched, err := search.NewScheduler(p)
+	return search.New(&counting{}, sched, slots), err
 }
 
 // counting proposes configurations that differ in their learning rate.

@@ -101,7 +101,7 @@ func (p pacer) forecast(plan search.Plan, s *search.Search, config func(space.Co
 			if d.Seq == 0 {
 				first = c
 			}
-			running = append(running, trial{d.Seq, f.Search + p.rung(plan, c, d.From, d.Resource) + p.scoring(c, min(trialEval, valid), 1)})
+			running = append(running, trial{d.Seq, f.Search + p.rung(plan, c, d) + p.scoring(c, min(trialEval, valid), 1)})
 		}
 		if len(running) == 0 {
 			break
@@ -119,12 +119,13 @@ func (p pacer) forecast(plan search.Plan, s *search.Search, config func(space.Co
 	return f, nil
 }
 
-// rung is how long a trial takes from one resource to the next, without its score:
-// one that goes on does so from before its rate fell.
-func (p pacer) rung(plan search.Plan, c train.Config, from, to float64) float64 {
-	steps := segment(plan, c, train.State{}, to, plan.Cool).End()
-	if from > 0 {
-		steps -= segment(plan, c, train.State{}, from, plan.Cool).DecayFrom
+// rung is how long a decision's training takes, without its score: one that goes on does
+// so from before its rate fell.
+func (p pacer) rung(plan search.Plan, c train.Config, d search.Decision) float64 {
+	steps := segment(plan, c, train.State{}, d.Resource, plan.CoolOf(d)).End()
+	if d.From > 0 {
+		before := search.Decision{From: 2*d.From - d.Resource, Resource: d.From} // under pbt; others' cool part is no matter of from
+		steps -= segment(plan, c, train.State{}, d.From, plan.CoolOf(before)).DecayFrom
 	}
 	return steps * p.step(c, 1)
 }

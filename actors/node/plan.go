@@ -127,7 +127,7 @@ func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan
 	if len(first) > 0 {
 		o.Initial = []space.Config{first}
 	}
-	if spec.Inheriting() {
+	if spec.Inheriting() && p.Scheduler != "pbt" { // whose members begin alike
 		o.Grows = grows
 	}
 	st, err := search.NewStrategy(spec.SearchStrategy, sp, o)

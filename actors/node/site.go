@@ -17,6 +17,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // site does a job's work in its folder: it is the actors' Work.
@@ -102,7 +103,7 @@ func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 	case job.StageTokenize:
 		return s.tokenize(ctx)
 	case job.StageTrain:
-		return nil // what other nodes have trained is here
+		return s.unfork(st) // what other nodes have trained is here
 	case job.StageBundle:
 		return s.bundle(ctx, st)
 	}
@@ -110,6 +111,19 @@ func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 		return s.step(ctx, step, st)
 	}
 	return actors.Final{Err: fmt.Errorf("no such stage: %s", name)}
+}
+
+// unfork drops the checkpoints that trials kept for forks: the search is over.
+func (s *site) unfork(st journal.State) error {
+	if st.Plan == nil || st.Plan.Scheduler != "pbt" {
+		return nil
+	}
+	for _, d := range st.Decisions {
+		if err := train.DropRungs(s.path("trials", d.Trial), d.Rung); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // input marks errors of the user's data or job: another attempt reads the same.

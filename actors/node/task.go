@@ -84,10 +84,10 @@ func begun(st journal.State, trial string) *search.Decision {
 
 // trialConfig is what a trial that a decision started trains. One that began from
 // another's weights sees the text in an order of its own, not once more in the one
-// that those were trained in.
+// that those were trained in; a fork goes on in its parent's.
 func trialConfig(spec job.Spec, start *search.Decision) train.Config {
 	cfg := configOf(spec, start.Config)
-	if start.Inherit != "" {
+	if start.Inherit != "" && start.Action == search.Start {
 		cfg.Seed += uint64(start.Seq+1) << 32
 	}
 	return cfg
@@ -110,14 +110,21 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 		start := cmp.Or(begun(st, d.Trial), d)
 		t.Trial, t.Config = d.Trial, trialConfig(s.spec, start)
 		t.Dir = s.path("trials", d.Trial)
-		if start.Inherit != "" && d.Action == search.Start {
+		if start.Inherit != "" && d.Action != search.Promote {
 			parent := begun(st, start.Inherit)
 			if parent == nil {
 				return t, fmt.Errorf("the journal has trial %s begin from %q and has no such trial", d.Trial, start.Inherit)
 			}
-			t.Inherit, t.InheritArch = s.path("trials", parent.Trial, "checkpoint"), space.Arch(parent.Config)
+			if d.Action == search.Fork {
+				t.From, t.FromSequences = train.RungDir(s.path("trials", parent.Trial), d.Rung-1), trialConfig(s.spec, parent).Sequences()
+			} else {
+				t.Inherit, t.InheritArch = s.path("trials", parent.Trial, "checkpoint"), space.Arch(parent.Config)
+			}
 		}
-		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.Cool)
+		if p.Scheduler == "pbt" {
+			t.Rung, t.Rungs = d.Rung, search.PBTCheckpoints
+		}
+		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.CoolOf(*d))
 		t.EvalTokens = trialEval
 		if p.Unit == search.Seconds {
 			t.EvalTokens = min(100_000, int64(2000*d.Resource)+4000)
@@ -283,9 +290,14 @@ func (s *site) own(a *actors.Assign) error {
 	}
 	t.Dir = s.path("trials", t.Trial)
 	for _, checkpoint := range []*string{&t.From, &t.Inherit} {
-		if *checkpoint != "" {
-			*checkpoint = s.path("trials", trialOf(*checkpoint), "checkpoint")
+		if *checkpoint == "" {
+			continue
 		}
+		name := filepath.Base(*checkpoint)
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("a task that begins from %q", *checkpoint)
+		}
+		*checkpoint = s.path("trials", trialOf(*checkpoint), name)
 	}
 	t.Threads, t.MaxBytes = s.crew.threads, s.crew.memory
 	return s.corpora(t)

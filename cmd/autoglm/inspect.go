@@ -242,7 +242,7 @@ func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 		if t.Bits != nil {
 			bits = fmt.Sprintf("%.4f", *t.Bits)
 		}
-		line := summary(t.Config)
+		line := lineOf(t) + summary(t.Config)
 		if t.Status == "failed" {
 			line = firstLine(t.Reason)
 		}

@@ -229,7 +229,11 @@ func (v *view) plain(u driver.Update) {
 		}
 	case journal.Decided:
 		d := e.Decision
-		say("%-9s %s %s", d.Trial, d.Action, summary(d.Config))
+		how := string(d.Action)
+		if d.Action == search.Fork {
+			how = fmt.Sprintf("fork of %s in place of %s:", d.Inherit, d.Replaces)
+		}
+		say("%-9s %s %s", d.Trial, how, summary(d.Config))
 	case journal.TrialEnded:
 		if e.Trial.Failed {
 			say("%-9s failed: %s", e.Trial.Trial, firstLine(e.Trial.Err))
@@ -402,7 +406,15 @@ func (v *view) row(t journal.Entry) string {
 			eta = clock(v.last.State.Spec.Budget.WallClock.D().Seconds() - v.active() - p.Reserve)
 		}
 	}
-	return fmt.Sprintf("%-6s %-8s %4d %8s %9.0f %5s  %s", t.ID, t.Status, max(t.Rung, 0), bits, rate, eta, summary(t.Config))
+	return fmt.Sprintf("%-6s %-8s %4d %8s %9.0f %5s  %s", t.ID, t.Status, max(t.Rung, 0), bits, rate, eta, lineOf(t)+summary(t.Config))
+}
+
+// lineOf says of a fork whose.
+func lineOf(t journal.Entry) string {
+	if t.ForkedAt == 0 {
+		return ""
+	}
+	return "from " + t.Parent + ": "
 }
 
 // clip cuts a line to a number of columns, each rune counted as one.

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -191,7 +192,8 @@ type Entry struct {
 	Tokens    int64        `json:"tokens"`
 	Seconds   float64      `json:"seconds"`
 	PerSecond float64      `json:"tokens_per_s"`
-	Parent    string       `json:"parent"` // trial whose weights it began from
+	Parent    string       `json:"parent"`              // trial whose weights it began from
+	ForkedAt  float64      `json:"forked_at,omitempty"` // of a fork: how far its parent had been trained, in the plan's unit
 	Reason    string       `json:"reason"`
 }
 
@@ -210,11 +212,14 @@ func (s *State) Leaderboard(name string) Leaderboard {
 	lb := Leaderboard{Job: name, Objective: s.Spec.Objective, Direction: "minimize", Trials: []Entry{}}
 	byID := map[string]*Entry{}
 	var order []string
-	over := map[string]bool{} // stopped inside a rung
+	over := map[string]bool{} // stopped inside a rung, or replaced
 	for _, d := range s.Decisions {
 		e := byID[d.Trial]
 		if e == nil {
 			e = &Entry{ID: d.Trial, Config: d.Config, Rung: -1, Params: space.Arch(d.Config).Params(), Parent: d.Inherit}
+			if d.Action == search.Fork {
+				e.ForkedAt = d.From
+			}
 			byID[d.Trial] = e
 			order = append(order, d.Trial)
 		}
@@ -242,6 +247,14 @@ func (s *State) Leaderboard(name string) Leaderboard {
 		}
 		if ended && r.State.Step > 0 {
 			e.Steps, e.Tokens, e.Seconds, e.PerSecond = r.State.Step, r.State.Tokens, r.State.Seconds, r.PerSecond
+		}
+	}
+	for _, d := range s.Decisions {
+		if e := byID[d.Replaces]; e != nil {
+			over[d.Replaces] = true
+			if e.Status != "failed" {
+				e.Reason = fmt.Sprintf("gave its place to %s, a fork of %s", d.Trial, d.Inherit)
+			}
 		}
 	}
 	for _, id := range order {
@@ -289,7 +302,8 @@ func (s *State) mayGoOn(id string) bool {
 	if s.SearchClosed || s.Done[job.StageSearch] || s.Plan == nil {
 		return false
 	}
-	if s.Plan.Scheduler == "asha" || s.Plan.Scheduler == "pasha" {
+	switch s.Plan.Scheduler {
+	case "asha", "pasha", "pbt":
 		return true // its rung never closes
 	}
 	last := search.Decision{Seq: -1}

@@ -44,7 +44,10 @@
 // passes over. hyperband and sha wait for a rung to fill; asha promotes as soon as a
 // third of what is there is beaten, so that paused trials may go on later; pasha is
 // asha that opens a higher rung only while the two highest disagree; none takes every
-// trial to the end.
+// trial to the end. Under pbt, population-based training (Jaderberg et al. 2017), as many
+// trials as began train to the end, in intervals: after each the worst fifth give their
+// places to forks of the best, which go on from their checkpoints with other training
+// parameters. What is found is a schedule of parameters, and a fork's line of parents is it.
 //
 // A Rule stops a trial inside its rung. While a trial trains, the score of a small,
 // fixed sample is taken at a few places, with the rate still up: its curve. median
@@ -67,5 +70,5 @@
 // Vocabulary: a trial is one configuration, a resource the amount of training it
 // has had (in the units of the plan), a rung a resource level at which trials are
 // compared, a bracket one run of successive halving, a decision "start" or
-// "promote", a curve the scores of a trial inside its rungs, a rule what stops it there.
+// "promote", a fork a trial that goes on where another stood, a curve the scores of a trial inside its rungs, a rule what stops it there.
 package search

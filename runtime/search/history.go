@@ -24,6 +24,7 @@ type history struct {
 	told     []*observation // cached by results; nil when it must be made anew
 	bred     string         // whose weights what was proposed last can take over, "" where none
 	revision int            // counts reports of what had reported before
+	explored int            // counts calls of Explore
 }
 
 // observation is one configuration and what is known of it.

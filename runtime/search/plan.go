@@ -228,6 +228,9 @@ func (p *Plan) schedule(n Needs) {
 		p.Brackets = cycle(Brackets(first, top, eta), trials)
 	case "sha", "asha", "pasha":
 		p.Brackets = []Bracket{ladder(trials, first, rungs(trials))}
+	case "pbt":
+		p.population(n, trials, cost, top)
+		return
 	default: // every trial to the top
 		if n.Trials == 0 {
 			trials = max(1, int(cost/top)/p.Slots) * p.Slots
@@ -246,6 +249,42 @@ func (p *Plan) schedule(n Needs) {
 			b.Resources[i] *= cost / total
 		}
 	}
+}
+
+// Members of a population that is not asked for in trials, and its intervals.
+const (
+	leastMembers = 5 // of which a fifth is one
+	mostMembers  = 20
+	intervals    = 8
+)
+
+// population lays the budget out for pbt: all members train to the top, in equal
+// intervals. The cool part of each is trained anew in the next one, without its rate
+// falling. A budget in trials is the members, and forks take their places.
+func (p *Plan) population(n Needs, trials int, cost, top float64) {
+	k := intervals
+	if n.Trials == 0 {
+		trials = min(max(trials, leastMembers), mostMembers)
+		share := func() float64 { return float64(trials) * (float64(k)*(1+p.Cool) - p.Cool) }
+		for p.Unit == Seconds && k > 2 && cost/share() < minRung {
+			k--
+		}
+		top = cost / share() * float64(k)
+	}
+	b := Bracket{Trials: trials}
+	for i := range k {
+		b.Keep, b.Resources = append(b.Keep, trials), append(b.Resources, top*float64(i+1)/float64(k))
+	}
+	p.Brackets = []Bracket{b}
+}
+
+// CoolOf is the share of what a decision has trained to in which the rate falls: under pbt
+// a share of the interval alone, so that intervals cost the same.
+func (p Plan) CoolOf(d Decision) float64 {
+	if p.Scheduler == "pbt" {
+		return p.Cool * (d.Resource - d.From) / d.Resource
+	}
+	return p.Cool
 }
 
 // cycle repeats brackets until they have so many trials together; the last one is cut

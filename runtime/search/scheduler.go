@@ -11,10 +11,10 @@ import (
 // how far. Implementations are state machines without clock or randomness: the same
 // calls give the same answers. It is owned by the Search that it was given to.
 type Scheduler interface {
-	// next returns a decision without a trial's configuration, and for a start without
-	// the trial; false when reports must come first or all is done.
+	// next returns a decision without a trial's configuration, and for a start or a fork
+	// without the trial; false when reports must come first or all is done.
 	next() (Decision, bool)
-	// started tells that the start that next returned was given a trial.
+	// started tells that the start or fork that next returned was given a trial.
 	started(d Decision)
 	// stopStarting tells that there are no more configurations to start with.
 	stopStarting()
@@ -26,10 +26,10 @@ type Scheduler interface {
 
 // Schedulers lists what Plan.Scheduler may say. auto and hyperband are Hyperband, auto
 // with the brackets that suit the budget; sha is one bracket of it; asha and pasha are
-// asynchronous; the others train every trial to the full resource, but for those that
+// asynchronous; pbt trains a population, whose worst go on from its best; the others train every trial to the full resource, but for those that
 // their rule (see Rule) stops before.
 func Schedulers() []string {
-	return []string{"auto", "hyperband", "sha", "asha", "pasha", "median", "wilcoxon", "curve", "none"}
+	return []string{"auto", "hyperband", "sha", "asha", "pasha", "pbt", "median", "wilcoxon", "curve", "none"}
 }
 
 // NewScheduler makes the scheduler of a plan.
@@ -41,11 +41,14 @@ func NewScheduler(p Plan) (Scheduler, error) {
 		return NewHyperband(p.Brackets), nil
 	case "median", "wilcoxon", "curve":
 		return Stopping(NewHyperband(p.Brackets), RuleKind(p.Scheduler), p.Brackets, 1-p.Cool), nil
-	case "asha", "pasha":
+	case "asha", "pasha", "pbt":
 		if len(p.Brackets) != 1 {
 			return nil, fmt.Errorf("scheduler %s: the plan has %d brackets, it takes one", p.Scheduler, len(p.Brackets))
 		}
 		b := p.Brackets[0]
+		if p.Scheduler == "pbt" {
+			return NewPBT(b.Trials, b.Resources), nil
+		}
 		c := ASHAConfig{Trials: b.Trials, Resources: b.Resources, Eta: eta, Budget: b.Cost(), Progressive: p.Scheduler == "pasha"}
 		return NewASHA(c), nil
 	}

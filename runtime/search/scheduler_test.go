@@ -13,7 +13,8 @@ import (
 )
 
 // play drives a scheduler with so many decisions open at a time and answers those that
-// pick chooses. It returns what it decided as "t01@9", starts and promotions alike.
+// pick chooses. It returns what it decided as "t01@9", starts and promotions alike, and
+// "t06=t01/t05@9" of t06 that goes on from t01 in t05's place.
 func play(s Scheduler, slots int, score func(Decision) Outcome, pick func(open int) int) (log []string, spent float64) {
 	var open []Decision
 	n := 0
@@ -23,13 +24,17 @@ func play(s Scheduler, slots int, score func(Decision) Outcome, pick func(open i
 			if !ok {
 				break
 			}
-			if d.Action == Start {
+			if d.Action != Promote {
 				n++
 				d.Trial = fmt.Sprintf("t%02d", n)
 				s.started(d)
 			}
 			spent += d.Resource - d.From
-			log = append(log, fmt.Sprintf("%s@%.6g", d.Trial, d.Resource))
+			line := ""
+			if d.Action == Fork {
+				line = fmt.Sprintf("=%s/%s", d.Inherit, d.Replaces)
+			}
+			log = append(log, fmt.Sprintf("%s%s@%.6g", d.Trial, line, d.Resource))
 			open = append(open, d)
 		}
 		if len(open) == 0 {
@@ -183,9 +188,17 @@ func TestSchedulersEnd(t *testing.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 		failing := rapid.SampledFrom([]float64{0, 0.3, 1}).Draw(rt, "failing")
 		failed, at := map[string]bool{}, map[string]int{}
+		forks := 0
 		score := func(d Decision) Outcome {
 			if failed[d.Trial] {
 				rt.Fatalf("%s had failed and goes on", d.Trial)
+			}
+			if d.Action == Fork {
+				forks++
+				if last, ok := at[d.Inherit]; !ok || last < d.Rung-1 {
+					rt.Fatalf("%s goes on from rung %d of %s, which is at %d", d.Trial, d.Rung-1, d.Inherit, last)
+				}
+				at[d.Trial] = d.Rung - 1
 			}
 			if last, ok := at[d.Trial]; ok && d.Rung != last+1 || !ok && d.Rung != 0 {
 				rt.Fatalf("%s goes to rung %d from %d", d.Trial, d.Rung, last)
@@ -214,7 +227,7 @@ func TestSchedulersEnd(t *testing.T) {
 		if spent > budget*(1+1e-9) {
 			rt.Fatalf("spent %g of %g: %v", spent, budget, log)
 		}
-		if len(at) > trials {
+		if len(at)-forks > trials {
 			rt.Fatalf("%d trials of %d", len(at), trials)
 		}
 	})
@@ -248,7 +261,7 @@ func TestPlansOfSchedulers(t *testing.T) {
 			if n.Trials > 0 && p.SearchTrials != n.Trials {
 				t.Errorf("%s: %d trials, want %d", name, p.SearchTrials, n.Trials)
 			}
-			if n.Trials == 0 && math.Abs(sum(p)/sum(auto)-1) > 1e-9 {
+			if n.Trials == 0 && name != "pbt" && math.Abs(sum(p)/sum(auto)-1) > 1e-9 {
 				t.Errorf("%s: costs %g %s, auto %g", name, sum(p), p.Unit, sum(auto))
 			}
 			if _, err := NewScheduler(p); err != nil {
@@ -297,7 +310,7 @@ func TestSchedulersDoNotDependOnArrival(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					got = append(got, fmt.Sprintf("%d %s %s %v %s %s", d.Seq, d.Action, d.Trial, d.Resource, d.Config.Key(), rule))
+					got = append(got, fmt.Sprintf("%d %s %s %v %s %s %s", d.Seq, d.Action, d.Trial, d.Resource, d.Config.Key(), rule, d.Inherit))
 				}
 				if open = append(open, ds...); len(open) == 0 {
 					continue

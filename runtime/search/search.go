@@ -17,6 +17,7 @@ type Action string
 const (
 	Start   Action = "start"   // a new trial, up to Resource
 	Promote Action = "promote" // a known trial goes on from its checkpoint, up to Resource
+	Fork    Action = "fork"    // a new trial goes on from Inherit's checkpoint at From, up to Resource
 )
 
 // Decision is one piece of work. Seq numbers them from 0.
@@ -27,10 +28,11 @@ type Decision struct {
 	Config   space.Config `json:"config,omitempty" msgpack:"config"`
 	Bracket  int          `json:"bracket" msgpack:"bracket"`
 	Rung     int          `json:"rung" msgpack:"rung"`
-	From     float64      `json:"from" msgpack:"from"`                           // resource already spent
-	Resource float64      `json:"resource" msgpack:"resource"`                   // train up to here
-	Reason   string       `json:"reason" msgpack:"reason"`                       // why this one, in words
-	Inherit  string       `json:"inherit,omitempty" msgpack:"inherit,omitempty"` // of a start: the trial whose last checkpoint it begins from, see Lineage
+	From     float64      `json:"from" msgpack:"from"`                             // resource already spent
+	Resource float64      `json:"resource" msgpack:"resource"`                     // train up to here
+	Reason   string       `json:"reason" msgpack:"reason"`                         // why this one, in words
+	Inherit  string       `json:"inherit,omitempty" msgpack:"inherit,omitempty"`   // of a start: the trial whose last checkpoint it begins from, see Lineage; of a fork: see PBT
+	Replaces string       `json:"replaces,omitempty" msgpack:"replaces,omitempty"` // of a fork: the trial whose place it takes
 	// Stop says when the trial ends before Resource; nil is never.
 	Stop *Rule `json:"stop,omitempty" msgpack:"stop"`
 	// Where the search was made wider than its plan: the slots, and how many results,
@@ -140,7 +142,8 @@ func (s *Search) Next() ([]Decision, error) {
 				return out, nil
 			}
 		}
-		if d.Action == Start {
+		switch d.Action {
+		case Start:
 			cs, err := s.strategy.Ask(1)
 			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
 				s.scheduler.stopStarting()
@@ -149,14 +152,15 @@ func (s *Search) Next() ([]Decision, error) {
 			if err != nil {
 				return out, err
 			}
-			d.Trial, d.Config = fmt.Sprintf("t%03d", len(s.order)+1), cs[0]
+			d.Config = cs[0]
 			if d.Inherit = s.parent(d.Config); d.Inherit != "" {
 				d.Reason += ", from the weights of " + d.Inherit
 			}
-			s.trials[d.Trial] = &Ranked{Trial: d.Trial, Config: d.Config, Rung: -1, Score: math.Inf(1)}
-			s.order = append(s.order, d.Trial)
-			s.scheduler.started(d)
-		} else {
+			s.begin(&d)
+		case Fork:
+			d.Config = s.explore(d.Inherit)
+			s.begin(&d)
+		default:
 			d.Config = s.trials[d.Trial].Config
 		}
 		d.Seq = k
@@ -168,6 +172,14 @@ func (s *Search) Next() ([]Decision, error) {
 		out = append(out, d)
 	}
 	return out, nil
+}
+
+// begin makes a trial of a decision.
+func (s *Search) begin(d *Decision) {
+	d.Trial = fmt.Sprintf("t%03d", len(s.order)+1)
+	s.trials[d.Trial] = &Ranked{Trial: d.Trial, Config: d.Config, Rung: -1, Score: math.Inf(1)}
+	s.order = append(s.order, d.Trial)
+	s.scheduler.started(*d)
 }
 
 // tell passes outcomes on, in order, until n are told; false when one of them

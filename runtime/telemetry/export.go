@@ -47,6 +47,7 @@ func columns(b journal.Leaderboard) []column {
 		{"seconds", real, func(e journal.Entry) any { return e.Seconds }},
 		{"tokens_per_s", real, func(e journal.Entry) any { return e.PerSecond }},
 		{"parent", text, func(e journal.Entry) any { return e.Parent }},
+		{"forked_at", real, func(e journal.Entry) any { return e.ForkedAt }},
 		{"reason", text, func(e journal.Entry) any { return e.Reason }},
 	}
 	word := map[string]bool{}

@@ -56,6 +56,8 @@ type page struct {
 	Contours    []string // pairs of parameters
 	AxisNames   []string
 
+	Lineage      table // of a population
+	Schedule     table // of its best
 	Distribution table // of the scores of each rung
 	Timeline     table
 	Front        table
@@ -140,6 +142,7 @@ func newPage(f *folder, l limits) *page {
 		p.EffectTable.Rows = append(p.EffectTable.Rows, []string{words(e.Name), fmt.Sprintf("%.3f", e.Share), fmt.Sprintf("%.3f", e.Chance), mark})
 	}
 	p.together()
+	p.lineage(entries, st.Plan, l.rows)
 	p.distribution(entries)
 	p.timeline(st, shown)
 	p.fronts(entries)
@@ -436,19 +439,22 @@ func (p *page) stages(st *journal.State) {
 	}
 }
 
+// resource in the plan's unit.
+func resource(pl *search.Plan, x float64) string {
+	switch pl.Unit {
+	case search.Seconds:
+		return seconds(x)
+	case search.Tokens:
+		return size(int64(x)) + " tokens"
+	}
+	return size(int64(x)) + " GFLOP"
+}
+
 func (p *page) plan(pl *search.Plan) {
 	if pl == nil {
 		return
 	}
-	unit := func(x float64) string {
-		switch pl.Unit {
-		case search.Seconds:
-			return seconds(x)
-		case search.Tokens:
-			return size(int64(x)) + " tokens"
-		}
-		return size(int64(x)) + " GFLOP"
-	}
+	unit := func(x float64) string { return resource(pl, x) }
 	if pl.Rate > 0 {
 		p.Plan = append(p.Plan, fmt.Sprintf("The machine trained at %s GFLOP/s a device; %s side by side.", short(pl.Rate/1e9), count(pl.Slots, "trial", "trials")))
 	}

@@ -56,6 +56,64 @@ func SaveCheckpoint(dir string, tensors engine.StateDict, st State) error {
 	return nil
 }
 
+// RungDir is where a trial's folder has the checkpoint of a rung, from which others fork.
+// It is never written again once it is whole.
+func RungDir(dir string, rung int) string { return filepath.Join(dir, fmt.Sprintf("rung-%d", rung)) }
+
+// keepRung gives the trial's last checkpoint a second name, so that a later one does not
+// replace it, and drops those of rungs before the last keep. checkpoint.json comes last.
+func keepRung(dir string, rung, keep int) error {
+	from, to := filepath.Join(dir, "checkpoint"), RungDir(dir, rung)
+	if _, err := readIndex(to); err == nil {
+		return DropRungs(dir, rung-keep)
+	}
+	c, err := readIndex(from)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(to); err != nil { // what a crash left
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	tensors := filepath.Join(to, c.Tensors)
+	if err := os.Link(filepath.Join(from, c.Tensors), tensors); err != nil {
+		// A file system without links.
+		err = durable.Write(tensors, func(w io.Writer) error {
+			f, err := os.Open(filepath.Join(from, c.Tensors))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(w, f)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	index, err := os.ReadFile(filepath.Join(from, checkpointIndex))
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(to, checkpointIndex), index); err != nil {
+		return err
+	}
+	return DropRungs(dir, rung-keep)
+}
+
+// DropRungs removes the checkpoints of rungs up to the given one that a trial's folder
+// has for forks.
+func DropRungs(dir string, upTo int) error {
+	for ; upTo >= 0; upTo-- {
+		if err := os.RemoveAll(RungDir(dir, upTo)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func readIndex(dir string) (checkpoint, error) {
 	var c checkpoint
 	path := filepath.Join(dir, checkpointIndex)

@@ -23,7 +23,11 @@ import (
 type Task struct {
 	Trial string `msgpack:"trial"`
 	Dir   string `msgpack:"dir"`  // the trial's folder: metrics.jsonl and checkpoint/ go there
-	From  string `msgpack:"from"` // another trial's folder whose checkpoint starts this one, if it has none itself
+	From  string `msgpack:"from"` // another trial's checkpoint, which starts this one, if it has none itself
+	// FromSequences is the sequences of a step of the run that From is of, where this one
+	// forks from it with batches of its own: it stands at the same place of the data, its
+	// steps counted in its own batches. 0: steps are counted on as they are.
+	FromSequences int `msgpack:"from_sequences"`
 	// Inherit is another trial's folder whose checkpoint, of shape InheritArch, is grown
 	// into the model that this one begins with, its steps counted from zero. Where there
 	// is none it begins from initial parameters.
@@ -42,6 +46,10 @@ type Task struct {
 	Plaintext       bool          `msgpack:"plaintext"`        // see ring.Config.PlaintextCollectives
 	Threads         int           `msgpack:"threads"`          // of each rank
 	CheckpointEvery time.Duration `msgpack:"checkpoint_every"` // 0 is none inside the segment
+	// Rungs keeps the checkpoints of so many rungs, Rung's the last, for others to fork
+	// from while the trial trains on, see RungDir.
+	Rungs int `msgpack:"rungs"`
+	Rung  int `msgpack:"rung"`
 	// Final keeps the best of several evaluations and saves checkpoints while
 	// the rate falls: nothing goes on from here.
 	Final     bool    `msgpack:"final"`
@@ -211,6 +219,11 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		if err := t.saveFlat(&r, st); err != nil {
 			return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
 		}
+		if t.Rungs > 0 && r.Rank == 0 {
+			if err := keepRung(t.Dir, t.Rung, t.Rungs); err != nil {
+				return Report{State: st}, fmt.Errorf("checkpoint: %w", err)
+			}
+		}
 	}
 	// … and down to the score. What a later task continues is not overwritten.
 	if !t.Final {
@@ -302,8 +315,8 @@ func (t Task) best() string       { return filepath.Join(t.Dir, "best") }
 func BestDir(dir string) string { return filepath.Join(dir, "best") }
 
 // restore loads the trial's own checkpoint, or the one it starts from, or grows the one
-// it inherits. What has grown becomes the trial's own at once, with save: whatever
-// becomes of its parent, a restart begins from the same.
+// it inherits. What was forked or has grown becomes the trial's own at once, with save:
+// whatever becomes of its parent, a restart begins from the same.
 func (t Task) restore(m engine.Model, save bool) (State, error) {
 	damaged := func(dir, mend string, err error) (State, error) {
 		return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
@@ -314,7 +327,7 @@ func (t Task) restore(m engine.Model, save bool) (State, error) {
 			continue
 		}
 		sd, st, err := LoadCheckpoint(dir)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && (dir != t.From || !save) { // other ranks get it from the first
 			continue
 		}
 		if err == nil {
@@ -326,6 +339,10 @@ func (t Task) restore(m engine.Model, save bool) (State, error) {
 				mend = "restore that folder from a copy, or build anew"
 			}
 			return damaged(dir, mend, err)
+		}
+		if dir == t.From && t.FromSequences > 0 {
+			st.Step = int(math.Round(float64(st.Step) * float64(t.FromSequences) / float64(t.Config.Sequences())))
+			return st, t.takeOver(m, st, save)
 		}
 		return st, nil
 	}
@@ -345,12 +362,18 @@ func (t Task) restore(m engine.Model, save bool) (State, error) {
 	if err != nil {
 		return damaged(t.Inherit, remove, err)
 	}
-	if save {
-		if err := SaveCheckpoint(t.checkpoint(), m.State(), State{}); err != nil {
-			return State{}, fmt.Errorf("checkpoint: %w", err)
-		}
+	return State{}, t.takeOver(m, State{}, save)
+}
+
+// takeOver makes another trial's state this one's own.
+func (t Task) takeOver(m engine.Model, st State, save bool) error {
+	if !save {
+		return nil
 	}
-	return State{}, nil
+	if err := SaveCheckpoint(t.checkpoint(), m.State(), st); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
 }
 
 // parameters drops the optimiser's tensors.

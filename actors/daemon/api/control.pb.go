@@ -2072,6 +2072,7 @@ type Trial struct {
 	TokensPerS    *float64                   `protobuf:"fixed64,11,opt,name=tokens_per_s,json=tokensPerS,proto3,oneof" json:"tokens_per_s,omitempty"`
 	Parent        *string                    `protobuf:"bytes,12,opt,name=parent,proto3,oneof" json:"parent,omitempty"`
 	Reason        *string                    `protobuf:"bytes,13,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	ForkedAt      *float64                   `protobuf:"fixed64,40,opt,name=forked_at,json=forkedAt,proto3,oneof" json:"forked_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2195,6 +2196,13 @@ func (x *Trial) GetReason() string {
 		return *x.Reason
 	}
 	return ""
+}
+
+func (x *Trial) GetForkedAt() float64 {
+	if x != nil && x.ForkedAt != nil {
+		return *x.ForkedAt
+	}
+	return 0
 }
 
 // Line is what was committed, what a trial measured, or how the job stands, which is
@@ -2779,7 +2787,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_objectiveB\f\n" +
 	"\n" +
-	"_direction\"\xff\x04\n" +
+	"_direction\"\xaf\x05\n" +
 	"\x05Trial\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x1b\n" +
 	"\x06status\x18\x02 \x01(\tH\x01R\x06status\x88\x01\x01\x12\x19\n" +
@@ -2796,7 +2804,8 @@ const file_control_proto_rawDesc = "" +
 	"tokensPerS\x88\x01\x01\x12\x1b\n" +
 	"\x06parent\x18\f \x01(\tH\n" +
 	"R\x06parent\x88\x01\x01\x12\x1b\n" +
-	"\x06reason\x18\r \x01(\tH\vR\x06reason\x88\x01\x01\x1aQ\n" +
+	"\x06reason\x18\r \x01(\tH\vR\x06reason\x88\x01\x01\x12 \n" +
+	"\tforked_at\x18( \x01(\x01H\fR\bforkedAt\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01B\x05\n" +
@@ -2812,7 +2821,9 @@ const file_control_proto_rawDesc = "" +
 	"\b_secondsB\x0f\n" +
 	"\r_tokens_per_sB\t\n" +
 	"\a_parentB\t\n" +
-	"\a_reason\"\xa6\x01\n" +
+	"\a_reasonB\f\n" +
+	"\n" +
+	"_forked_at\"\xa6\x01\n" +
 	"\x04Line\x12\x11\n" +
 	"\x01n\x18\x01 \x01(\rH\x00R\x01n\x88\x01\x01\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05event\x123\n" +

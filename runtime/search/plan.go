@@ -289,16 +289,24 @@ func (p Plan) Extend(o Order) (Order, error) {
 		more = int(float64(trials) * tokenShare * o.Amount / cost)
 	}
 	o.Brackets = nil
+	larger := 1 + more/(maxRounds*max(trials, 1))
 	for i := 0; more > 0; i++ {
 		b := p.Brackets[i%len(p.Brackets)]
-		if p.Scheduler == "asha" || p.Scheduler == "pasha" || more < b.Trials {
+		switch n := b.Trials * larger; {
+		case p.Scheduler == "asha" || p.Scheduler == "pasha" || more < n:
 			b = b.of(more)
+		case larger > 1:
+			b = b.of(n)
 		}
 		o.Brackets = append(o.Brackets, b)
 		more -= b.Trials
 	}
 	return o, nil
 }
+
+// maxRounds is how often an extension repeats a plan's brackets; a longer one makes them
+// larger.
+const maxRounds = 32
 
 // of is a bracket of so many trials on the same rungs.
 func (b Bracket) of(trials int) Bracket {

@@ -48,6 +48,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	join KIND N            another node's worker enlists after that event, once more where the
 //	                       Supervisor starts anew, and is gone after GONE's
 //	gone KIND N
+//	order KIND N WORDS…    a user steers the search so after that event
 //	speeds N…              tokens a second of the final training on 1, 2, … workers, which takes 8 s then
 //	step NAME WORD=VALUE…  a step of the user's: needs, before, timeout, retries, backoff, takes (its time)
 //	resume                 once it has ended, go on
@@ -114,6 +115,8 @@ type script struct {
 	full, interrupts []*nth
 	sick             []*nth
 	joins, leaves    []*nth
+	orders           []*nth
+	given            [][]string // by orders
 	speeds           []float64
 	resume           bool
 	steps            []job.Step
@@ -135,6 +138,10 @@ func parseScript(text string) (*script, error) {
 			s.fail[f[1]], err = f[2:], nil
 		case f[0] == "step" && len(f) > 1:
 			err = s.parseStep(f[1], f[2:])
+		case f[0] == "order" && len(f) > 3:
+			var n int
+			n, err = strconv.Atoi(f[2])
+			s.orders, s.given = append(s.orders, &nth{"", f[1], n}), append(s.given, f[3:])
 		case f[0] == "workers":
 			s.workers = last
 		case f[0] == "trials":
@@ -214,6 +221,7 @@ type stage struct {
 	join  func()            // another node's worker
 	leave func()
 	again func() // guests say so once more
+	user  *actor.PID
 
 	mu    sync.Mutex
 	queue []func()
@@ -291,9 +299,14 @@ func (s *script) play(t *testing.T) string {
 			}
 		}
 		g.leave = func() { system.Root.Stop(guests[0]) }
+		g.user = system.Root.Spawn(actor.PropsFromFunc(func(ctx actor.Context) {
+			if m, ok := ctx.Message().(*Steered); ok {
+				g.note("supervisor → user  Steered %s", cmp.Or(reason(m.Err), m.Order.String()))
+			}
+		}, here))
 		epoch := uint64(0)
 		spec := job.Default()
-		spec.Steps = s.steps
+		spec.Steps, spec.Budget = s.steps, job.Budget{Tokens: 20000}
 		if err := spec.Validate(); err != nil {
 			t.Fatal(err)
 		}
@@ -329,7 +342,7 @@ func (s *script) play(t *testing.T) string {
 			time.Sleep(time.Second) // work that was cancelled ends
 			g.settle()
 		}
-		for _, w := range append(workers, guests...) {
+		for _, w := range append(append(workers, guests...), g.user) {
 			system.Root.Stop(w)
 		}
 		g.settle()
@@ -360,9 +373,12 @@ func (g *stage) heard(who string, message any) {
 		line = "done"
 	}
 	from := map[string]string{
-		"AgentReady": "agent", "History": "supervisor", "Decide": "agent", "Outcome": "supervisor", "CloseSearch": "supervisor",
+		"AgentReady": "agent", "History": "supervisor", "Decide": "agent", "Outcome": "supervisor", "CloseSearch": "supervisor", "Steer": "user", "Ordered": "agent", "StopTrial": "supervisor",
 		"SearchEnded": "agent", "Widen": "supervisor", "Enlist": "node", "Grow": "supervisor", "Returned": "trial", "Assign": "trial", "Release": "trial", "RankEnded": "worker", "Sick": "node", "TrialEnded": "trial", "Interrupt": "driver",
 	}[name]
+	if name == "Steer" && who == "searchagent" {
+		from = "supervisor"
+	}
 	if name == "Progress" {
 		if from = "worker"; who == "supervisor" {
 			from = "trial"
@@ -403,6 +419,12 @@ func describe(message any) (name, line string) {
 		if m.Outcome.Failed {
 			line = fmt.Sprintf("#%d failed", m.Seq)
 		}
+	case *Steer:
+		line = m.Order.String()
+	case *Ordered:
+		line = cmp.Or(reason(m.Err), fmt.Sprintf("%s, before #%d", m.Order, m.Order.Before))
+	case *StopTrial:
+		line = m.Why
 	case *SearchEnded:
 		line = reason(m.Err)
 	case *Assign:
@@ -441,6 +463,15 @@ func (g *stage) committed(e journal.Event) {
 	if e.Kind == journal.Resumed {
 		g.again()
 	}
+	for i, x := range g.orders {
+		if x.hit("", string(e.Kind)) {
+			o, err := search.ParseOrder(g.given[i])
+			if err != nil {
+				panic(err)
+			}
+			g.send(&Steer{Order: o, From: g.user})
+		}
+	}
 	for _, on := range []struct {
 		events []*nth
 		do     func()
@@ -464,6 +495,9 @@ func (g *stage) write(e journal.Event) {
 		if d := e.Decision; d.Action == search.Fork {
 			line += fmt.Sprintf(" from %s at %g in place of %s", d.Inherit, d.From, d.Replaces)
 		}
+	}
+	if e.Order != nil {
+		line += fmt.Sprintf(" %d: %s", e.Order.Seq, e.Order)
 	}
 	if r := e.Trial; r != nil {
 		line += fmt.Sprintf(" %s #%d", r.Trial, r.Seq)
@@ -637,6 +671,29 @@ func (c *counting) Ask(n int) ([]space.Config, error) {
 }
 
 func (c *counting) Tell(search.Result) {}
+
+// Space, Narrow, Adopt and Fill implement search.Steerable.
+func (c *counting) Space() *space.Space {
+	s, err := space.New(space.MustParse(space.LR, "uniform(0, 1)"))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+func (c *counting) Narrow([]space.Dimension) {}
+
+func (c *counting) Adopt(space.Config) {}
+
+func (c *counting) Fill(given space.Config) (space.Config, error) {
+	d, _ := c.Space().Dimension(space.LR)
+	if v := given[space.LR]; !d.Has(v) {
+		return nil, fmt.Errorf("lr is %s, outside %s", v, d)
+	}
+	out, err := (&counting{}).Ask(1)
+	out[0][space.LR] = given[space.LR]
+	return out[0], err
+}
 
 // Task implements Work.
 func (g *stage) Task(_ journal.State, d *search.Decision) (train.Task, error) {

@@ -13,6 +13,10 @@
 //	Decide        SearchAgent → Supervisor  a decision to commit and carry out        replay sends it again
 //	Outcome       Supervisor → SearchAgent  a committed end of a decision             History carries it
 //	CloseSearch   Supervisor → SearchAgent  no more decisions                         History carries it
+//	Steer         user → Supervisor → SearchAgent  an order of a user's, to be taken or refused   the user hears nothing, and says it again
+//	Ordered       SearchAgent → Supervisor  the order, with its place among the decisions, to commit, or why it is refused   the same; History carries what was committed
+//	Steered       Supervisor → user      it was committed, or why not                  the same
+//	StopTrial     Supervisor → Trial     release the workers, report as stopped        the trial goes on to its end, and is recorded as stopped
 //	SearchEnded   SearchAgent → Supervisor  nothing runs and nothing follows          replay sends it again
 //	Assign        Trial → GPUWorker      run one rank of a task under an epoch        the Trial's restart forms a new ring
 //	Release       Trial → GPUWorker      give up what runs under that epoch           a newer Assign has the same effect

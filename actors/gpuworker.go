@@ -76,7 +76,7 @@ func (w *GPUWorker) Receive(ctx actor.Context) {
 	case *Assign:
 		w.assign(ctx, m)
 	case *Release:
-		w.release(m.Epoch)
+		w.release(ctx, m.Epoch)
 	case *RingCards:
 		w.mail.take(m)
 	case *taskEnded:
@@ -97,13 +97,14 @@ func (w *GPUWorker) assign(ctx actor.Context, a *Assign) {
 		w.resume(ctx, a)
 	case a.Epoch > w.current.Epoch:
 		w.pending = a
-		w.release(w.current.Epoch)
+		w.release(ctx, w.current.Epoch)
 	}
 }
 
-func (w *GPUWorker) release(epoch uint64) {
-	if w.pending != nil && w.pending.Epoch == epoch {
+func (w *GPUWorker) release(ctx actor.Context, epoch uint64) {
+	if p := w.pending; p != nil && p.Epoch == epoch {
 		w.pending = nil
+		ctx.Send(p.Owner, &RankEnded{Epoch: p.Epoch, Rank: p.Rank, Err: errReleased})
 	}
 	if w.current == nil || w.current.Epoch != epoch {
 		return

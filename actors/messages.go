@@ -19,8 +19,9 @@ type AgentReady struct{}
 
 // History is all that a search has decided and learnt.
 type History struct {
-	Plan      search.Plan
+	Plan      search.Plan // as it was made: the orders extend it
 	Decisions []search.Decision
+	Orders    []search.Order
 	Outcomes  map[int]search.Outcome // by decision
 	Closed    bool
 }
@@ -36,6 +37,29 @@ type Outcome struct {
 
 // CloseSearch lets no further decision out.
 type CloseSearch struct{}
+
+// Steer is an order of a user's. The Supervisor answers who asked with Steered.
+type Steer struct {
+	Order search.Order
+	From  *actor.PID // who asked; the sender, where it is nil
+}
+
+// Ordered is the search's answer to a Steer: the order with its place among the
+// decisions, to be committed, or why it is refused.
+type Ordered struct {
+	From  *actor.PID
+	Order search.Order
+	Err   error
+}
+
+// Steered says that an order was committed, or why not.
+type Steered struct {
+	Order search.Order
+	Err   error
+}
+
+// StopTrial ends a trial at its next step.
+type StopTrial struct{ Why string }
 
 // SearchEnded says that the search is over.
 type SearchEnded struct{ Err error }

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -47,6 +48,8 @@ func (a *SearchAgent) Receive(ctx actor.Context) {
 			return
 		}
 		a.next(ctx)
+	case *Steer:
+		a.steer(ctx, m)
 	case *Widen:
 		a.slots = m.Slots
 		if a.search != nil {
@@ -67,7 +70,7 @@ func (a *SearchAgent) replay(ctx actor.Context, h *History) error {
 	if err != nil {
 		return Final{err}
 	}
-	s.Repeat(h.Decisions)
+	s.Repeat(h.Decisions, h.Orders)
 	if a.slots != h.Plan.Slots {
 		s.Widen(a.slots)
 	}
@@ -108,6 +111,19 @@ func (a *SearchAgent) replay(ctx actor.Context, h *History) error {
 		s.Close()
 	}
 	return nil
+}
+
+// steer has the search take an order. Decisions made under it follow the answer.
+func (a *SearchAgent) steer(ctx actor.Context, m *Steer) {
+	if a.search == nil {
+		ctx.Send(ctx.Parent(), &Ordered{From: m.From, Err: errors.New("the search is just beginning; try again")})
+		return
+	}
+	o, err := a.search.Order(m.Order)
+	ctx.Send(ctx.Parent(), &Ordered{From: m.From, Order: o, Err: err})
+	if err == nil {
+		a.next(ctx)
+	}
 }
 
 func (a *SearchAgent) next(ctx actor.Context) {

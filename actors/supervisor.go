@@ -51,6 +51,7 @@ type Supervisor struct {
 	gone    map[int]bool // … of those that will not come back
 	extra   map[int]bool // … of those that the job did not ask for: a training tries them
 	settled bool         // the final training is no faster with more of them
+	asked   []*actor.PID // whose orders the search has not answered yet
 	idle    int          // attempt of a final training that has no worker yet; 0 is none
 
 	stages map[string]*attempt // the last at each stage
@@ -135,6 +136,10 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		s.history(ctx)
 	case *Decide:
 		s.decide(ctx, m.Decision)
+	case *Steer:
+		s.steer(ctx, m)
+	case *Ordered:
+		s.ordered(ctx, m)
 	case *SearchEnded:
 		s.searchEnded(ctx, m.Err)
 	case *Progress:
@@ -251,6 +256,7 @@ func (s *Supervisor) end(ctx actor.Context, err error, interrupted bool) {
 	if s.agent != nil {
 		ctx.Stop(s.agent)
 	}
+	s.unanswered(ctx, errors.New("the job has ended here"))
 	s.halt(errInterrupted)
 	if s.cfg.Events.End != nil {
 		s.cfg.Events.End(err, interrupted)

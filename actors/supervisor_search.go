@@ -59,8 +59,9 @@ func (s *Supervisor) history(ctx actor.Context) {
 	if s.over || s.agent == nil {
 		return
 	}
-	h := &History{Plan: *s.state.Plan, Outcomes: map[int]search.Outcome{}, Closed: s.state.SearchClosed}
-	h.Decisions = append(h.Decisions, s.state.Decisions...)
+	s.unanswered(ctx, errors.New("the search has started anew meanwhile; say it again"))
+	h := &History{Plan: *s.state.Planned, Outcomes: map[int]search.Outcome{}, Closed: s.state.SearchClosed}
+	h.Decisions, h.Orders = append(h.Decisions, s.state.Decisions...), append(h.Orders, s.state.Orders...)
 	for seq, r := range s.state.Outcomes {
 		h.Outcomes[seq] = r.Outcome()
 	}
@@ -83,6 +84,10 @@ func (s *Supervisor) decide(ctx actor.Context, d search.Decision) {
 		if w.Seq == d.Seq {
 			return
 		}
+	}
+	if s.state.StoppedByUser(d.Trial) { // before the last restart
+		s.stopped(ctx, d)
+		return
 	}
 	s.waiting = append(s.waiting, d)
 	s.dispatch(ctx)
@@ -134,7 +139,8 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		s.end(ctx, fmt.Errorf("trial %s: %w", r.d.Trial, m.Err), false)
 		return
 	}
-	if m.Err != nil && (m.Gone || slices.ContainsFunc(r.workers, func(w int) bool { return s.gone[w] })) {
+	stopped := m.Seq != finalSeq && s.state.StoppedByUser(r.d.Trial)
+	if m.Err != nil && !stopped && (m.Gone || slices.ContainsFunc(r.workers, func(w int) bool { return s.gone[w] })) {
 		s.again(ctx, m.Seq, r)
 		return
 	}
@@ -142,7 +148,13 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
 		Stopped: m.Report.Stopped,
 	}
-	if m.Err != nil {
+	switch {
+	case stopped: // however it ended meanwhile
+		rep.Stopped = search.StoppedByUser
+		if m.Err != nil || math.IsNaN(rep.Bits) {
+			rep.Bits = 0
+		}
+	case m.Err != nil:
 		rep.Failed, rep.Err = true, m.Err.Error()
 		var final Final
 		if retryable(m.Err) && !errors.As(m.Err, &final) && r.attempt <= s.state.Spec.Retries {
@@ -332,7 +344,7 @@ func lastReason(lb journal.Leaderboard) string {
 func (s *Supervisor) startFinal(ctx actor.Context) {
 	if s.state.Winner == "" {
 		lb := s.state.Leaderboard("")
-		best := lb.Trials[0]
+		best := lb.Trials[max(0, slices.IndexFunc(lb.Trials, func(e journal.Entry) bool { return e.Score != nil && !s.state.StoppedByUser(e.ID) }))]
 		if !s.commit(ctx, journal.Event{Kind: journal.FinalStarted, Trial: &journal.TrialReport{Trial: best.ID, Seq: finalSeq, Bits: *best.Bits}}) {
 			return
 		}

@@ -36,8 +36,9 @@ type Trial struct {
 	err    error // the first reason of this epoch
 	isLost bool  // … which was a lost worker
 	lost   int
-	step   int // the furthest that was reported
-	lostAt int // … when a worker was lost last
+	step   int    // the furthest that was reported
+	lostAt int    // … when a worker was lost last
+	stop   string // why it is to end at once; "" is not
 	growth
 }
 
@@ -79,6 +80,9 @@ func (t *Trial) Receive(ctx actor.Context) {
 		t.meet(ctx, m)
 	case *Grow:
 		t.grow(ctx, m.Workers)
+	case *StopTrial:
+		t.stop = m.Why
+		t.release(ctx, errReleased)
 	case *actor.Terminated:
 		t.gone(ctx, m.Who)
 	case *actor.Restarting, *actor.Stopping:
@@ -149,7 +153,7 @@ func (t *Trial) meet(ctx actor.Context, m *RingCard) {
 // replace lets the others go on without waiting for the disk. It tells whether
 // it could: not where a rank has ended already, or too many were lost.
 func (t *Trial) replace(ctx actor.Context, lost int, why error) bool {
-	if t.err != nil || t.left < len(t.workers) || t.group == nil || t.lost >= maxLost {
+	if t.stop != "" || t.err != nil || t.left < len(t.workers) || t.group == nil || t.lost >= maxLost {
 		return false
 	}
 	t.loses()
@@ -170,6 +174,10 @@ func (t *Trial) gone(ctx actor.Context, who *actor.PID) {
 	}
 	if len(t.workers) == 1 {
 		ctx.Send(ctx.Parent(), &TrialEnded{Seq: t.seq, Report: t.report, Err: why, Gone: true})
+		return
+	}
+	if t.stop != "" {
+		t.ended(ctx, &RankEnded{Epoch: t.epoch, Rank: r, Err: why})
 		return
 	}
 	t.workers = slices.Delete(slices.Clone(t.workers), r, r+1)
@@ -204,6 +212,15 @@ func (t *Trial) ended(ctx actor.Context, m *RankEnded) {
 		t.err, t.isLost = m.Err, t.isLost || m.Lost
 	}
 	if t.left > 0 {
+		return
+	}
+	if t.stop != "" {
+		rep := t.report
+		rep.Stopped = t.stop
+		if n := len(rep.State.Curve); t.err != nil && n > 0 {
+			rep.Bits = rep.State.Curve[n-1].Score
+		}
+		ctx.Send(ctx.Parent(), &TrialEnded{Seq: t.seq, Report: rep})
 		return
 	}
 	if t.isLost {

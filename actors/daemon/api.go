@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors/node"
 	"github.com/open-autoglm/autoglm/cluster/cert"
 	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/gpu/device"
@@ -48,6 +49,7 @@ type route struct {
 //	submit    PUT  /v1/files          the body is a file; the answer its name
 //	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid", "step"}]}
 //	submit    POST /v1/jobs/{id}/cancel     DELETE /v1/jobs/{id}
+//	submit    POST /v1/jobs/{id}/steer      {"kind": "narrow", "ranges": {"lr": "1e-3..1e-2"}}, see search.Order
 //	admin     POST /v1/nodes/{id}/drain     POST /v1/keys/rotate     GET /v1/backup
 //	admin     POST /v1/crl            the body is the list of revoked certificates, PEM
 //	node      all of /internal
@@ -123,6 +125,7 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 	led("GET /v1/jobs/{id}/events", cert.Read, d.getEvents, "Watch", "Logs")
 	led("GET /v1/jobs/{id}/folder", cert.Read, d.getFolder, "Folder")
 	led("POST /v1/jobs/{id}/cancel", cert.Submit, d.cancelJob, "Cancel")
+	led("POST /v1/jobs/{id}/steer", cert.Submit, d.steerJob, "Steer")
 	led("DELETE /v1/jobs/{id}", cert.Submit, d.deleteJob, "Remove")
 	at("PUT /v1/files", cert.Submit, d.putFile)
 	at("GET /v1/files/{hash}", cert.Read, d.getFile)
@@ -172,6 +175,17 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 		}
 		d.hands.stop(a, why)
 		return answer(w, http.StatusOK, struct{}{})
+	})
+	at("POST /internal/steer", cert.Node, func(w http.ResponseWriter, r *http.Request) error {
+		var q steering
+		if err := body(r, &q, maxAsk); err != nil {
+			return err
+		}
+		o, err := d.hands.steer(q)
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, o)
 	})
 	at("GET /internal/running", cert.Node, func(w http.ResponseWriter, _ *http.Request) error {
 		return answer(w, http.StatusOK, d.hands.list())
@@ -331,7 +345,10 @@ func statusOf(err error) *StatusError {
 	var field *job.FieldError
 	var input *data.InputError
 	var large *http.MaxBytesError
+	var refusal *node.Refusal
 	switch {
+	case errors.As(err, &refusal):
+		code = http.StatusConflict
 	case errors.As(err, &s):
 		code = s.Code
 	case errors.As(err, &field), errors.As(err, &input):

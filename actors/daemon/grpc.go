@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/open-autoglm/autoglm/actors/daemon/api"
+	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
 // The control API over gRPC. Calls come in as requests of the HTTP server (h2, or h2c
@@ -218,6 +219,25 @@ func (s *control) Cancel(_ context.Context, in *api.JobRequest) (*api.Job, error
 		return nil, err
 	}
 	return reply(j, &api.Job{})
+}
+
+func (s *control) Steer(ctx context.Context, in *api.SteerRequest) (*api.Order, error) {
+	c, err := s.d.leading()
+	if err != nil {
+		return nil, err
+	}
+	b, err := protojson.Marshal(in.GetOrder())
+	if err != nil {
+		return nil, err
+	}
+	var o search.Order
+	if err := decode(bytes.NewReader(b), &o); err != nil {
+		return nil, err
+	}
+	if o, err = c.steer(ctx, in.GetId(), o); err != nil {
+		return nil, err
+	}
+	return reply(o, &api.Order{})
 }
 
 func (s *control) Remove(_ context.Context, in *api.JobRequest) (*api.Empty, error) {

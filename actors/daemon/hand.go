@@ -39,6 +39,7 @@ type held struct {
 	assignment
 	cancel context.CancelCauseFunc
 	done   chan struct{}
+	node   *node.Node // once it is open; nil for a loan
 }
 
 // Why a job in hand ends before it is done.
@@ -233,6 +234,9 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		return err
 	}
 	h.holds(r, n.Devices())
+	h.mu.Lock()
+	r.node = n
+	h.mu.Unlock()
 	d.change()
 	defer d.change()
 	if err := n.Run(ctx); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
 // Client attaches to a cluster through any of its nodes. It may be shared.
@@ -249,6 +250,14 @@ func (c *Client) Job(ctx context.Context, id string) (daemon.Detail, error) {
 // Cancel stops a job.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	return c.json(ctx, http.MethodPost, "/v1/jobs/"+id+"/cancel", nil, nil)
+}
+
+// Steer has the search of a job that runs take an order, which is committed when this
+// returns nil.
+func (c *Client) Steer(ctx context.Context, id string, o search.Order) (search.Order, error) {
+	var out search.Order
+	err := c.json(ctx, http.MethodPost, "/v1/jobs/"+id+"/steer", o, &out)
+	return out, err
 }
 
 // Remove forgets a job that is over, with all that the cluster keeps of it.

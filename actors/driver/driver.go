@@ -21,7 +21,7 @@ import (
 type Update struct {
 	Event journal.Event
 	Board journal.Leaderboard
-	State journal.State // its maps belong to the job: read Spec, Plan, Active, Winner and Score only
+	State journal.State // its maps belong to the job: read Spec, Plan, Orders, Active, Winner and Score only
 }
 
 // View shows a job. Calls come from one goroutine.

@@ -103,6 +103,14 @@ type Node struct {
 	site  *site
 	crew  *crew
 	held  *device.Held // for the life of the node
+
+	supervisor atomic.Pointer[mailbox] // while Run does
+}
+
+// mailbox is where an actor is written to.
+type mailbox struct {
+	root *actor.RootContext
+	pid  *actor.PID
 }
 
 // maxWorkers bounds the workers of one machine: more cores than that are shared
@@ -340,6 +348,16 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	supervisor, err := system.Root.SpawnNamed(props, name)
 	if err != nil {
 		return fmt.Errorf("actor %s: %w", name, err)
+	}
+	n.supervisor.Store(&mailbox{system.Root, supervisor})
+	defer n.supervisor.Store(nil)
+	if n.opts.Journal == nil {
+		done, err := n.listen()
+		if err != nil {
+			n.notice(fmt.Sprintf("the search can't be steered from another terminal: %v", err))
+		} else {
+			defer done()
+		}
 	}
 
 	var end ending

@@ -162,7 +162,7 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 		t.EvalEvery = math.Ceil(float64(t.Segment.Steps) / finalEvals)
 		return nil
 	}
-	left := s.spec.Budget.WallClock.D().Seconds() - st.Active - p.Reserve
+	left := st.Spec.Budget.WallClock.D().Seconds() - st.Active - p.Reserve // an order may have extended it
 	at := from.Seconds
 	if own, err := train.CheckpointState(filepath.Join(t.Dir, "checkpoint")); err == nil {
 		at = own.Seconds

@@ -234,6 +234,11 @@ func (v *view) plain(u driver.Update) {
 			how = fmt.Sprintf("fork of %s in place of %s:", d.Inherit, d.Replaces)
 		}
 		say("%-9s %s %s", d.Trial, how, summary(d.Config))
+	case journal.Ordered:
+		say("ordered   %s", ordered(*e.Order))
+		if p := u.State.Plan; e.Order.Kind == search.Extend && p != nil && p.Unit == search.Seconds {
+			say("time: %s search, %s final training", clock(p.SearchSeconds), clock(p.FinalSeconds))
+		}
 	case journal.TrialEnded:
 		if e.Trial.Failed {
 			say("%-9s failed: %s", e.Trial.Trial, firstLine(e.Trial.Err))
@@ -353,6 +358,9 @@ func (v *view) draw() {
 	rows = append(rows, strings.Join(stages, "  "), fmt.Sprintf("%s%s   best %s", clock(v.active()), left, bestOf(v.last.Board)))
 	if p := v.last.State.Plan; p != nil {
 		rows = append(rows, planLines(*p)...)
+	}
+	if orders := v.last.State.Orders; len(orders) > 0 {
+		rows = append(rows, fmt.Sprintf("ordered: %s", ordered(orders[len(orders)-1])))
 	}
 	if trials := v.last.Board.Trials; len(trials) > 0 {
 		rows = append(rows, fmt.Sprintf("%-6s %-8s %4s %8s %9s %5s  %s", "trial", "status", "rung", "bits/B", "tokens/s", "ETA", "configuration"))

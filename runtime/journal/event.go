@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/search"
@@ -22,6 +23,7 @@ const (
 	StageFailed  Kind = "stage_failed"  // Stage, Attempt, Err, RetryIn
 	Planned      Kind = "planned"       // Plan
 	Decided      Kind = "decided"       // Decision
+	Ordered      Kind = "ordered"       // Order of a user's, which the search has taken
 	TrialRetried Kind = "trial_retried" // Trial report of an attempt that failed
 	TrialEnded   Kind = "trial_ended"   // Trial report: the decision's outcome
 	SearchClosed Kind = "search_closed" // no more decisions
@@ -41,14 +43,18 @@ type TrialReport struct {
 	Bits      float64     `json:"bits_per_byte,omitempty"`
 	Params    int64       `json:"params,omitempty"`
 	PerSecond float64     `json:"tokens_per_s,omitempty"`
-	Stopped   string      `json:"stopped,omitempty"` // why its rule ended it; Bits is then the last of its curve
+	Stopped   string      `json:"stopped,omitempty"` // why its rule or a user ended it; Bits is then the last of its curve, 0 where it has none
 	Failed    bool        `json:"failed,omitempty"`
 	Err       string      `json:"err,omitempty"`
 }
 
 // Outcome is what the search learns of it.
 func (r TrialReport) Outcome() search.Outcome {
-	return search.Outcome{Score: r.Bits, Failed: r.Failed, Curve: r.State.Curve, Stopped: r.Stopped != "", Why: r.Stopped}
+	o := search.Outcome{Score: r.Bits, Failed: r.Failed, Curve: r.State.Curve, Stopped: r.Stopped != "", Why: r.Stopped}
+	if o.Stopped && o.Score == 0 {
+		o.Score = math.NaN()
+	}
+	return o
 }
 
 // Placed says where work was done that may run on either kind of device.
@@ -67,6 +73,7 @@ type Event struct {
 	Attempt  int              `json:"attempt,omitempty"`
 	Plan     *search.Plan     `json:"plan,omitempty"`
 	Decision *search.Decision `json:"decision,omitempty"`
+	Order    *search.Order    `json:"order,omitempty"`
 	Trial    *TrialReport     `json:"trial,omitempty"`
 	Score    *train.Score     `json:"score,omitempty"`
 	Placed   *Placed          `json:"placed,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/search"
@@ -23,7 +24,9 @@ type State struct {
 	Attempts     map[string]Attempt // … that failed last, of stages that are not done
 	SearchBegan  float64            // active time at which the search did first
 	Plan         *search.Plan
+	Planned      *search.Plan // Plan, before orders extended it
 	Decisions    []search.Decision
+	Orders       []search.Order
 	Outcomes     map[int]TrialReport // by decision
 	Spans        map[int]Span        // when each was made and carried out; −1 is the final training
 	Retries      map[int]int         // failed attempts, by decision
@@ -104,7 +107,12 @@ func (s *State) Apply(e Event) {
 		delete(s.Running, e.Stage)
 		s.Attempts[e.Stage] = Attempt{max(e.Attempt, s.Attempts[e.Stage].N+1), e.Err, e.At + int64(1000*e.RetryIn)}
 	case Planned:
-		s.Plan = e.Plan
+		s.Plan, s.Planned = e.Plan, e.Plan
+	case Ordered:
+		if e.Order != nil && e.Order.Seq == len(s.Orders) {
+			s.Orders = append(s.Orders, *e.Order)
+			s.extend(*e.Order)
+		}
 	case Decided:
 		if e.Decision != nil && e.Decision.Seq == len(s.Decisions) {
 			s.Decisions = append(s.Decisions, *e.Decision)
@@ -144,6 +152,28 @@ func (s *State) Apply(e Event) {
 			s.Attempts[stage] = Attempt{Err: a.Err}
 		}
 	}
+}
+
+// extend lets the budget and the plan grow as an order says.
+func (s *State) extend(o search.Order) {
+	if o.Kind != search.Extend || s.Plan == nil {
+		return
+	}
+	p := s.Plan.Extended(o)
+	s.Plan = &p
+	switch b := &s.Spec.Budget; o.Unit {
+	case "seconds":
+		b.WallClock += job.Duration(o.Amount * float64(time.Second))
+	case "trials":
+		b.Trials += int(o.Amount)
+	case "tokens":
+		b.Tokens += int64(o.Amount)
+	}
+}
+
+// StoppedByUser tells whether a user has stopped a trial.
+func (s *State) StoppedByUser(trial string) bool {
+	return slices.ContainsFunc(s.Orders, func(o search.Order) bool { return o.Kind == search.Stop && o.Trial == trial })
 }
 
 // Node is a stage of the job's graph and how it stands.
@@ -232,7 +262,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			e.Status, e.Reason = "failed", r.Err
 		case r.Stopped != "":
 			e.Status, e.Reason = "stopped", r.Stopped
-			if e.Score == nil { // else the last rung's stands
+			if e.Score == nil && r.Bits != 0 { // else the last rung's stands
 				bits := r.Bits
 				e.Score, e.Bits = &bits, &bits
 			}
@@ -259,7 +289,11 @@ func (s *State) Leaderboard(name string) Leaderboard {
 	}
 	for _, id := range order {
 		e := byID[id]
-		if e.Status == "stopped" && !over[id] && s.mayGoOn(id) {
+		switch {
+		case e.Status != "stopped" || over[id]:
+		case s.StoppedByUser(id):
+			e.Reason = search.StoppedByUser
+		case s.mayGoOn(id):
 			e.Status = "paused"
 		}
 		lb.Trials = append(lb.Trials, *e)

@@ -123,6 +123,54 @@ func (a *ASHA) report(d Decision, o Outcome) {
 	}
 }
 
+func (a *ASHA) extend(brackets []Bracket) {
+	for _, b := range brackets {
+		a.cfg.Trials += b.Trials
+		if a.cfg.Budget > 0 {
+			a.cfg.Budget += b.Cost()
+		}
+	}
+}
+
+// paused is the rung at which a trial waits to be promoted, and its place there; −1
+// where it does not.
+func (a *ASHA) paused(trial string) (rung, place int) {
+	for r := len(a.rungs) - 2; r >= 0; r-- {
+		g := a.rungs[r]
+		if i := slices.IndexFunc(g.entries, func(e entry) bool { return e.trial == trial }); i >= 0 {
+			if g.promoted[trial] || g.entries[i].failed() {
+				break
+			}
+			return r, i
+		}
+	}
+	return -1, -1
+}
+
+func (a *ASHA) waits(trial string) bool {
+	r, _ := a.paused(trial)
+	return r >= 0
+}
+
+func (a *ASHA) starts() int {
+	if !a.mayStart() {
+		return 0
+	}
+	return a.cfg.Trials - a.begun
+}
+
+func (a *ASHA) drop(trial string) {
+	r, i := a.paused(trial)
+	if r < 0 {
+		return
+	}
+	g := &a.rungs[r]
+	g.entries = slices.Delete(g.entries, i, i+1)
+	e := entry{trial, math.Inf(1)}
+	at, _ := slices.BinarySearchFunc(g.entries, e, ahead)
+	g.entries = slices.Insert(g.entries, at, e)
+}
+
 // unsettled tells whether the two highest rungs rank the trials of the highest one
 // differently: PASHA's soft ranking, in which trials within ε of each other are in
 // any order.

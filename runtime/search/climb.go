@@ -197,14 +197,19 @@ func (b *belief) slide(c candidate, rng *rand.Rand) space.Config {
 	}
 	x := b.features(c.point, 1)
 	gradient := make([]float64, len(x))
-	place := func(z []float64) {
-		for k, i := range free {
-			x[i] = 0.5 - 0.5*math.Cos(z[k])
-		}
-	}
+	low, wide := make([]float64, len(free)), make([]float64, len(free)) // of what is to be proposed
 	start := make([]float64, len(free))
 	for k, i := range free {
-		start[k] = math.Acos(1 - 2*min(max(x[i], 0.001), 0.999))
+		low[k], wide[k] = b.inside(b.dims[i], 0), b.inside(b.dims[i], 1)
+		wide[k] -= low[k]
+		if wide[k] > 0 {
+			start[k] = math.Acos(1 - 2*min(max((x[i]-low[k])/wide[k], 0.001), 0.999))
+		}
+	}
+	place := func(z []float64) {
+		for k, i := range free {
+			x[i] = low[k] + wide[k]*(0.5-0.5*math.Cos(z[k]))
+		}
 	}
 	r, err := optimize.Minimize(optimize.Problem{
 		Func: func(z []float64) float64 {
@@ -215,7 +220,7 @@ func (b *belief) slide(c candidate, rng *rand.Rand) space.Config {
 			place(z)
 			b.slope(x, gradient)
 			for k, i := range free {
-				dst[k] = -gradient[i] * 0.5 * math.Sin(z[k])
+				dst[k] = -gradient[i] * wide[k] * 0.5 * math.Sin(z[k])
 			}
 		},
 	}, start, &optimize.Settings{MajorIterations: 15, FuncEvaluations: 40, GradientThreshold: 1e-3}, &optimize.LBFGS{})

@@ -97,6 +97,28 @@ func (h *history) config(p []float64, rng *rand.Rand) space.Config {
 	return h.space.Repair(c, rng)
 }
 
+// inside spreads coordinates of a whole dimension evenly over what it is narrowed to.
+func (h *history) inside(d space.Dimension, u float64) float64 {
+	part := h.space.Part(d)
+	var v space.Value
+	switch {
+	case !h.space.Narrowed():
+		return u
+	case part.Numeric() && d.Numeric():
+		v = part.Value(u)
+	default:
+		if !d.Numeric() {
+			u /= float64(len(d.Choices))
+		}
+		if part.Numeric() {
+			v = part.Value(u)
+		} else {
+			v = part.Choices[min(int(u*float64(len(part.Choices))), len(part.Choices)-1)]
+		}
+	}
+	return d.Coordinate(space.Config{d.Name: v})
+}
+
 func (h *history) seen(c space.Config) bool { return h.known[c.Key()] != nil }
 
 // Tell implements Strategy.
@@ -245,12 +267,17 @@ func (h *history) ask(n int, propose func(rng *rand.Rand) (space.Config, error))
 		if err != nil {
 			return out, err
 		}
-		o := &observation{config: c, key: c.Key(), seq: len(h.proposed), point: h.point(c), parent: h.bred}
-		h.known[o.key] = o
-		h.proposed = append(h.proposed, o)
+		h.propose(c, h.bred)
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// propose notes a configuration as asked for.
+func (h *history) propose(c space.Config, parent string) {
+	o := &observation{config: c, key: c.Key(), seq: len(h.proposed), point: h.point(c), parent: parent}
+	h.known[o.key] = o
+	h.proposed = append(h.proposed, o)
 }
 
 func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
@@ -311,7 +338,7 @@ func (h *history) left() (found space.Config) {
 		if !h.space.Active(d, c) {
 			return walk(i+1, c)
 		}
-		for _, v := range values(d) {
+		for _, v := range values(h.space.Part(d)) {
 			c[d.Name] = v
 			on := walk(i+1, c)
 			delete(c, d.Name)

@@ -52,6 +52,7 @@ type Hyperband struct {
 	issued   int     // decisions let out at this rung
 	reported []entry // of this rung
 	queue    []entry // survivors to promote at this rung; rung 0 starts fresh trials instead
+	passed   []entry // those of the rung below that are not among them, best first
 	capacity int     // trials this rung will have
 }
 
@@ -107,11 +108,15 @@ func (h *Hyperband) advance() {
 	}
 	b := h.brackets[h.at]
 	slices.SortStableFunc(h.reported, ahead)
-	h.queue = nil
+	h.queue, h.passed = nil, nil
 	if h.rung+1 < len(b.Resources) {
-		for _, e := range h.reported[:min(b.Keep[h.rung+1], len(h.reported))] {
-			if !e.failed() {
+		for _, e := range h.reported {
+			switch {
+			case e.failed():
+			case len(h.queue) < b.Keep[h.rung+1]:
 				h.queue = append(h.queue, e)
+			default:
+				h.passed = append(h.passed, e)
 			}
 		}
 	}
@@ -126,4 +131,58 @@ func (h *Hyperband) advance() {
 	if !h.done() {
 		h.capacity = h.brackets[h.at].Trials
 	}
+}
+
+func (h *Hyperband) extend(brackets []Bracket) {
+	over := h.done()
+	h.brackets = append(slices.Clip(h.brackets), brackets...)
+	if over && !h.done() {
+		h.capacity = h.brackets[h.at].Trials
+	}
+}
+
+// waits tells whether a trial may yet be promoted.
+func (h *Hyperband) waits(trial string) bool {
+	if h.done() {
+		return false
+	}
+	is := func(e entry) bool { return e.trial == trial && !e.failed() }
+	closes := h.rung+1 < len(h.brackets[h.at].Resources) && slices.ContainsFunc(h.reported, is)
+	return closes || slices.ContainsFunc(h.queue[min(h.issued, len(h.queue)):], is)
+}
+
+// drop takes a trial out of its rung: the next best takes its place.
+func (h *Hyperband) drop(trial string) {
+	is := func(e entry) bool { return e.trial == trial }
+	if i := slices.IndexFunc(h.reported, is); i >= 0 {
+		h.reported[i].score = math.Inf(1)
+		return
+	}
+	at := min(h.issued, len(h.queue))
+	i := slices.IndexFunc(h.queue[at:], is)
+	if i < 0 {
+		h.passed = slices.DeleteFunc(h.passed, is)
+		return
+	}
+	h.queue = slices.Delete(h.queue, at+i, at+i+1)
+	if len(h.passed) > 0 {
+		h.queue, h.passed = append(h.queue, h.passed[0]), h.passed[1:]
+		return
+	}
+	h.capacity--
+	h.advance()
+}
+
+func (h *Hyperband) starts() int {
+	if h.done() {
+		return 0
+	}
+	n := 0
+	if h.rung == 0 {
+		n = h.capacity - h.issued
+	}
+	for _, b := range h.brackets[h.at+1:] {
+		n += b.Trials
+	}
+	return n
 }

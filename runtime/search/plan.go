@@ -68,6 +68,9 @@ const eta = 3
 // settings and leaves less time to use them.
 const searchShare = 0.27
 
+// tokenShare is the same of a budget in tokens.
+const tokenShare = 0.4
+
 // minRung is the shortest useful rung, seconds.
 const minRung = 0.4
 
@@ -87,9 +90,9 @@ func MakePlan(n Needs) (Plan, error) {
 		p.Unit = Tokens
 		count := 12
 		b := ladder(count, 1, rungs(count))
-		r := 0.4 * float64(n.MaxTokens) / b.Cost()
+		r := tokenShare * float64(n.MaxTokens) / b.Cost()
 		p.Brackets = []Bracket{ladder(count, math.Floor(r), rungs(count))}
-		p.FinalResource = 0.6 * float64(n.MaxTokens)
+		p.FinalResource = (1 - tokenShare) * float64(n.MaxTokens)
 		// A model of N parameters takes 6·N operations a token; 20 tokens feed one parameter.
 		p.about(size(6 * p.FinalResource * p.FinalResource / 4))
 	default:
@@ -301,4 +304,83 @@ func cycle(brackets []Bracket, trials int) []Bracket {
 		trials -= b.Trials
 	}
 	return out
+}
+
+// Extend is the order that the budget of a job in such units grows as it asks, with what
+// the search does in addition: further trials on the same rungs, so that they compare.
+func (p Plan) Extend(o Order) (Order, error) {
+	if err := o.checkAmount(); err != nil {
+		return o, err
+	}
+	if unit := map[Unit]string{Seconds: "seconds", Tokens: "tokens", GFLOP: "trials"}[p.Unit]; unit != o.Unit {
+		return o, fmt.Errorf("extend: the budget of this job is in %s, and %s are given", unit, o.Unit)
+	}
+	trials, cost := 0, 0.0
+	for _, b := range p.Brackets {
+		trials += b.Trials
+		cost += b.Cost()
+	}
+	more := int(o.Amount)
+	switch p.Unit {
+	case Seconds:
+		more = int(float64(trials) * searchShare * o.Amount * float64(p.Slots) / cost)
+	case Tokens:
+		more = int(float64(trials) * tokenShare * o.Amount / cost)
+	}
+	o.Brackets = nil
+	larger := 1 + more/(maxRounds*max(trials, 1))
+	for i := 0; more > 0; i++ {
+		b := p.Brackets[i%len(p.Brackets)]
+		switch n := b.Trials * larger; {
+		case p.Scheduler == "asha" || p.Scheduler == "pasha" || more < n:
+			b = b.of(more)
+		case larger > 1:
+			b = b.of(n)
+		}
+		o.Brackets = append(o.Brackets, b)
+		more -= b.Trials
+	}
+	return o, nil
+}
+
+// maxRounds is how often an extension repeats a plan's brackets; a longer one makes them
+// larger.
+const maxRounds = 32
+
+// of is a bracket of so many trials on the same rungs.
+func (b Bracket) of(trials int) Bracket {
+	out := Bracket{Trials: trials, Resources: b.Resources}
+	keep := trials
+	for range b.Resources {
+		out.Keep = append(out.Keep, max(1, keep))
+		keep /= eta
+	}
+	return out
+}
+
+// Extended is the plan once it was extended so.
+func (p Plan) Extended(o Order) Plan {
+	p.Brackets = slices.Clone(p.Brackets)
+	for _, b := range o.Brackets {
+		p.SearchTrials += b.Trials
+		if p.Scheduler == "asha" || p.Scheduler == "pasha" { // which have one
+			all := p.Brackets[0]
+			all.Trials += b.Trials
+			all.Keep = slices.Clone(all.Keep)
+			for i := range all.Keep {
+				all.Keep[i] += b.Keep[i]
+			}
+			p.Brackets[0] = all
+			continue
+		}
+		p.Brackets = append(p.Brackets, b)
+	}
+	switch p.Unit {
+	case Seconds:
+		p.SearchSeconds += searchShare * o.Amount
+		p.FinalSeconds += (1 - searchShare) * o.Amount
+	case Tokens:
+		p.FinalResource += (1 - tokenShare) * o.Amount
+	}
+	return p
 }

@@ -179,6 +179,17 @@ func (s *stopping) report(d Decision, o Outcome) {
 	s.rungs[at] = append(s.rungs[at], m)
 }
 
+func (s *stopping) extend(brackets []Bracket) {
+	s.brackets = append(slices.Clip(s.brackets), brackets...)
+	s.Scheduler.(adjustable).extend(brackets)
+}
+
+func (s *stopping) starts() int { return s.Scheduler.(adjustable).starts() }
+
+func (s *stopping) drop(trial string) { s.Scheduler.(adjustable).drop(trial) }
+
+func (s *stopping) waits(trial string) bool { return s.Scheduler.(adjustable).waits(trial) }
+
 func (s *stopping) rule(d Decision) *Rule {
 	r := &Rule{Kind: s.kind, From: s.flat * d.From, Horizon: s.flat * d.Resource}
 	others := s.rungs[[2]int{d.Bracket, d.Rung}]

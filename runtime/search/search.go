@@ -47,8 +47,8 @@ type Outcome struct {
 	Failed bool    `json:"failed,omitempty" msgpack:"failed"`
 	// Curve is the trial's so far, where its decision has a rule.
 	Curve []Point `json:"curve,omitempty" msgpack:"curve"`
-	// Stopped tells that the rule ended it, and Why: Score is the curve's last, and it
-	// is not promoted.
+	// Stopped tells that the rule or a user ended it, and Why: Score is the curve's last,
+	// NaN where it has none, and it is not promoted.
 	Stopped bool   `json:"stopped,omitempty" msgpack:"stopped"`
 	Why     string `json:"why,omitempty" msgpack:"why"`
 }
@@ -86,21 +86,29 @@ type Search struct {
 	order     []string
 	closed    bool
 	finished  bool // the scheduler has nothing more to decide
+
+	orders    []Order
+	obeyed    int             // Invariant: orders[:obeyed] have taken effect
+	queue     []space.Config  // that users enqueued and that have not started
+	stopped   map[string]bool // trials that users stopped
+	exhausted bool            // the space holds nothing that was not tried
 }
 
 // New starts a search that keeps at most slots decisions unfinished.
 func New(strategy Strategy, scheduler Scheduler, slots int) *Search {
 	slots = max(slots, 1)
-	return &Search{strategy: strategy, scheduler: scheduler, plan: slots, slots: slots, trials: map[string]*Ranked{}}
+	return &Search{strategy: strategy, scheduler: scheduler, plan: slots, slots: slots, trials: map[string]*Ranked{}, stopped: map[string]bool{}}
 }
 
 // Widen lets so many decisions be unfinished from the next one on. Decisions then
 // say what they were made from, so that Repeat makes them again.
 func (s *Search) Widen(slots int) { s.slots, s.widened = max(slots, 1), true }
 
-// Repeat has the first decisions made as those of an earlier run were. Call it
-// before Next.
-func (s *Search) Repeat(decisions []Decision) { s.recorded = decisions }
+// Repeat has the first decisions made as those of an earlier run were, and its orders
+// carried out where they were. Call it before Next.
+func (s *Search) Repeat(decisions []Decision, orders []Order) {
+	s.recorded, s.orders = decisions, orders
+}
 
 // terms are how many decisions may be unfinished once the k-th is made, and how many
 // results must be told before.
@@ -124,6 +132,9 @@ func (s *Search) Next() ([]Decision, error) {
 			}
 		}
 		k := len(s.decisions)
+		if !s.catchUp(k) {
+			return out, nil
+		}
 		slots, told := s.terms(k)
 		if running >= slots || !s.tell(told) {
 			return out, nil
@@ -144,15 +155,16 @@ func (s *Search) Next() ([]Decision, error) {
 		}
 		switch d.Action {
 		case Start:
-			cs, err := s.strategy.Ask(1)
+			c, err := s.ask(&d)
 			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
+				s.exhausted = true
 				s.scheduler.stopStarting()
 				continue
 			}
 			if err != nil {
 				return out, err
 			}
-			d.Config = cs[0]
+			d.Config = c
 			if d.Inherit = s.parent(d.Config); d.Inherit != "" {
 				d.Reason += ", from the weights of " + d.Inherit
 			}
@@ -182,6 +194,23 @@ func (s *Search) begin(d *Decision) {
 	s.scheduler.started(*d)
 }
 
+// ask is the configuration of the next trial: what a user enqueued, or the strategy's
+// proposal.
+func (s *Search) ask(d *Decision) (space.Config, error) {
+	if len(s.queue) > 0 {
+		c := s.queue[0]
+		s.queue = s.queue[1:]
+		s.strategy.(Steerable).Adopt(c)
+		d.Reason = EnqueuedByUser
+		return c, nil
+	}
+	cs, err := s.strategy.Ask(1)
+	if err != nil {
+		return nil, err
+	}
+	return cs[0], nil
+}
+
 // tell passes outcomes on, in order, until n are told; false when one of them
 // is still missing.
 func (s *Search) tell(n int) bool {
@@ -194,8 +223,10 @@ func (s *Search) tell(n int) bool {
 		if o.Failed || math.IsNaN(o.Score) {
 			told.Score = math.Inf(1)
 		}
-		s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score})
-		if o.Stopped {
+		if !o.Stopped || !math.IsNaN(o.Score) { // else it was stopped before there was a score
+			s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score})
+		}
+		if o.Stopped || s.stopped[d.Trial] {
 			told.Score = math.Inf(1)
 		}
 		s.scheduler.report(d, told)

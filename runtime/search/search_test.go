@@ -238,7 +238,7 @@ func TestWidenIsRepeated(t *testing.T) {
 			}
 		}
 		again := begin()
-		again.Repeat(all)
+		again.Repeat(all, nil)
 		var repeated []Decision
 		for !again.Done() {
 			ds, err := again.Next()

@@ -41,6 +41,7 @@ func (s *design) next(rng *rand.Rand) (space.Config, error) {
 			if !d.Numeric() {
 				p[i] *= float64(len(d.Choices))
 			}
+			p[i] = s.h.inside(d, p[i])
 		}
 		if c := s.h.config(p, rng); s.h.space.Feasible(c) == nil {
 			return c, nil

@@ -239,6 +239,7 @@ func (p *parzen) candidates(group int, rng *rand.Rand) [][]float64 {
 	for i := range drawn {
 		x := make([]float64, len(p.groups[group].dims))
 		l.sample(x, rng)
+		p.narrow(p.groups[group], x, rng)
 		drawn[i] = candidate{x, l.logDensity(x) - g.logDensity(x)}
 	}
 	slices.SortStableFunc(drawn, func(a, b candidate) int { return -cmp.Compare(a.acq, b.acq) })
@@ -247,6 +248,23 @@ func (p *parzen) candidates(group int, rng *rand.Rand) [][]float64 {
 		out[i] = c.x
 	}
 	return out
+}
+
+// narrow draws anew what lies outside of the parts that the dimensions are narrowed to.
+func (p *parzen) narrow(g *group, x []float64, rng *rand.Rand) {
+	if !p.h.space.Narrowed() {
+		return
+	}
+	for j, d := range g.dims {
+		part := p.h.space.Part(d.Dimension)
+		v := d.Value(x[j])
+		if !d.Numeric() {
+			v = d.Choices[int(x[j])]
+		}
+		if !part.Has(v) {
+			x[j] = d.Coordinate(space.Config{d.Name: part.Sample(rng)})
+		}
+	}
 }
 
 // suggest draws the model's dimensions and takes the others from base. Of the candidates

@@ -238,6 +238,9 @@ func parseRange(name, expr string) (Dimension, error) {
 	return d, nil
 }
 
+// ParseValue reads a number or a word.
+func ParseValue(s string) (Value, error) { return parseValue(strings.TrimSpace(s)) }
+
 func parseValue(s string) (Value, error) {
 	s = strings.Trim(s, `"'`)
 	if s == "" {

@@ -45,7 +45,7 @@ func (s *Space) draw(rng *rand.Rand) Config {
 	c := Config{}
 	for _, d := range s.dims {
 		if s.Active(d, c) {
-			c[d.Name] = d.Sample(rng)
+			c[d.Name] = s.Part(d).Sample(rng)
 		}
 	}
 	return c
@@ -55,7 +55,7 @@ func (s *Space) draw(rng *rand.Rand) Config {
 func (s *Space) list() (feasible []Config, whole bool) {
 	n := 1.0
 	for _, d := range s.dims {
-		cells := d.Cells()
+		cells := s.Part(d).Cells()
 		if n *= cells; cells == 0 || n > 1e9 {
 			return nil, false
 		}
@@ -70,10 +70,10 @@ func (s *Space) list() (feasible []Config, whole bool) {
 			}
 			return seen < maxListed
 		}
-		d := s.dims[i]
-		if !s.Active(d, c) {
+		if !s.Active(s.dims[i], c) {
 			return from(i+1, c)
 		}
+		d := s.Part(s.dims[i])
 		defer delete(c, d.Name)
 		for k := range int(d.Cells()) {
 			c[d.Name] = d.cell(float64(k))
@@ -108,7 +108,7 @@ func (s *Space) mend(c Config, rng *rand.Rand) (Config, bool) {
 	for idle := 0; broken > 0 && idle < 3; {
 		before := broken
 		for _, i := range rng.Perm(len(s.dims)) {
-			d := s.dims[i]
+			d := s.Part(s.dims[i])
 			if _, ok := c[d.Name]; !ok || d.Kind == Fixed {
 				continue
 			}

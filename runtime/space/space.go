@@ -16,6 +16,7 @@ type Space struct {
 	dims        []Dimension
 	index       map[string]int
 	constraints []Constraint
+	parts       map[string]Dimension // to which dimensions are narrowed
 }
 
 // New checks the dimensions and their conditions; parents stand before their
@@ -71,8 +72,12 @@ func (s *Space) Active(d Dimension, c Config) bool {
 	return ok && d.under(v)
 }
 
-// Feasible reports the first constraint that c violates.
+// Feasible reports the first constraint that c violates, or a value outside of what
+// the space is narrowed to.
 func (s *Space) Feasible(c Config) error {
+	if err := s.outside(c); err != nil {
+		return err
+	}
 	for _, f := range s.constraints {
 		if err := f(c); err != nil {
 			return err
@@ -108,18 +113,23 @@ func (s *Space) Check(c Config) error {
 }
 
 // Repair fits c into the space: values of dimensions that became active are
-// drawn, those that became inactive or left their range are dropped or redrawn.
+// drawn, those that became inactive or left their range are dropped or redrawn. A
+// number outside of what its dimension is narrowed to becomes the nearest inside.
 func (s *Space) Repair(c Config, rng *rand.Rand) Config {
 	r := Config{}
 	for _, d := range s.dims {
 		if !s.Active(d, r) {
 			continue
 		}
-		if v, ok := c[d.Name]; ok && d.Has(v) {
-			r[d.Name] = v
-		} else {
-			r[d.Name] = d.Sample(rng)
+		p := s.Part(d)
+		v, ok := c[d.Name]
+		if ok {
+			v, ok = p.within(d, v)
 		}
+		if !ok {
+			v = p.Sample(rng)
+		}
+		r[d.Name] = v
 	}
 	return r
 }
@@ -132,7 +142,7 @@ func (s *Space) Mutate(c Config, n int, only func(string) bool, rng *rand.Rand) 
 		m := c.Clone()
 		var live []Dimension
 		for _, d := range s.dims {
-			if _, ok := m[d.Name]; ok && d.Kind != Fixed && (only == nil || only(d.Name)) {
+			if _, ok := m[d.Name]; ok && s.Part(d).Kind != Fixed && (only == nil || only(d.Name)) {
 				live = append(live, d)
 			}
 		}
@@ -141,7 +151,11 @@ func (s *Space) Mutate(c Config, n int, only func(string) bool, rng *rand.Rand) 
 		}
 		rng.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
 		for _, d := range live[:min(n, len(live))] {
-			m[d.Name] = d.Mutate(m[d.Name], rng)
+			if p := s.Part(d); p.Has(m[d.Name]) {
+				m[d.Name] = p.Mutate(m[d.Name], rng)
+			} else {
+				m[d.Name] = p.Sample(rng)
+			}
 		}
 		m = s.Repair(m, rng)
 		if s.Feasible(m) == nil && m.Key() != c.Key() {
@@ -265,11 +279,12 @@ func (s *Space) Nearest(c Config) Config {
 			continue
 		}
 		v, ok := c[d.Name]
-		if ok && d.Has(v) {
+		p := s.Part(d)
+		if ok && p.Has(v) {
 			r[d.Name] = v
 			continue
 		}
-		r[d.Name] = d.nearest(v, ok && !v.IsWord())
+		r[d.Name] = p.nearest(v, ok && !v.IsWord())
 	}
 	return r
 }

@@ -258,6 +258,237 @@ func (x *JobRequest) GetId() string {
 	return ""
 }
 
+type SteerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Order         *Order                 `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SteerRequest) Reset() {
+	*x = SteerRequest{}
+	mi := &file_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SteerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SteerRequest) ProtoMessage() {}
+
+func (x *SteerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SteerRequest.ProtoReflect.Descriptor instead.
+func (*SteerRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SteerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SteerRequest) GetOrder() *Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// Order is what a user asks of a search: one of enqueue (config), narrow (ranges),
+// extend (amount and unit) and stop (trial). The rest is said in the answer.
+type Order struct {
+	state         protoimpl.MessageState     `protogen:"open.v1"`
+	Kind          *string                    `protobuf:"bytes,1,opt,name=kind,proto3,oneof" json:"kind,omitempty"`
+	Config        map[string]*structpb.Value `protobuf:"bytes,2,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Ranges        map[string]string          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by dimension: LOW..HIGH, or what a job's space takes
+	Amount        *float64                   `protobuf:"fixed64,4,opt,name=amount,proto3,oneof" json:"amount,omitempty"`
+	Unit          *string                    `protobuf:"bytes,5,opt,name=unit,proto3,oneof" json:"unit,omitempty"` // seconds, trials, tokens
+	Trial         *string                    `protobuf:"bytes,6,opt,name=trial,proto3,oneof" json:"trial,omitempty"`
+	Seq           *uint32                    `protobuf:"varint,7,opt,name=seq,proto3,oneof" json:"seq,omitempty"`
+	Before        *uint32                    `protobuf:"varint,8,opt,name=before,proto3,oneof" json:"before,omitempty"` // the first decision that is made under it
+	Told          *uint32                    `protobuf:"varint,9,opt,name=told,proto3,oneof" json:"told,omitempty"`     // results that the search had learnt by then
+	Brackets      []*Bracket                 `protobuf:"bytes,10,rep,name=brackets,proto3" json:"brackets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Order) GetKind() string {
+	if x != nil && x.Kind != nil {
+		return *x.Kind
+	}
+	return ""
+}
+
+func (x *Order) GetConfig() map[string]*structpb.Value {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *Order) GetRanges() map[string]string {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *Order) GetAmount() float64 {
+	if x != nil && x.Amount != nil {
+		return *x.Amount
+	}
+	return 0
+}
+
+func (x *Order) GetUnit() string {
+	if x != nil && x.Unit != nil {
+		return *x.Unit
+	}
+	return ""
+}
+
+func (x *Order) GetTrial() string {
+	if x != nil && x.Trial != nil {
+		return *x.Trial
+	}
+	return ""
+}
+
+func (x *Order) GetSeq() uint32 {
+	if x != nil && x.Seq != nil {
+		return *x.Seq
+	}
+	return 0
+}
+
+func (x *Order) GetBefore() uint32 {
+	if x != nil && x.Before != nil {
+		return *x.Before
+	}
+	return 0
+}
+
+func (x *Order) GetTold() uint32 {
+	if x != nil && x.Told != nil {
+		return *x.Told
+	}
+	return 0
+}
+
+func (x *Order) GetBrackets() []*Bracket {
+	if x != nil {
+		return x.Brackets
+	}
+	return nil
+}
+
+// Bracket is one run of successive halving.
+type Bracket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Trials        *int32                 `protobuf:"varint,1,opt,name=trials,proto3,oneof" json:"trials,omitempty"`
+	Keep          []int32                `protobuf:"varint,2,rep,packed,name=keep,proto3" json:"keep,omitempty"`
+	Resources     []float64              `protobuf:"fixed64,3,rep,packed,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bracket) Reset() {
+	*x = Bracket{}
+	mi := &file_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bracket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bracket) ProtoMessage() {}
+
+func (x *Bracket) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bracket.ProtoReflect.Descriptor instead.
+func (*Bracket) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Bracket) GetTrials() int32 {
+	if x != nil && x.Trials != nil {
+		return *x.Trials
+	}
+	return 0
+}
+
+func (x *Bracket) GetKeep() []int32 {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *Bracket) GetResources() []float64 {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -268,7 +499,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +511,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +524,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{5}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchRequest) GetId() string {
@@ -319,7 +550,7 @@ type FolderReply struct {
 
 func (x *FolderReply) Reset() {
 	*x = FolderReply{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +562,7 @@ func (x *FolderReply) String() string {
 func (*FolderReply) ProtoMessage() {}
 
 func (x *FolderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +575,7 @@ func (x *FolderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FolderReply.ProtoReflect.Descriptor instead.
 func (*FolderReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FolderReply) GetFiles() map[string]*Ref {
@@ -362,7 +593,7 @@ type NodesRequest struct {
 
 func (x *NodesRequest) Reset() {
 	*x = NodesRequest{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +605,7 @@ func (x *NodesRequest) String() string {
 func (*NodesRequest) ProtoMessage() {}
 
 func (x *NodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +618,7 @@ func (x *NodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesRequest.ProtoReflect.Descriptor instead.
 func (*NodesRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 type DrainRequest struct {
@@ -399,7 +630,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +642,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +655,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainRequest) GetId() string {
@@ -442,7 +673,7 @@ type RotateKeysRequest struct {
 
 func (x *RotateKeysRequest) Reset() {
 	*x = RotateKeysRequest{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +685,7 @@ func (x *RotateKeysRequest) String() string {
 func (*RotateKeysRequest) ProtoMessage() {}
 
 func (x *RotateKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +698,7 @@ func (x *RotateKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeysRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeysRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 type RevokeRequest struct {
@@ -479,7 +710,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +722,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +735,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RevokeRequest) GetList() []byte {
@@ -525,7 +756,7 @@ type RevokeReply struct {
 
 func (x *RevokeReply) Reset() {
 	*x = RevokeReply{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +768,7 @@ func (x *RevokeReply) String() string {
 func (*RevokeReply) ProtoMessage() {}
 
 func (x *RevokeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +781,7 @@ func (x *RevokeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeReply.ProtoReflect.Descriptor instead.
 func (*RevokeReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RevokeReply) GetNumber() uint64 {
@@ -582,7 +813,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +825,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +838,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 type Chunk struct {
@@ -619,7 +850,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +862,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +875,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -662,7 +893,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +905,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +918,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 // Job is a job as the cluster knows it.
@@ -720,7 +951,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +963,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +976,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Job) GetId() string {
@@ -910,7 +1141,7 @@ type Lent struct {
 
 func (x *Lent) Reset() {
 	*x = Lent{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1153,7 @@ func (x *Lent) String() string {
 func (*Lent) ProtoMessage() {}
 
 func (x *Lent) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1166,7 @@ func (x *Lent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lent.ProtoReflect.Descriptor instead.
 func (*Lent) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Lent) GetNode() string {
@@ -993,7 +1224,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1236,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1249,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Upload) GetName() string {
@@ -1060,7 +1291,7 @@ type Ref struct {
 
 func (x *Ref) Reset() {
 	*x = Ref{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1303,7 @@ func (x *Ref) String() string {
 func (*Ref) ProtoMessage() {}
 
 func (x *Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1316,7 @@ func (x *Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ref.ProtoReflect.Descriptor instead.
 func (*Ref) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Ref) GetHash() string {
@@ -1140,7 +1371,7 @@ type Spec struct {
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1383,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1396,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Spec) GetTaskType() string {
@@ -1382,7 +1613,7 @@ type Budget struct {
 
 func (x *Budget) Reset() {
 	*x = Budget{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1625,7 @@ func (x *Budget) String() string {
 func (*Budget) ProtoMessage() {}
 
 func (x *Budget) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1638,7 @@ func (x *Budget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Budget.ProtoReflect.Descriptor instead.
 func (*Budget) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Budget) GetWallClock() string {
@@ -1447,7 +1678,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1690,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1703,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Data) GetFiles() []string {
@@ -1541,7 +1772,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1784,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1797,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Placement) GetGpuLoad() float64 {
@@ -1593,7 +1824,7 @@ type Constraints struct {
 
 func (x *Constraints) Reset() {
 	*x = Constraints{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1836,7 @@ func (x *Constraints) String() string {
 func (*Constraints) ProtoMessage() {}
 
 func (x *Constraints) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1849,7 @@ func (x *Constraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Constraints.ProtoReflect.Descriptor instead.
 func (*Constraints) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Constraints) GetMaxParams() int64 {
@@ -1646,7 +1877,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1889,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1902,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Limits) GetTimeout() string {
@@ -1717,7 +1948,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1960,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1973,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Step) GetName() string {
@@ -1846,7 +2077,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2089,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2102,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Resources) GetCpus() float64 {
@@ -1904,7 +2135,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2147,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2160,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Stage) GetStage() string {
@@ -1994,7 +2225,7 @@ type Leaderboard struct {
 
 func (x *Leaderboard) Reset() {
 	*x = Leaderboard{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2237,7 @@ func (x *Leaderboard) String() string {
 func (*Leaderboard) ProtoMessage() {}
 
 func (x *Leaderboard) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2250,7 @@ func (x *Leaderboard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaderboard.ProtoReflect.Descriptor instead.
 func (*Leaderboard) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Leaderboard) GetJob() string {
@@ -2079,7 +2310,7 @@ type Trial struct {
 
 func (x *Trial) Reset() {
 	*x = Trial{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2322,7 @@ func (x *Trial) String() string {
 func (*Trial) ProtoMessage() {}
 
 func (x *Trial) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2335,7 @@ func (x *Trial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trial.ProtoReflect.Descriptor instead.
 func (*Trial) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Trial) GetId() string {
@@ -2220,7 +2451,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2463,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2476,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Line) GetN() uint32 {
@@ -2288,7 +2519,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2531,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2544,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{31}
+	return file_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2367,7 +2598,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2610,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2623,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{32}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Node) GetId() string {
@@ -2519,7 +2750,40 @@ const file_control_proto_rawDesc = "" +
 	"\x04jobs\x18\x01 \x03(\v2\x0f.autoglm.v1.JobR\x04jobs\"\x1c\n" +
 	"\n" +
 	"JobRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"2\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"G\n" +
+	"\fSteerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
+	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xae\x04\n" +
+	"\x05Order\x12\x17\n" +
+	"\x04kind\x18\x01 \x01(\tH\x00R\x04kind\x88\x01\x01\x125\n" +
+	"\x06config\x18\x02 \x03(\v2\x1d.autoglm.v1.Order.ConfigEntryR\x06config\x125\n" +
+	"\x06ranges\x18\x03 \x03(\v2\x1d.autoglm.v1.Order.RangesEntryR\x06ranges\x12\x1b\n" +
+	"\x06amount\x18\x04 \x01(\x01H\x01R\x06amount\x88\x01\x01\x12\x17\n" +
+	"\x04unit\x18\x05 \x01(\tH\x02R\x04unit\x88\x01\x01\x12\x19\n" +
+	"\x05trial\x18\x06 \x01(\tH\x03R\x05trial\x88\x01\x01\x12\x15\n" +
+	"\x03seq\x18\a \x01(\rH\x04R\x03seq\x88\x01\x01\x12\x1b\n" +
+	"\x06before\x18\b \x01(\rH\x05R\x06before\x88\x01\x01\x12\x17\n" +
+	"\x04told\x18\t \x01(\rH\x06R\x04told\x88\x01\x01\x12/\n" +
+	"\bbrackets\x18\n" +
+	" \x03(\v2\x13.autoglm.v1.BracketR\bbrackets\x1aQ\n" +
+	"\vConfigEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\x1a9\n" +
+	"\vRangesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
+	"\x05_kindB\t\n" +
+	"\a_amountB\a\n" +
+	"\x05_unitB\b\n" +
+	"\x06_trialB\x06\n" +
+	"\x04_seqB\t\n" +
+	"\a_beforeB\a\n" +
+	"\x05_told\"c\n" +
+	"\aBracket\x12\x1b\n" +
+	"\x06trials\x18\x01 \x01(\x05H\x00R\x06trials\x88\x01\x01\x12\x12\n" +
+	"\x04keep\x18\x02 \x03(\x05R\x04keep\x12\x1c\n" +
+	"\tresources\x18\x03 \x03(\x01R\tresourcesB\t\n" +
+	"\a_trials\"2\n" +
 	"\fWatchRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\rR\x04from\"\x92\x01\n" +
@@ -2874,7 +3138,7 @@ const file_control_proto_rawDesc = "" +
 	"\x05_loadB\a\n" +
 	"\x05_freeB\a\n" +
 	"\x05_noteB\x0e\n" +
-	"\f_allow_steps2\xe8\x05\n" +
+	"\f_allow_steps2\x9e\x06\n" +
 	"\aControl\x12<\n" +
 	"\x06Submit\x12\x19.autoglm.v1.SubmitRequest\x1a\x17.autoglm.v1.SubmitReply\x126\n" +
 	"\x04Jobs\x12\x17.autoglm.v1.JobsRequest\x1a\x15.autoglm.v1.JobsReply\x12.\n" +
@@ -2882,7 +3146,8 @@ const file_control_proto_rawDesc = "" +
 	"\x05Watch\x12\x18.autoglm.v1.WatchRequest\x1a\x10.autoglm.v1.Line0\x01\x124\n" +
 	"\x04Logs\x12\x18.autoglm.v1.WatchRequest\x1a\x10.autoglm.v1.Line0\x01\x129\n" +
 	"\x06Folder\x12\x16.autoglm.v1.JobRequest\x1a\x17.autoglm.v1.FolderReply\x121\n" +
-	"\x06Cancel\x12\x16.autoglm.v1.JobRequest\x1a\x0f.autoglm.v1.Job\x123\n" +
+	"\x06Cancel\x12\x16.autoglm.v1.JobRequest\x1a\x0f.autoglm.v1.Job\x124\n" +
+	"\x05Steer\x12\x18.autoglm.v1.SteerRequest\x1a\x11.autoglm.v1.Order\x123\n" +
 	"\x06Remove\x12\x16.autoglm.v1.JobRequest\x1a\x11.autoglm.v1.Empty\x129\n" +
 	"\x05Nodes\x12\x18.autoglm.v1.NodesRequest\x1a\x16.autoglm.v1.NodesReply\x124\n" +
 	"\x05Drain\x12\x18.autoglm.v1.DrainRequest\x1a\x11.autoglm.v1.Empty\x12>\n" +
@@ -2903,126 +3168,138 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
 	(*JobsRequest)(nil),           // 2: autoglm.v1.JobsRequest
 	(*JobsReply)(nil),             // 3: autoglm.v1.JobsReply
 	(*JobRequest)(nil),            // 4: autoglm.v1.JobRequest
-	(*WatchRequest)(nil),          // 5: autoglm.v1.WatchRequest
-	(*FolderReply)(nil),           // 6: autoglm.v1.FolderReply
-	(*NodesRequest)(nil),          // 7: autoglm.v1.NodesRequest
-	(*DrainRequest)(nil),          // 8: autoglm.v1.DrainRequest
-	(*RotateKeysRequest)(nil),     // 9: autoglm.v1.RotateKeysRequest
-	(*RevokeRequest)(nil),         // 10: autoglm.v1.RevokeRequest
-	(*RevokeReply)(nil),           // 11: autoglm.v1.RevokeReply
-	(*BackupRequest)(nil),         // 12: autoglm.v1.BackupRequest
-	(*Chunk)(nil),                 // 13: autoglm.v1.Chunk
-	(*Empty)(nil),                 // 14: autoglm.v1.Empty
-	(*Job)(nil),                   // 15: autoglm.v1.Job
-	(*Lent)(nil),                  // 16: autoglm.v1.Lent
-	(*Upload)(nil),                // 17: autoglm.v1.Upload
-	(*Ref)(nil),                   // 18: autoglm.v1.Ref
-	(*Spec)(nil),                  // 19: autoglm.v1.Spec
-	(*Budget)(nil),                // 20: autoglm.v1.Budget
-	(*Data)(nil),                  // 21: autoglm.v1.Data
-	(*Placement)(nil),             // 22: autoglm.v1.Placement
-	(*Constraints)(nil),           // 23: autoglm.v1.Constraints
-	(*Limits)(nil),                // 24: autoglm.v1.Limits
-	(*Step)(nil),                  // 25: autoglm.v1.Step
-	(*Resources)(nil),             // 26: autoglm.v1.Resources
-	(*Stage)(nil),                 // 27: autoglm.v1.Stage
-	(*Leaderboard)(nil),           // 28: autoglm.v1.Leaderboard
-	(*Trial)(nil),                 // 29: autoglm.v1.Trial
-	(*Line)(nil),                  // 30: autoglm.v1.Line
-	(*NodesReply)(nil),            // 31: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 32: autoglm.v1.Node
-	nil,                           // 33: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 34: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 35: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 36: autoglm.v1.Spec.StagesEntry
-	nil,                           // 37: autoglm.v1.Data.ConfigEntry
-	nil,                           // 38: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 39: autoglm.v1.Step.EnvEntry
-	nil,                           // 40: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 41: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 43: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 44: google.protobuf.Value
+	(*SteerRequest)(nil),          // 5: autoglm.v1.SteerRequest
+	(*Order)(nil),                 // 6: autoglm.v1.Order
+	(*Bracket)(nil),               // 7: autoglm.v1.Bracket
+	(*WatchRequest)(nil),          // 8: autoglm.v1.WatchRequest
+	(*FolderReply)(nil),           // 9: autoglm.v1.FolderReply
+	(*NodesRequest)(nil),          // 10: autoglm.v1.NodesRequest
+	(*DrainRequest)(nil),          // 11: autoglm.v1.DrainRequest
+	(*RotateKeysRequest)(nil),     // 12: autoglm.v1.RotateKeysRequest
+	(*RevokeRequest)(nil),         // 13: autoglm.v1.RevokeRequest
+	(*RevokeReply)(nil),           // 14: autoglm.v1.RevokeReply
+	(*BackupRequest)(nil),         // 15: autoglm.v1.BackupRequest
+	(*Chunk)(nil),                 // 16: autoglm.v1.Chunk
+	(*Empty)(nil),                 // 17: autoglm.v1.Empty
+	(*Job)(nil),                   // 18: autoglm.v1.Job
+	(*Lent)(nil),                  // 19: autoglm.v1.Lent
+	(*Upload)(nil),                // 20: autoglm.v1.Upload
+	(*Ref)(nil),                   // 21: autoglm.v1.Ref
+	(*Spec)(nil),                  // 22: autoglm.v1.Spec
+	(*Budget)(nil),                // 23: autoglm.v1.Budget
+	(*Data)(nil),                  // 24: autoglm.v1.Data
+	(*Placement)(nil),             // 25: autoglm.v1.Placement
+	(*Constraints)(nil),           // 26: autoglm.v1.Constraints
+	(*Limits)(nil),                // 27: autoglm.v1.Limits
+	(*Step)(nil),                  // 28: autoglm.v1.Step
+	(*Resources)(nil),             // 29: autoglm.v1.Resources
+	(*Stage)(nil),                 // 30: autoglm.v1.Stage
+	(*Leaderboard)(nil),           // 31: autoglm.v1.Leaderboard
+	(*Trial)(nil),                 // 32: autoglm.v1.Trial
+	(*Line)(nil),                  // 33: autoglm.v1.Line
+	(*NodesReply)(nil),            // 34: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 35: autoglm.v1.Node
+	nil,                           // 36: autoglm.v1.Order.ConfigEntry
+	nil,                           // 37: autoglm.v1.Order.RangesEntry
+	nil,                           // 38: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 39: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 40: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 41: autoglm.v1.Spec.StagesEntry
+	nil,                           // 42: autoglm.v1.Data.ConfigEntry
+	nil,                           // 43: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 44: autoglm.v1.Step.EnvEntry
+	nil,                           // 45: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 46: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 48: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 49: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
-	19, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
-	17, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
-	15, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
-	33, // 3: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	42, // 4: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	42, // 5: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	42, // 6: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	42, // 7: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	34, // 8: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
-	19, // 9: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
-	17, // 10: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
-	28, // 11: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
-	27, // 12: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
-	16, // 13: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
-	42, // 14: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
-	18, // 15: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
-	20, // 16: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
-	21, // 17: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	35, // 18: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
-	22, // 19: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
-	23, // 20: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	36, // 21: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
-	25, // 22: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	37, // 23: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	38, // 24: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	39, // 25: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
-	26, // 26: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
-	29, // 27: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
-	29, // 28: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	40, // 29: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
-	43, // 30: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	43, // 31: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
-	15, // 32: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	32, // 33: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	42, // 34: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	41, // 35: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	18, // 36: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	42, // 37: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	24, // 38: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	44, // 39: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
-	0,  // 40: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
-	2,  // 41: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
-	4,  // 42: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
-	5,  // 43: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
-	5,  // 44: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
-	4,  // 45: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
-	4,  // 46: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
-	4,  // 47: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
-	7,  // 48: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
-	8,  // 49: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
-	9,  // 50: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	10, // 51: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
-	12, // 52: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 53: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 54: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	15, // 55: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	30, // 56: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	30, // 57: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	6,  // 58: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	15, // 59: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	14, // 60: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	31, // 61: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	14, // 62: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	14, // 63: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	11, // 64: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
-	13, // 65: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	53, // [53:66] is the sub-list for method output_type
-	40, // [40:53] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	22, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
+	20, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
+	18, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
+	6,  // 3: autoglm.v1.SteerRequest.order:type_name -> autoglm.v1.Order
+	36, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
+	37, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
+	7,  // 6: autoglm.v1.Order.brackets:type_name -> autoglm.v1.Bracket
+	38, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	47, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	47, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	47, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	47, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	39, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	22, // 13: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
+	20, // 14: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
+	31, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
+	30, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
+	19, // 17: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
+	47, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	21, // 19: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
+	23, // 20: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
+	24, // 21: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
+	40, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	25, // 23: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
+	26, // 24: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
+	41, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	28, // 26: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
+	42, // 27: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	43, // 28: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	44, // 29: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	29, // 30: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
+	32, // 31: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
+	32, // 32: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
+	45, // 33: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	48, // 34: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	48, // 35: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	18, // 36: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
+	35, // 37: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	47, // 38: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	46, // 39: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	49, // 40: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
+	21, // 41: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	47, // 42: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	27, // 43: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	49, // 44: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	0,  // 45: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
+	2,  // 46: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
+	4,  // 47: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
+	8,  // 48: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
+	8,  // 49: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
+	4,  // 50: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
+	4,  // 51: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
+	5,  // 52: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
+	4,  // 53: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
+	10, // 54: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
+	11, // 55: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
+	12, // 56: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
+	13, // 57: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
+	15, // 58: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 59: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 60: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	18, // 61: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	33, // 62: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	33, // 63: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	9,  // 64: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	18, // 65: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	6,  // 66: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
+	17, // 67: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	34, // 68: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	17, // 69: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	17, // 70: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	14, // 71: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
+	16, // 72: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	59, // [59:73] is the sub-list for method output_type
+	45, // [45:59] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3032,11 +3309,10 @@ func file_control_proto_init() {
 	}
 	file_control_proto_msgTypes[0].OneofWrappers = []any{}
 	file_control_proto_msgTypes[1].OneofWrappers = []any{}
-	file_control_proto_msgTypes[10].OneofWrappers = []any{}
-	file_control_proto_msgTypes[11].OneofWrappers = []any{}
-	file_control_proto_msgTypes[15].OneofWrappers = []any{}
-	file_control_proto_msgTypes[16].OneofWrappers = []any{}
-	file_control_proto_msgTypes[17].OneofWrappers = []any{}
+	file_control_proto_msgTypes[6].OneofWrappers = []any{}
+	file_control_proto_msgTypes[7].OneofWrappers = []any{}
+	file_control_proto_msgTypes[13].OneofWrappers = []any{}
+	file_control_proto_msgTypes[14].OneofWrappers = []any{}
 	file_control_proto_msgTypes[18].OneofWrappers = []any{}
 	file_control_proto_msgTypes[19].OneofWrappers = []any{}
 	file_control_proto_msgTypes[20].OneofWrappers = []any{}
@@ -3052,13 +3328,16 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[30].OneofWrappers = []any{}
 	file_control_proto_msgTypes[31].OneofWrappers = []any{}
 	file_control_proto_msgTypes[32].OneofWrappers = []any{}
+	file_control_proto_msgTypes[33].OneofWrappers = []any{}
+	file_control_proto_msgTypes[34].OneofWrappers = []any{}
+	file_control_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

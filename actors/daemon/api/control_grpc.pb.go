@@ -33,6 +33,7 @@ const (
 	Control_Logs_FullMethodName       = "/autoglm.v1.Control/Logs"
 	Control_Folder_FullMethodName     = "/autoglm.v1.Control/Folder"
 	Control_Cancel_FullMethodName     = "/autoglm.v1.Control/Cancel"
+	Control_Steer_FullMethodName      = "/autoglm.v1.Control/Steer"
 	Control_Remove_FullMethodName     = "/autoglm.v1.Control/Remove"
 	Control_Nodes_FullMethodName      = "/autoglm.v1.Control/Nodes"
 	Control_Drain_FullMethodName      = "/autoglm.v1.Control/Drain"
@@ -60,6 +61,8 @@ type ControlClient interface {
 	Folder(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (*FolderReply, error)
 	// Cancel stops a job (role submit).
 	Cancel(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (*Job, error)
+	// Steer has the search of a job that runs take an order (role submit).
+	Steer(ctx context.Context, in *SteerRequest, opts ...grpc.CallOption) (*Order, error)
 	// Remove forgets a job that is over, with all that is kept of it (role submit).
 	Remove(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (*Empty, error)
 	// Nodes lists the cluster's nodes (role read).
@@ -170,6 +173,16 @@ func (c *controlClient) Cancel(ctx context.Context, in *JobRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *controlClient) Steer(ctx context.Context, in *SteerRequest, opts ...grpc.CallOption) (*Order, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Order)
+	err := c.cc.Invoke(ctx, Control_Steer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Remove(ctx context.Context, in *JobRequest, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
@@ -258,6 +271,8 @@ type ControlServer interface {
 	Folder(context.Context, *JobRequest) (*FolderReply, error)
 	// Cancel stops a job (role submit).
 	Cancel(context.Context, *JobRequest) (*Job, error)
+	// Steer has the search of a job that runs take an order (role submit).
+	Steer(context.Context, *SteerRequest) (*Order, error)
 	// Remove forgets a job that is over, with all that is kept of it (role submit).
 	Remove(context.Context, *JobRequest) (*Empty, error)
 	// Nodes lists the cluster's nodes (role read).
@@ -300,6 +315,9 @@ func (UnimplementedControlServer) Folder(context.Context, *JobRequest) (*FolderR
 }
 func (UnimplementedControlServer) Cancel(context.Context, *JobRequest) (*Job, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
+}
+func (UnimplementedControlServer) Steer(context.Context, *SteerRequest) (*Order, error) {
+	return nil, status.Error(codes.Unimplemented, "method Steer not implemented")
 }
 func (UnimplementedControlServer) Remove(context.Context, *JobRequest) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -452,6 +470,24 @@ func _Control_Cancel_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Steer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SteerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Steer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Steer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Steer(ctx, req.(*SteerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Remove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(JobRequest)
 	if err := dec(in); err != nil {
@@ -579,6 +615,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cancel",
 			Handler:    _Control_Cancel_Handler,
+		},
+		{
+			MethodName: "Steer",
+			Handler:    _Control_Steer_Handler,
 		},
 		{
 			MethodName: "Remove",

@@ -167,10 +167,11 @@ type Steerable interface {
 	Fill(given space.Config) (space.Config, error)
 }
 
+// extendable is a Scheduler that adds brackets to what is to be searched.
+type extendable interface{ extend(brackets []Bracket) }
+
 // adjustable is a Scheduler that goes by orders.
 type adjustable interface {
-	// extend adds brackets to what is to be searched.
-	extend(brackets []Bracket)
 	// starts is how many more trials may begin.
 	starts() int
 	// waits tells whether a trial may yet be promoted, and drop sees to it that it is not.
@@ -196,7 +197,7 @@ func (s *Search) Order(o Order) (Order, error) {
 	case Narrow:
 		err = s.narrowable(o.Ranges)
 	case Extend:
-		if _, ok := s.scheduler.(adjustable); !ok {
+		if _, ok := s.scheduler.(extendable); !ok {
 			err = errors.New("the scheduler of this search takes no further trials")
 		}
 	case Stop:
@@ -239,7 +240,7 @@ func (s *Search) obey(o Order) {
 			st.Narrow(parts)
 		}
 	case Extend:
-		s.scheduler.(adjustable).extend(o.Brackets)
+		s.scheduler.(extendable).extend(o.Brackets)
 	case Stop:
 		s.stopped[o.Trial] = true
 		if a, ok := s.scheduler.(adjustable); ok {

@@ -2,6 +2,7 @@ package search
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 
@@ -175,6 +176,28 @@ func (p *PBT) done() bool {
 		}
 	}
 	return true
+}
+
+// starts is how many more members may begin.
+func (p *PBT) starts() int { return p.planned - len(p.members) }
+
+// waits tells whether a trial may yet train another interval.
+func (p *PBT) waits(trial string) bool {
+	return slices.ContainsFunc(p.members, func(m *place) bool {
+		return m.trial == trial && !m.dead && m.rung+1 < len(p.rungs)
+	})
+}
+
+// drop has a trial's place taken by a fork, as if the trial had failed.
+func (p *PBT) drop(trial string) {
+	for _, m := range p.members {
+		if m.trial == trial && !m.running {
+			g := &p.rungs[m.rung]
+			at := p.at(m)
+			g.entries = append(slices.Delete(g.entries, at, at+1), entry{trial, math.Inf(1)})
+			slices.SortFunc(g.entries, ahead)
+		}
+	}
 }
 
 // Explorer is a Strategy that changes the training of a trial which goes on from

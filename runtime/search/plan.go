@@ -1,6 +1,7 @@
 package search
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -314,6 +315,9 @@ func (p Plan) Extend(o Order) (Order, error) {
 	}
 	if unit := map[Unit]string{Seconds: "seconds", Tokens: "tokens", GFLOP: "trials"}[p.Unit]; unit != o.Unit {
 		return o, fmt.Errorf("extend: the budget of this job is in %s, and %s are given", unit, o.Unit)
+	}
+	if p.Scheduler == "pbt" {
+		return o, errors.New("extend: the population of scheduler pbt does not grow while it trains; begin another job, with --warm-start of this one")
 	}
 	trials, cost := 0, 0.0
 	for _, b := range p.Brackets {

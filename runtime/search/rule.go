@@ -181,7 +181,7 @@ func (s *stopping) report(d Decision, o Outcome) {
 
 func (s *stopping) extend(brackets []Bracket) {
 	s.brackets = append(slices.Clip(s.brackets), brackets...)
-	s.Scheduler.(adjustable).extend(brackets)
+	s.Scheduler.(extendable).extend(brackets)
 }
 
 func (s *stopping) starts() int { return s.Scheduler.(adjustable).starts() }

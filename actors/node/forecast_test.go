@@ -39,7 +39,7 @@ func TestForecast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := p.forecast(plan, s, func(c space.Config) train.Config { return configOf(spec, c) }, 2e4, 2e4)
+		f, err := p.forecast(plan, s, func(c space.Config) train.Config { return configOf(spec, plan, c) }, 2e4, 2e4)
 		if err != nil {
 			t.Fatal(err)
 		}

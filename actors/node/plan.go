@@ -47,6 +47,11 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	if err != nil {
 		return p, s.input(&job.FieldError{Path: "budget.wall_clock", Msg: err.Error()})
 	}
+	_, first, err := s.space(p)
+	if err != nil {
+		return p, err
+	}
+	p.BaseWidth = first.Int(space.Dim)
 	return p, nil
 }
 

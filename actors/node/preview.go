@@ -62,14 +62,14 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	if err != nil {
 		return o, &job.FieldError{Path: "space", Msg: err.Error()}
 	}
-	o.First = first
+	o.First, o.Plan.BaseWidth = first, first.Int(space.Dim)
 	o.Seconds = Forecast{Search: o.Plan.SearchSeconds, Final: o.Plan.FinalSeconds, Total: n.WallClock}
 	if o.Plan.Unit != search.Seconds {
 		s, err := newSearch(spec, sp, first, o.Plan, n.Slots)
 		if err != nil {
 			return o, err
 		}
-		config := func(c space.Config) train.Config { return configOf(spec, c) }
+		config := func(c space.Config) train.Config { return configOf(spec, o.Plan, c) }
 		if o.Seconds, err = pacer.forecast(o.Plan, s, config, float64(bytes)*cfg.ValidFraction/2, float64(n.HeldOut)/2); err != nil { // about two bytes a token
 			return o, err
 		}

@@ -66,9 +66,9 @@ func measuring(p search.Plan, t train.Task, d search.Decision) float64 {
 }
 
 // configOf is a configuration of the space as a job trains it.
-func configOf(spec job.Spec, c space.Config) train.Config {
+func configOf(spec job.Spec, p search.Plan, c space.Config) train.Config {
 	cfg := train.FromSpace(c, spec.Seed)
-	cfg.Precision = engine.Precision(spec.Precision)
+	cfg.Precision, cfg.BaseWidth = engine.Precision(spec.Precision), p.BaseWidth
 	return cfg
 }
 
@@ -85,8 +85,8 @@ func begun(st journal.State, trial string) *search.Decision {
 // trialConfig is what a trial that a decision started trains. One that began from
 // another's weights sees the text in an order of its own, not once more in the one
 // that those were trained in; a fork goes on in its parent's.
-func trialConfig(spec job.Spec, start *search.Decision) train.Config {
-	cfg := configOf(spec, start.Config)
+func trialConfig(spec job.Spec, p search.Plan, start *search.Decision) train.Config {
+	cfg := configOf(spec, p, start.Config)
 	if start.Inherit != "" && start.Action == search.Start {
 		cfg.Seed += uint64(start.Seq+1) << 32
 	}
@@ -108,7 +108,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	t.Threads, t.CheckpointEvery, t.MaxBytes = s.crew.threads, 10*time.Second, s.crew.memory
 	if d != nil {
 		start := cmp.Or(begun(st, d.Trial), d)
-		t.Trial, t.Config = d.Trial, trialConfig(s.spec, start)
+		t.Trial, t.Config = d.Trial, trialConfig(s.spec, p, start)
 		t.Dir = s.path("trials", d.Trial)
 		if start.Inherit != "" && d.Action != search.Promote {
 			parent := begun(st, start.Inherit)
@@ -116,7 +116,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 				return t, fmt.Errorf("the journal has trial %s begin from %q and has no such trial", d.Trial, start.Inherit)
 			}
 			if d.Action == search.Fork {
-				t.From, t.FromSequences = train.RungDir(s.path("trials", parent.Trial), d.Rung-1), trialConfig(s.spec, parent).Sequences()
+				t.From, t.FromSequences = train.RungDir(s.path("trials", parent.Trial), d.Rung-1), trialConfig(s.spec, p, parent).Sequences()
 			} else {
 				t.Inherit, t.InheritArch = s.path("trials", parent.Trial, "checkpoint"), space.Arch(parent.Config)
 			}
@@ -148,7 +148,7 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	if winner == nil {
 		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
 	}
-	t.Trial, t.Final, t.Config = "final", true, trialConfig(s.spec, winner)
+	t.Trial, t.Final, t.Config = "final", true, trialConfig(s.spec, p, winner)
 	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
 	from, err := train.CheckpointState(t.From)
 	if err != nil {

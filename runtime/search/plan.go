@@ -57,6 +57,7 @@ type Plan struct {
 	MaxParams     int64     `json:"max_params"`       //
 	Params        int64     `json:"params"`           // where the search starts: glm.Arch.MatrixParams
 	Epochs        float64   `json:"epochs"`           // passes of the final training over the data, for that size
+	BaseWidth     int       `json:"base_width,omitempty"` // at which rates are meant, see glm.Width: that of the first trial; 0 is at each trial's own
 	Rate          float64   `json:"flops_per_second"` // of one device at that size
 	SearchTrials  int       `json:"trials"`
 	Scheduler     string    `json:"scheduler,omitempty"` // one of Schedulers

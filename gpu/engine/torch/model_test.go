@@ -51,12 +51,12 @@ func TestNative(t *testing.T) {
 		for _, optimizer := range []engine.Optimizer{engine.AdamW, engine.Muon} {
 			a = a.WithDefaults()
 			b := enginetest.Batch(rand.New(rand.NewPCG(1, 2)), 3, 33, a.Vocab, true)
-			peer, err := native.New(a, native.Options{MaxBatch: 3, Seed: 5, ZLoss: 1e-3, Optimizer: optimizer})
+			peer, err := native.New(a, native.Options{MaxBatch: 3, Seed: 5, BaseWidth: 16, ZLoss: 1e-3, Optimizer: optimizer})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer peer.Close()
-			m := build(t, a, Options{Device: CPU, MaxBatch: 3, Seed: 5, ZLoss: 1e-3, Optimizer: optimizer})
+			m := build(t, a, Options{Device: CPU, MaxBatch: 3, Seed: 5, BaseWidth: 16, ZLoss: 1e-3, Optimizer: optimizer})
 			want, err := peer.Logits(b)
 			if err != nil {
 				t.Fatal(err)

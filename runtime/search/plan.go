@@ -50,15 +50,15 @@ type Plan struct {
 	Cool          float64   `json:"cool"`           // share of a rung in which the rate falls to zero before the score
 	SearchSeconds float64   `json:"search_seconds"` // wall clock, 0 when the unit is another
 	FinalSeconds  float64   `json:"final_seconds"`
-	Reserve       float64   `json:"reserve_seconds"`  // for evaluation and bundle
-	FinalResource float64   `json:"final_resource"`   // in units other than seconds
-	FinalDecay    float64   `json:"final_decay"`      // share of the final training in which the rate falls
-	MinParams     int64     `json:"min_params"`       // models that the search may try
-	MaxParams     int64     `json:"max_params"`       //
-	Params        int64     `json:"params"`           // where the search starts: glm.Arch.MatrixParams
-	Epochs        float64   `json:"epochs"`           // passes of the final training over the data, for that size
+	Reserve       float64   `json:"reserve_seconds"`      // for evaluation and bundle
+	FinalResource float64   `json:"final_resource"`       // in units other than seconds
+	FinalDecay    float64   `json:"final_decay"`          // share of the final training in which the rate falls
+	MinParams     int64     `json:"min_params"`           // models that the search may try
+	MaxParams     int64     `json:"max_params"`           //
+	Params        int64     `json:"params"`               // where the search starts: glm.Arch.MatrixParams
+	Epochs        float64   `json:"epochs"`               // passes of the final training over the data, for that size
 	BaseWidth     int       `json:"base_width,omitempty"` // at which rates are meant, see glm.Width: that of the first trial; 0 is at each trial's own
-	Rate          float64   `json:"flops_per_second"` // of one device at that size
+	Rate          float64   `json:"flops_per_second"`     // of one device at that size
 	SearchTrials  int       `json:"trials"`
 	Scheduler     string    `json:"scheduler,omitempty"` // one of Schedulers
 }

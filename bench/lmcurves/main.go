@@ -48,13 +48,13 @@ const (
 	context_    = 64
 )
 
-// grid is every configuration: 432 of them.
+// grid is every configuration: 360 of them.
 var grid = struct {
 	lr                 []float64
 	dim, layers, batch []int
 	optimizer          []engine.Optimizer
 }{
-	lr: []float64{2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2}, dim: []int{32, 64, 96, 128}, layers: []int{1, 2, 4}, batch: []int{256, 512, 1024},
+	lr: []float64{2e-4, 6e-4, 2e-3, 6e-3, 2e-2}, dim: []int{32, 64, 96, 128}, layers: []int{1, 2, 4}, batch: []int{256, 512, 1024},
 	optimizer: []engine.Optimizer{engine.AdamW, engine.Muon},
 }
 

@@ -17,6 +17,7 @@ type Outlook struct {
 	Devices []device.Device `json:"devices"`
 	Plan    search.Plan     `json:"plan"`
 	Seconds Forecast        `json:"seconds"` // of the clock
+	Odds    search.Odds     `json:"odds"`    // of what the search finds
 	First   space.Config    `json:"first_trial"`
 	Space   []Range         `json:"space"`
 	Graph   []job.Stage     `json:"graph"`
@@ -63,6 +64,9 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 		return o, &job.FieldError{Path: "space", Msg: err.Error()}
 	}
 	o.First, o.Plan.BaseWidth = first, first.Int(space.Dim)
+	if o.Odds, err = o.Plan.Odds(min(max(20_000/o.Plan.SearchTrials, 10), 400), spec.Seed); err != nil {
+		return o, err
+	}
 	o.Seconds = Forecast{Search: o.Plan.SearchSeconds, Final: o.Plan.FinalSeconds, Total: n.WallClock}
 	if o.Plan.Unit != search.Seconds {
 		s, err := newSearch(spec, sp, first, o.Plan, n.Slots)

@@ -6,8 +6,8 @@
 //	go run ./bench/lmcurves -out curves.csv.gz                       # the embedded sample alone
 //	go run ./bench/lmcurves -out curves.csv.gz mobydick=cmd/autoglm/sample/mobydick.txt.gz zh=classics.jsonl.gz
 //
-// A row is a configuration: its text, its place in each dimension, the seconds that its
-// training took, and the bits per byte of a fixed sample of the held-out tenth after
+// A row is a configuration: its text, its place in each dimension, the operations of its
+// training, and the bits per byte of a fixed sample of the held-out tenth after
 // each twentieth of the training. The rate falls by half a cosine to zero at the end, as
 // it does in published tables, so that what is behind early may be ahead at the end.
 // Cells after a training that diverged are empty. Rows that the file has already are not
@@ -114,7 +114,7 @@ type table struct {
 }
 
 var head = func() []string {
-	h := []string{"text", "lr", "dim", "layers", "batch_tokens", "optimizer", "seconds"}
+	h := []string{"text", "lr", "dim", "layers", "batch_tokens", "optimizer", "gflop"}
 	for i := range checkpoints {
 		h = append(h, fmt.Sprintf("bits_%d", i+1))
 	}
@@ -176,17 +176,14 @@ func (t *table) fill(ctx context.Context, text string, c corpus.Corpus) error {
 						if t.has[key(row)] {
 							continue
 						}
-						begin := time.Now()
+						arch := glm.Arch{Vocab: vocab, Dim: dim, Layers: layers, Heads: dim / 32, KVHeads: dim / 32, FFN: 3 * dim, Context: context_, Tied: true}.WithDefaults()
 						bits, err := curve(ctx, c, train.Config{
-							Arch: glm.Arch{
-								Vocab: vocab, Dim: dim, Layers: layers, Heads: dim / 32, KVHeads: dim / 32, FFN: 3 * dim, Context: context_, Tied: true,
-							}.WithDefaults(),
-							BatchTokens: batch, Optimizer: opt, LR: lr, MuonLR: 3 * lr, WeightDecay: 0.01, Warmup: 10, Schedule: "cosine", Seed: 1,
+							Arch: arch, BatchTokens: batch, Optimizer: opt, LR: lr, MuonLR: 3 * lr, WeightDecay: 0.01, Warmup: 10, Schedule: "cosine", Seed: 1,
 						})
 						if err != nil {
 							return errors.Join(err, t.save())
 						}
-						row = append(row, fmt.Sprintf("%.2f", time.Since(begin).Seconds()))
+						row = append(row, fmt.Sprintf("%.1f", checkpoints*each*arch.FLOPsPerToken(context_)/1e9))
 						for i := range checkpoints {
 							cell := ""
 							if i < len(bits) {

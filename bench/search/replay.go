@@ -36,7 +36,7 @@ type lesson struct {
 // diverged is the score of a training that diverged, bits per byte.
 const diverged = 10
 
-// readLessons reads a table: a column text, one a dimension, one of seconds, and the
+// readLessons reads a table: a column text, one a dimension, one of the training's operations, and the
 // scores.
 func readLessons(path string) ([]*lesson, error) {
 	b, err := unpacked(path)
@@ -51,9 +51,9 @@ func readLessons(path string) ([]*lesson, error) {
 		return nil, fmt.Errorf("%s: holds no curves", path)
 	}
 	head := rows[0]
-	split := slices.Index(head, "seconds")
+	split := slices.Index(head, "gflop")
 	if head[0] != "text" || split < 2 || split+1 >= len(head) {
-		return nil, fmt.Errorf("%s: the first line is %q, want text,…,seconds,bits_1,…", path, strings.Join(head, ","))
+		return nil, fmt.Errorf("%s: the first line is %q, want text,…,gflop,bits_1,…", path, strings.Join(head, ","))
 	}
 	// The values of each dimension, numbers in their order.
 	values := make([][]string, split)

@@ -180,6 +180,7 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 	if o.Plan.Unit != search.Seconds {
 		fmt.Printf("Time: about %s here: %s search, %s final training\n", clock(o.Seconds.Total), clock(o.Seconds.Search), clock(o.Seconds.Final))
 	}
+	fmt.Println(oddsLine(o.Odds))
 	fmt.Println("First trial:", summary(o.First))
 	fmt.Println("Space:")
 	for _, d := range o.Space {
@@ -189,6 +190,16 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 		fmt.Println("Never:", text)
 	}
 	return nil
+}
+
+// oddsLine says what a search is likely to find.
+func oddsLine(o search.Odds) string {
+	var ends []string
+	for _, e := range o.Ends {
+		ends = append(ends, fmt.Sprintf("%.0f at %.4g", e.Trials, e.Resource))
+	}
+	return fmt.Sprintf("Odds: with trials drawn at random the winner is among the best %.1f %% of the space in half of such searches, the best %.1f %% in nine of ten\n"+
+		"  (%.1f %% if as much training went into whole trials); trials end: %s", 100*o.Median, 100*o.Ninety, 100*o.Whole, strings.Join(ends, ", "))
 }
 
 // printGraph prints a job's stages and steps in an order in which they could run.

@@ -45,7 +45,7 @@ func TestLessons(t *testing.T) {
 	}
 	for want, change := range map[string]func([]string) []string{
 		"holds no curves":        func(r []string) []string { return r[:1] },
-		"want text,…,gflop":    func(r []string) []string { r[0] = strings.Replace(r[0], "gflop", "s", 1); return r },
+		"want text,…,gflop":      func(r []string) []string { r[0] = strings.Replace(r[0], "gflop", "s", 1); return r },
 		"has 23 curves of 24":    func(r []string) []string { return r[:24] },
 		"line 25: one,0,x":       func(r []string) []string { r[24] = r[1]; return r },
 		`line 2: bits_1 is "-"`:  func(r []string) []string { r[1] = "one,0,x,1.5,-,2,2,2,2,2,2,2,2"; return r },

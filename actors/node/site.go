@@ -33,6 +33,7 @@ type site struct {
 	fed     bool                   // a guest has the job's data
 	unfit   func(error)            // told what keeps a guest from doing its part
 	ranks   sync.WaitGroup         // ranks that are at work
+	timing  sync.Mutex             // held while tokens are timed, so that one model at a time is
 	sources func() []device.Source // of the machine
 
 	mu struct {

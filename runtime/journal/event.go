@@ -44,11 +44,7 @@ type TrialReport struct {
 	Stopped   string      `json:"stopped,omitempty"` // why its rule ended it; Bits is then the last of its curve
 	Failed    bool        `json:"failed,omitempty"`
 	Err       string      `json:"err,omitempty"`
-}
-
-// Outcome is what the search learns of it.
-func (r TrialReport) Outcome() search.Outcome {
-	return search.Outcome{Score: r.Bits, Failed: r.Failed, Curve: r.State.Curve, Stopped: r.Stopped != "", Why: r.Stopped}
+	Cost      *train.Cost `json:"cost,omitempty"` // of generating with it, where the job asks
 }
 
 // Placed says where work was done that may run on either kind of device.

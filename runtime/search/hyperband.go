@@ -3,7 +3,6 @@ package search
 import (
 	"fmt"
 	"math"
-	"slices"
 )
 
 // Bracket is one run of successive halving: Trials start at Resources[0]; at
@@ -96,7 +95,7 @@ func (h *Hyperband) stopStarting() {
 }
 
 func (h *Hyperband) report(d Decision, o Outcome) {
-	h.reported = append(h.reported, entry{d.Trial, o.Score})
+	h.reported = append(h.reported, entryOf(d, o))
 	h.advance()
 }
 
@@ -106,7 +105,7 @@ func (h *Hyperband) advance() {
 		return
 	}
 	b := h.brackets[h.at]
-	slices.SortStableFunc(h.reported, ahead)
+	order(h.reported)
 	h.queue = nil
 	if h.rung+1 < len(b.Resources) {
 		for _, e := range h.reported[:min(b.Keep[h.rung+1], len(h.reported))] {

@@ -194,25 +194,30 @@ func timed(ctx context.Context, a glm.Arch, params engine.StateDict, threads int
 	return c, nil
 }
 
-// cost is what it takes to generate with what a task has trained.
+// cost is what it takes to generate with what a task has trained. Trials of one shape
+// have one cost; the final model is timed anew, when no trial trains beside it.
 func (s *site) cost(ctx context.Context, t train.Task) (*train.Cost, error) {
 	if t.Serving.Known != nil {
 		return t.Serving.Known, nil
 	}
+	s.timing.Lock()
+	defer s.timing.Unlock()
 	a := t.Config.Arch
+	if c := s.costs[a]; c != nil && !t.Final {
+		return c, nil
+	}
 	c := train.Cost{Threads: t.Serving.Threads}
 	if t.Serving.Timed {
 		params, _, err := train.LoadCheckpoint(train.BestDir(t.Dir))
 		if err != nil {
 			return nil, err
 		}
-		s.timing.Lock()
-		defer s.timing.Unlock()
 		if c, err = timed(ctx, a, params, t.Serving.Threads, tokenTime); err != nil {
 			return nil, fmt.Errorf("timing its tokens: %w", err)
 		}
 	}
 	c.Memory, c.Size = a.DecodingBytes(1, c.Threads), bundle.WeightsBytes(a)+s.tokenizerBytes(a.Vocab)
+	s.costs[a] = &c
 	return &c, nil
 }
 

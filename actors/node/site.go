@@ -12,11 +12,13 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // site does a job's work in its folder: it is the actors' Work.
@@ -33,7 +35,8 @@ type site struct {
 	fed     bool                   // a guest has the job's data
 	unfit   func(error)            // told what keeps a guest from doing its part
 	ranks   sync.WaitGroup         // ranks that are at work
-	timing  sync.Mutex             // held while tokens are timed, so that one model at a time is
+	timing  sync.Mutex             // held while tokens are timed, so that one model at a time is; guards costs
+	costs   map[glm.Arch]*train.Cost
 	sources func() []device.Source // of the machine
 
 	mu struct {
@@ -48,7 +51,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, folder: alone{}}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, folder: alone{}, costs: map[glm.Arch]*train.Cost{}}
 	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s

@@ -114,11 +114,8 @@ func scaled(v float64, unit string) string {
 // Over is by what share a cost exceeds the bound, at most 0 where it holds.
 func (b Bound) Over(c train.Cost) float64 { return Value(b.Objective, 0, c)/b.Limit - 1 }
 
-// Miss says how a cost misses the bound, "" where it holds.
+// Miss says how a cost misses the bound.
 func (b Bound) Miss(c train.Cost) string {
-	if b.Over(c) <= 0 {
-		return ""
-	}
 	return fmt.Sprintf("%s %s is over %s %s", b.Objective, Amount(b.Objective, Value(b.Objective, 0, c)), b.Field, Amount(b.Objective, b.Limit))
 }
 

@@ -26,17 +26,15 @@ func (r TrialReport) Outcome(s *job.Spec) search.Outcome {
 	return o
 }
 
-// judge fills what an entry misses of the job's bounds.
-func (e *Entry) judge(bounds []job.Bound) {
-	e.Misses, e.missed = nil, 0
-	if e.Cost == nil {
-		return
-	}
+// misses says which of the bounds an entry misses.
+func misses(e Entry, bounds []job.Bound) []string {
+	var out []string
 	for _, b := range bounds {
-		if why := b.Miss(*e.Cost); why != "" {
-			e.Misses, e.missed = append(e.Misses, why), e.missed+b.Over(*e.Cost)
+		if e.Cost != nil && b.Over(*e.Cost) > 0 {
+			out = append(out, b.Miss(*e.Cost))
 		}
 	}
+	return out
 }
 
 // Columns are what tables show beside the main score: other objectives, and what
@@ -102,13 +100,19 @@ func (b *Leaderboard) Choice() *Entry {
 	return &b.Trials[0]
 }
 
-// missedBy is by how much a trial misses the constraints; more than all where it has no
+// missedBy is by how much an entry misses the bounds in all; more than all where it has no
 // score.
-func missedBy(e Entry) float64 {
+func missedBy(e Entry, bounds []job.Bound) float64 {
 	if e.Score == nil {
 		return math.Inf(1)
 	}
-	return e.missed
+	sum := 0.0
+	for _, b := range bounds {
+		if e.Cost != nil {
+			sum += max(0, b.Over(*e.Cost))
+		}
+	}
+	return sum
 }
 
 // why says what the final training continues.

@@ -197,7 +197,6 @@ type Entry struct {
 	Misses    []string     `json:"misses,omitempty"` // constraints, by what is measured, in words
 	Front     bool         `json:"front,omitempty"`  // no other that holds the constraints is as good in all objectives and better in one
 	Knee      bool         `json:"knee,omitempty"`   // … of these, the one between the objectives
-	missed    float64      // by how much in all, as shares of the bounds
 }
 
 // Leaderboard is leaderboard.json.
@@ -257,7 +256,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 		}
 		if ended && r.Cost != nil {
 			e.Cost = r.Cost
-			e.judge(bounds)
+			e.Misses = misses(*e, bounds)
 		}
 		if ended && r.State.Step > 0 {
 			e.Steps, e.Tokens, e.Seconds, e.PerSecond = r.State.Step, r.State.Tokens, r.State.Seconds, r.PerSecond
@@ -271,7 +270,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 		lb.Trials = append(lb.Trials, *e)
 	}
 	slices.SortStableFunc(lb.Trials, func(a, b Entry) int {
-		return cmp.Or(cmp.Compare(missedBy(a), missedBy(b)), -cmp.Compare(a.Rung, b.Rung), cmp.Compare(score(a), score(b)), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(missedBy(a, bounds), missedBy(b, bounds)), -cmp.Compare(a.Rung, b.Rung), cmp.Compare(score(a), score(b)), cmp.Compare(a.ID, b.ID))
 	})
 	lb.mark()
 	if s.Winner != "" {
@@ -287,7 +286,7 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			f.Status, f.Score, f.Bits, f.Cost = "finished", &bits, &bits, cmp.Or(s.Final.Cost, f.Cost)
 			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
 		}
-		f.judge(bounds)
+		f.Misses = misses(f, bounds)
 		lb.Final = &f
 	}
 	return lb

@@ -35,9 +35,10 @@ type site struct {
 	fed     bool                   // a guest has the job's data
 	unfit   func(error)            // told what keeps a guest from doing its part
 	ranks   sync.WaitGroup         // ranks that are at work
-	timing  sync.Mutex             // held while tokens are timed, so that one model at a time is; guards costs
-	costs   map[glm.Arch]*train.Cost
 	sources func() []device.Source // of the machine
+
+	timing sync.Mutex // held while tokens are timed, one model at a time; guards costs
+	costs  map[glm.Arch]*train.Cost
 
 	mu struct {
 		sync.Mutex

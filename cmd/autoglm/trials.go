@@ -36,7 +36,10 @@ interrupted:
   b = json.load(open("trials.json"))
   dist = lambda t: {n: optuna.distributions.json_to_distribution(json.dumps(d)) for n, d in t["distributions"].items()}
   make = lambda t: optuna.create_trial(**t | {"state": optuna.trial.TrialState[t["state"]], "distributions": dist(t), "intermediate_values": {int(s): v for s, v in t["intermediate_values"].items()}})
-  study = optuna.create_study(direction=b["direction"]); study.add_trials([make(t) for t in b["trials"]])`,
+  study = optuna.create_study(direction=b.get("direction"), directions=b.get("directions")); study.add_trials([make(t) for t in b["trials"]])
+
+Of a job with several objectives each trial has values, in the order of the objectives;
+the study then tells best_trials, its front. The constraints are in user_attrs alone.`,
 		Example: `  autoglm trials run1
   autoglm trials run1 --csv > trials.csv
   autoglm trials run1 --parquet trials.parquet

@@ -47,6 +47,20 @@ func mark(e journal.Entry) string {
 	return ""
 }
 
+// drawnIn is the unit of an objective's axis, and by how much it is smaller than that of
+// its values.
+func drawnIn(objective string) (string, float64) {
+	switch objective {
+	case job.Latency:
+		return ", ms", 1e3
+	case job.Energy:
+		return ", mJ", 1e3
+	case job.Memory, job.Size:
+		return ", MB", 1 / job.Megabyte
+	}
+	return "", 1
+}
+
 // goals fills the section of several objectives and constraints.
 func (p *page) goals(f *folder, shown []journal.Entry) {
 	b, st := f.board, f.state
@@ -57,11 +71,12 @@ func (p *page) goals(f *folder, shown []journal.Entry) {
 	names := append([]string{job.BitsPerByte}, columns...)
 	g := &plotGoals{Limits: make([]number, len(names)), Points: []plotPoint{}}
 	for i, n := range names {
-		g.Names = append(g.Names, words(n))
+		unit, scale := drawnIn(n)
+		g.Names = append(g.Names, words(n)+unit)
 		g.Limits[i] = number(math.NaN())
 		for _, x := range st.Spec.Bounds() {
 			if x.Objective == n {
-				g.Limits[i] = number(x.Limit)
+				g.Limits[i] = number(scale * x.Limit)
 				p.Bounds = append(p.Bounds, fmt.Sprintf("%s at most %s", words(n), job.Amount(n, x.Limit)))
 			}
 		}
@@ -70,13 +85,16 @@ func (p *page) goals(f *folder, shown []journal.Entry) {
 		q := plotPoint{ID: e.ID, Rung: e.Rung, Mark: mark(e)}
 		for _, n := range names {
 			v := job.Value(n, *e.Bits, *e.Cost)
-			q.Values, q.Text = append(q.Values, number(v)), append(q.Text, job.Amount(n, v))
+			_, scale := drawnIn(n)
+			q.Values, q.Text = append(q.Values, number(scale*v)), append(q.Text, job.Amount(n, v))
 		}
 		return q
 	}
 	p.Several = len(b.Objectives) > 1
-	p.GoalNames = g.Names[1:]
-	p.Goals.Head = append(append([]string{"trial"}, g.Names...), "rung", "mark")
+	for _, c := range columns {
+		p.GoalNames = append(p.GoalNames, words(c))
+	}
+	p.Goals.Head = append(append([]string{"trial", words(job.BitsPerByte)}, p.GoalNames...), "rung", "mark")
 	row := func(e journal.Entry, q plotPoint, rung string) []string {
 		note := q.Mark
 		if len(e.Misses) > 0 {

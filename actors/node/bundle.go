@@ -69,11 +69,11 @@ func BundleTrial(ctx context.Context, dir string, st *journal.State, trial, out 
 	}
 	switch {
 	case start == nil:
-		return Evaluation{}, fmt.Errorf("%s has no trial %q; autoglm leaderboard %s lists them", dir, trial, dir)
+		return Evaluation{}, fmt.Errorf("%s %w %q: it had no such trial; autoglm leaderboard %s lists them", dir, ErrNoTrial, trial, dir)
 	case ended == nil:
-		return Evaluation{}, fmt.Errorf("trial %s of %s has no score", trial, dir)
+		return Evaluation{}, fmt.Errorf("%s %w %s: it has no score", dir, ErrNoTrial, trial)
 	case !st.Spec.Costed():
-		return Evaluation{}, fmt.Errorf("%s keeps no parameters of its trials: jobs do that have several objectives, or constraints on what generating costs", dir)
+		return Evaluation{}, fmt.Errorf("%s %w %s: jobs do that have several objectives, or constraints on what generating costs", dir, ErrNoTrial, trial)
 	}
 	s := newSite(dir, st.Spec, &crew{threads: 1})
 	task := train.Task{Trial: trial, Dir: s.path("trials", trial), Config: trialConfig(st.Spec, start)}

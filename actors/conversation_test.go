@@ -51,6 +51,7 @@ var rewrite = flag.Bool("rewrite", false, "write the conversations of testdata a
 //	order KIND N WORDS…    a user steers the search so after that event
 //	speeds N…              tokens a second of the final training on 1, 2, … workers, which takes 8 s then
 //	step NAME WORD=VALUE…  a step of the user's: needs, before, timeout, retries, backoff, takes (its time)
+//	costs LIMIT MS…        latency is an objective, and at most LIMIT ms: of the 1st, 2nd, … trial it is MS
 //	resume                 once it has ended, go on
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -118,6 +119,7 @@ type script struct {
 	orders           []*nth
 	given            [][]string // by orders
 	speeds           []float64
+	costs            []float64 // the limit, and of each trial
 	resume           bool
 	steps            []job.Step
 	takes            map[string]time.Duration // by step
@@ -160,13 +162,14 @@ func parseScript(text string) (*script, error) {
 			s.joins = append(s.joins, &nth{"", f[1], last})
 		case f[0] == "gone" && len(f) == 3:
 			s.leaves = append(s.leaves, &nth{"", f[1], last})
-		case f[0] == "speeds":
+		case f[0] == "speeds" || f[0] == "costs":
+			list := map[string]*[]float64{"speeds": &s.speeds, "costs": &s.costs}[f[0]]
 			for _, x := range f[1:] {
 				n, err := strconv.ParseFloat(x, 64)
 				if err != nil {
 					return nil, err
 				}
-				s.speeds = append(s.speeds, n)
+				*list = append(*list, n)
 			}
 		case f[0] == "sick" && len(f) == 3:
 			s.sick = append(s.sick, &nth{"", f[1], last})
@@ -307,6 +310,10 @@ func (s *script) play(t *testing.T) string {
 		epoch := uint64(0)
 		spec := job.Default()
 		spec.Steps, spec.Budget = s.steps, job.Budget{Tokens: 20000}
+		if s.costs != nil {
+			spec.Objectives = []string{job.BitsPerByte, job.Latency}
+			spec.Constraints.MaxLatency = job.Duration(s.costs[0] * float64(time.Millisecond))
+		}
 		if err := spec.Validate(); err != nil {
 			t.Fatal(err)
 		}
@@ -316,6 +323,11 @@ func (s *script) play(t *testing.T) string {
 			Clock:       func() time.Duration { return time.Since(g.begun) }, Now: time.Now, Tick: time.Second,
 			Events: Events{
 				Journal: func(e journal.Event, _ *journal.State) { g.committed(e) },
+				Notice: func(text string) {
+					if s.costs != nil {
+						g.note("notice: %s", text)
+					}
+				},
 				End: func(err error, interrupted bool) {
 					g.end = true
 					g.note("the job ends: %s", cmp.Or(reason(err), "done"))
@@ -416,6 +428,9 @@ func describe(message any) (name, line string) {
 		line = fmt.Sprintf("#%d %s %s rung %d", m.Decision.Seq, m.Decision.Action, m.Decision.Trial, m.Decision.Rung)
 	case *Outcome:
 		line = fmt.Sprintf("#%d score %g", m.Seq, m.Outcome.Score)
+		if m.Outcome.Scores != nil {
+			line += fmt.Sprintf(" of %g, misses by %.2g", m.Outcome.Scores, m.Outcome.Violations)
+		}
 		if m.Outcome.Failed {
 			line = fmt.Sprintf("#%d failed", m.Seq)
 		}
@@ -607,7 +622,11 @@ func (g *stage) execute(ctx context.Context, a *Assign, progress func(train.Step
 	if a.Rank == 0 {
 		progress(train.StepMetrics{Step: a.Task.Segment.Steps})
 	}
-	return train.Report{State: train.State{Step: a.Task.Segment.Steps}, Bits: 3 - 0.25*float64(n), Stopped: stopped}, nil
+	rep := train.Report{State: train.State{Step: a.Task.Segment.Steps}, Bits: 3 - 0.25*float64(n), Stopped: stopped}
+	if n < len(g.costs) {
+		rep.Cost = &train.Cost{Latency: g.costs[n] / 1e3}
+	}
+	return rep, nil
 }
 
 // errStop ends a trial as its rule would.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -63,7 +64,7 @@ func (s *Supervisor) history(ctx actor.Context) {
 	h := &History{Plan: *s.state.Planned, Outcomes: map[int]search.Outcome{}, Closed: s.state.SearchClosed}
 	h.Decisions, h.Orders = append(h.Decisions, s.state.Decisions...), append(h.Orders, s.state.Orders...)
 	for seq, r := range s.state.Outcomes {
-		h.Outcomes[seq] = r.Outcome()
+		h.Outcomes[seq] = r.Outcome(&s.state.Spec)
 	}
 	ctx.Send(s.agent, h)
 }
@@ -146,7 +147,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 	}
 	rep := &journal.TrialReport{
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
-		Stopped: m.Report.Stopped,
+		Stopped: m.Report.Stopped, Cost: m.Report.Cost,
 	}
 	switch {
 	case stopped: // however it ended meanwhile
@@ -178,7 +179,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 		return
 	}
 	if s.agent != nil {
-		ctx.Send(s.agent, &Outcome{Seq: m.Seq, Outcome: rep.Outcome()})
+		ctx.Send(s.agent, &Outcome{Seq: m.Seq, Outcome: rep.Outcome(&s.state.Spec)})
 	}
 	s.dispatch(ctx)
 }
@@ -320,7 +321,7 @@ func (s *Supervisor) searchEnded(ctx actor.Context, err error) {
 		s.agent = nil
 	}
 	if err == nil {
-		if lb := s.state.Leaderboard(""); len(lb.Trials) == 0 || lb.Trials[0].Score == nil {
+		if lb := s.state.Leaderboard(""); lb.Choice() == nil {
 			err = Final{fmt.Errorf("none of the %d trials succeeded%s", len(lb.Trials), lastReason(lb))}
 		}
 	}
@@ -344,7 +345,10 @@ func lastReason(lb journal.Leaderboard) string {
 func (s *Supervisor) startFinal(ctx actor.Context) {
 	if s.state.Winner == "" {
 		lb := s.state.Leaderboard("")
-		best := lb.Trials[max(0, slices.IndexFunc(lb.Trials, func(e journal.Entry) bool { return e.Score != nil && !s.state.StoppedByUser(e.ID) }))]
+		best := lb.Choice()
+		if len(best.Misses) > 0 && s.cfg.Events.Notice != nil {
+			s.cfg.Events.Notice(fmt.Sprintf("no trial holds the constraints; %s, which misses them least, is trained to the end: %s", best.ID, strings.Join(best.Misses, ", ")))
+		}
 		if !s.commit(ctx, journal.Event{Kind: journal.FinalStarted, Trial: &journal.TrialReport{Trial: best.ID, Seq: finalSeq, Bits: *best.Bits}}) {
 			return
 		}

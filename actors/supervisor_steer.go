@@ -111,6 +111,6 @@ func (s *Supervisor) ordered(ctx actor.Context, m *Ordered) {
 func (s *Supervisor) stopped(ctx actor.Context, d search.Decision) {
 	rep := &journal.TrialReport{Trial: d.Trial, Seq: d.Seq, Attempt: s.state.Retries[d.Seq] + 1, Stopped: search.StoppedByUser}
 	if s.commit(ctx, journal.Event{Kind: journal.TrialEnded, Trial: rep}) && s.agent != nil {
-		ctx.Send(s.agent, &Outcome{Seq: d.Seq, Outcome: rep.Outcome()})
+		ctx.Send(s.agent, &Outcome{Seq: d.Seq, Outcome: rep.Outcome(&s.state.Spec)})
 	}
 }

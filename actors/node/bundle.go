@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
@@ -21,6 +22,15 @@ func (s *site) bundle(_ context.Context, st journal.State) error {
 	if err := s.final(st, *st.Plan, &task); err != nil {
 		return err
 	}
+	eval, err := os.ReadFile(s.path("trials", "final", "eval.json"))
+	if err != nil {
+		return err
+	}
+	return s.pack(s.path("bundle"), st, task, eval, st.Final)
+}
+
+// pack writes a bundle of what a task has trained, which ended as the report says.
+func (s *site) pack(dir string, st journal.State, task train.Task, eval []byte, ended *journal.TrialReport) error {
 	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
 	if err != nil {
 		return err
@@ -33,10 +43,6 @@ func (s *site) bundle(_ context.Context, st journal.State) error {
 	if err != nil {
 		return err
 	}
-	eval, err := os.ReadFile(s.path("trials", "final", "eval.json"))
-	if err != nil {
-		return err
-	}
 	var e Evaluation
 	if err := json.Unmarshal(eval, &e); err != nil {
 		return err
@@ -45,12 +51,44 @@ func (s *site) bundle(_ context.Context, st journal.State) error {
 	g.Sample, g.Temperature, g.TopP, g.MaxNewTokens = true, 0.8, 0.95, min(256, task.Config.Arch.Context)
 	b := &bundle.Bundle{
 		Arch: task.Config.Arch, Params: tensors, Tokenizer: tok, Generation: g, ChatTemplate: data.ChatTemplate(),
-		Card: s.card(st, rep, e, task), Eval: eval,
+		Card: s.card(st, rep, e, task, ended), Eval: eval,
 	}
-	return bundle.Write(s.path("bundle"), b)
+	return bundle.Write(dir, b)
 }
 
-func (s *site) card(st journal.State, rep *data.Report, e Evaluation, task train.Task) bundle.Card {
+// BundleTrial makes a bundle of a trial in the folder of a job that nobody carries out
+// now, from the parameters that gave its score, and scores it on the held-out part. Only
+// jobs that ask for the cost of generating keep those.
+func BundleTrial(ctx context.Context, dir string, st *journal.State, trial, out string) (Evaluation, error) {
+	var ended *journal.TrialReport
+	start := begun(*st, trial)
+	for _, d := range st.Decisions { // the last one has left the parameters
+		if r, ok := st.Outcomes[d.Seq]; ok && d.Trial == trial && !r.Failed {
+			ended = &r
+		}
+	}
+	switch {
+	case start == nil:
+		return Evaluation{}, fmt.Errorf("%s %w %q: it had no such trial; autoglm leaderboard %s lists them", dir, ErrNoTrial, trial, dir)
+	case ended == nil:
+		return Evaluation{}, fmt.Errorf("%s %w %s: it has no score", dir, ErrNoTrial, trial)
+	case !st.Spec.Costed():
+		return Evaluation{}, fmt.Errorf("%s %w %s: jobs do that have several objectives, or constraints on what generating costs", dir, ErrNoTrial, trial)
+	}
+	s := newSite(dir, st.Spec, &crew{threads: 1})
+	task := train.Task{Trial: trial, Dir: s.path("trials", trial), Config: trialConfig(st.Spec, *st.Plan, start)}
+	e, _, _, err := s.heldOut(ctx, task)
+	if err != nil {
+		return e, err
+	}
+	eval, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return e, err
+	}
+	return e, s.pack(out, *st, task, append(eval, '\n'), ended)
+}
+
+func (s *site) card(st journal.State, rep *data.Report, e Evaluation, task train.Task, ended *journal.TrialReport) bundle.Card {
 	name := s.spec.Name
 	if name == "" {
 		name = "autoglm model"
@@ -58,15 +96,15 @@ func (s *site) card(st journal.State, rep *data.Report, e Evaluation, task train
 	c := bundle.Card{
 		Name: name, License: s.spec.Licence, Task: string(rep.Task), Seed: s.spec.Seed,
 		Summary:  fmt.Sprintf("A language model of %d parameters, built by autoglm from the data below: its shape and hyper-parameters were found by search.", task.Config.Arch.Params()),
-		Search:   bundle.SearchSummary{Strategy: s.spec.SearchStrategy, Trials: len(st.Leaderboard("").Trials), Budget: s.budget(), Objective: s.spec.Objective},
+		Search:   bundle.SearchSummary{Strategy: s.spec.SearchStrategy, Trials: len(st.Leaderboard("").Trials), Budget: s.budget(), Objective: strings.Join(s.spec.Goals(), ", ")},
 		Training: bundle.TrainingSummary{Optimizer: string(task.Config.Optimizer)},
 		Scores: []bundle.Score{
 			{Name: "bits per byte", Value: e.BitsPerByte, On: fmt.Sprintf("held-out part, %d bytes", e.Bytes)},
 			{Name: "perplexity", Value: e.Perplexity, On: "held-out part, a token"},
 		},
 	}
-	if st.Final != nil {
-		c.Training.Steps, c.Training.Tokens = st.Final.State.Step, st.Final.State.Tokens
+	if ended != nil {
+		c.Training.Steps, c.Training.Tokens = ended.State.Step, ended.State.Tokens
 	}
 	if e.Metric != "" {
 		c.Scores = append(c.Scores, bundle.Score{Name: e.Metric, Value: e.Value, On: fmt.Sprintf("%d held-out examples", e.Examples)})

@@ -58,29 +58,8 @@ func (s *site) evaluate(ctx context.Context, st journal.State) (score train.Scor
 	if err := s.final(st, *st.Plan, &task); err != nil {
 		return score, on, err
 	}
-	rep, err := s.report()
+	e, score, on, err := s.heldOut(ctx, task)
 	if err != nil {
-		return score, on, err
-	}
-	a := task.Config.Arch
-	if err := s.ensure(ctx, a.Vocab, false); err != nil {
-		return score, on, err
-	}
-	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
-	if err != nil {
-		return score, on, err
-	}
-	if score, on, err = s.score(ctx, task, tensors, s.corpus(a.Vocab, "test")); err != nil {
-		return score, on, err
-	}
-	if bits := score.BitsPerByte(); math.IsNaN(bits) || math.IsInf(bits, 0) {
-		return score, on, fmt.Errorf("the held-out loss is not a number")
-	}
-	e := Evaluation{
-		Part: "held-out", SHA256: rep.HeldOut.SHA256, Task: string(rep.Task), Bytes: score.Bytes, Tokens: score.Tokens, NLL: score.NLL,
-		BitsPerByte: score.BitsPerByte(), Perplexity: score.Perplexity(),
-	}
-	if e.Metric, e.Value, e.Examples, err = s.metric(ctx, a, tensors, rep.Task); err != nil {
 		return score, on, err
 	}
 	b, err := json.MarshalIndent(e, "", "  ")
@@ -88,6 +67,34 @@ func (s *site) evaluate(ctx context.Context, st journal.State) (score train.Scor
 		return score, on, err
 	}
 	return score, on, durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
+}
+
+// heldOut scores what a task has trained on the held-out part.
+func (s *site) heldOut(ctx context.Context, task train.Task) (e Evaluation, score train.Score, on *journal.Placed, err error) {
+	rep, err := s.report()
+	if err != nil {
+		return e, score, on, err
+	}
+	a := task.Config.Arch
+	if err := s.ensure(ctx, a.Vocab, false); err != nil {
+		return e, score, on, err
+	}
+	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
+	if err != nil {
+		return e, score, on, err
+	}
+	if score, on, err = s.score(ctx, task, tensors, s.corpus(a.Vocab, "test")); err != nil {
+		return e, score, on, err
+	}
+	if bits := score.BitsPerByte(); math.IsNaN(bits) || math.IsInf(bits, 0) {
+		return e, score, on, fmt.Errorf("the held-out loss is not a number")
+	}
+	e = Evaluation{
+		Part: "held-out", SHA256: rep.HeldOut.SHA256, Task: string(rep.Task), Bytes: score.Bytes, Tokens: score.Tokens, NLL: score.NLL,
+		BitsPerByte: score.BitsPerByte(), Perplexity: score.Perplexity(),
+	}
+	e.Metric, e.Value, e.Examples, err = s.metric(ctx, a, tensors, rep.Task)
+	return e, score, on, err
 }
 
 // score scores a finished model: on one of the job's GPUs where place lets it,

@@ -31,7 +31,7 @@ func TestForecast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sp, first, err := Space(space.Limits{MinMatrix: plan.MinParams, MaxMatrix: plan.MaxParams, MaxVocab: 1024, MaxContext: 512, Threads: 1}, spec, plan, n.Corpus)
+		sp, first, err := Space(space.Limits{MinMatrix: plan.MinParams, MaxMatrix: plan.MaxParams, MaxVocab: 1024, MaxContext: 512, Threads: 1}, spec, plan, n.Corpus, serving{spec: spec})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -93,6 +93,7 @@ var (
 	ErrNoJob       = errors.New("holds no job")
 	ErrHasJob      = errors.New("holds a job already")
 	ErrInUse       = errors.New("is in use by another build")
+	ErrNoTrial     = errors.New("keeps no model of trial")
 )
 
 // Node is one opened job. Its methods are for one goroutine.

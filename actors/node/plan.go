@@ -52,7 +52,10 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 		return p, err
 	}
 	p.BaseWidth = first.Int(space.Dim)
-	return p, nil
+	if s.spec.Timed() {
+		p.TokenTimes, err = timeTokens(ctx, s.spec.ServingThreads(), p.MaxParams)
+	}
+	return p, err
 }
 
 // space builds the space of a plan.
@@ -69,16 +72,14 @@ func (s *site) space(p search.Plan) (*space.Space, space.Config, error) {
 		MinMatrix: p.MinParams, MaxMatrix: p.MaxParams, MaxVocab: tok.VocabSize(), Context: s.spec.MaxSeqLength, Epochs: p.Epochs,
 		MaxContext: int(max(16, rep.Parts["valid"].Bytes/8)), MaxBytes: s.crew.memory, Threads: s.crew.threads,
 	}
-	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes)
-	if err != nil {
-		return nil, nil, s.input(&job.FieldError{Path: "space", Msg: err.Error()})
-	}
-	return sp, first, nil
+	sp, first, err := Space(l, s.spec, p, rep.Parts["train"].Bytes, s.serving(p))
+	return sp, first, s.input(err)
 }
 
 // Space is the search space of a job and the configuration that a search of it
-// starts from.
-func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.Space, space.Config, error) {
+// starts from. An error names the field of the job.
+func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64, v serving) (*space.Space, space.Config, error) {
+	v.widen(&l, corpus)
 	if l.MaxParams = spec.Constraints.MaxParams; l.MaxParams > 0 {
 		l.MinMatrix = min(l.MinMatrix, l.MaxParams/4)
 	}
@@ -93,11 +94,14 @@ func Space(l space.Limits, spec job.Spec, p search.Plan, corpus int64) (*space.S
 		}
 	}
 	sp, err := space.Decoder(l, over)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		sp, err = sp.Forbid(spec.Forbidden...)
 	}
-	if sp, err = sp.Forbid(spec.Forbidden...); err != nil {
-		return nil, nil, err
+	if err != nil {
+		return nil, nil, &job.FieldError{Path: "space", Msg: err.Error()}
+	}
+	if sp, err = v.bound(sp); err != nil {
+		return nil, nil, &job.FieldError{Path: "constraints", Msg: err.Error()}
 	}
 	return sp, defaults(p, sp, corpus, contextFor(p.FinalSeconds, p.Params)), nil
 }
@@ -138,6 +142,9 @@ func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan
 	st, err := search.NewStrategy(spec.SearchStrategy, sp, o)
 	if err != nil {
 		return nil, err
+	}
+	if len(spec.Goals()) > 1 && p.Scheduler == "auto" {
+		p.Scheduler = "hyperband" // the same brackets, without a rule: that knows the main score alone
 	}
 	sched, err := search.NewScheduler(p)
 	if err != nil {

@@ -19,6 +19,7 @@ type Outlook struct {
 	Seconds Forecast        `json:"seconds"` // of the clock
 	Odds    search.Odds     `json:"odds"`    // of what the search finds
 	First   space.Config    `json:"first_trial"`
+	Cost    *train.Cost     `json:"first_cost,omitempty"` // of generating with the first trial's model, as foretold; of jobs that ask for it
 	Space   []Range         `json:"space"`
 	Graph   []job.Stage     `json:"graph"`
 }
@@ -59,13 +60,23 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 		MinMatrix: o.Plan.MinParams, MaxMatrix: o.Plan.MaxParams, MaxVocab: maxVocabFor(n.Corpus), Context: spec.MaxSeqLength, Epochs: o.Plan.Epochs,
 		MaxContext: int(max(16, int64(float64(bytes)*cfg.ValidFraction)/8)), MaxBytes: crew.memory, Threads: crew.threads,
 	}
-	sp, first, err := Space(l, spec, o.Plan, n.Corpus)
+	if spec.Timed() {
+		if o.Plan.TokenTimes, err = timeTokens(ctx, spec.ServingThreads(), o.Plan.MaxParams); err != nil {
+			return o, err
+		}
+	}
+	v := serving{spec: spec, times: o.Plan.TokenTimes, tokenizer: func(vocab int) int64 { return typicalEntry * int64(vocab) }}
+	sp, first, err := Space(l, spec, o.Plan, n.Corpus, v)
 	if err != nil {
-		return o, &job.FieldError{Path: "space", Msg: err.Error()}
+		return o, err
 	}
 	o.First, o.Plan.BaseWidth = first, first.Int(space.Dim)
 	if o.Odds, err = o.Plan.Odds(min(max(20_000/o.Plan.SearchTrials, 10), 400), spec.Seed); err != nil {
 		return o, err
+	}
+	if spec.Costed() && len(first) > 0 {
+		c := v.foretold(space.Arch(first))
+		o.Cost = &c
 	}
 	o.Seconds = Forecast{Search: o.Plan.SearchSeconds, Final: o.Plan.FinalSeconds, Total: n.WallClock}
 	if o.Plan.Unit != search.Seconds {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -36,6 +37,9 @@ type site struct {
 	ranks   sync.WaitGroup         // ranks that are at work
 	sources func() []device.Source // of the machine
 
+	timing sync.Mutex // held while tokens are timed, one model at a time; guards costs
+	costs  map[glm.Arch]*train.Cost
+
 	mu struct {
 		sync.Mutex
 		corpora map[laid]*sync.Once
@@ -48,7 +52,7 @@ type site struct {
 }
 
 func newSite(dir string, spec job.Spec, c *crew) *site {
-	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, folder: alone{}}
+	s := &site{dir: dir, spec: spec, crew: c, start: time.Now(), notice: func(string) {}, sources: Sources, folder: alone{}, costs: map[glm.Arch]*train.Cost{}}
 	s.mu.last = device.Auto
 	s.mu.corpora, s.mu.failed, s.mu.lens = map[laid]*sync.Once{}, map[laid]error{}, map[int][]int{}
 	return s

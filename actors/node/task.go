@@ -138,6 +138,13 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 			return t, err
 		}
 	}
+	if s.spec.Costed() {
+		t.Keep = true
+		t.Serving = train.Serving{Threads: s.spec.ServingThreads(), Timed: s.spec.Timed()}
+		if d != nil {
+			t.Serving.Known = known(st, t.Config.Arch)
+		}
+	}
 	return t, s.corpora(&t)
 }
 
@@ -212,6 +219,9 @@ func (s *site) rank(ctx context.Context, run actors.Executor, a *actors.Assign, 
 	}
 	if err == nil {
 		rep, err = run(ctx, a, progress)
+	}
+	if err == nil && a.Rank == 0 && a.Task.Serving.Threads > 0 {
+		rep.Cost, err = s.cost(ctx, a.Task)
 	}
 	// What a task that was told to stop has saved goes on elsewhere.
 	stopped := context.Cause(ctx) != nil

@@ -44,6 +44,13 @@ func (v *view) done(ctx context.Context) error {
 	if err := writeReport(v.dir, &state); err != nil {
 		return err
 	}
+	var misses []string
+	if f := v.last.Board.Final; f != nil {
+		misses = f.Misses
+	}
+	if len(misses) > 0 {
+		defer fmt.Fprintf(os.Stderr, "autoglm: the model in %s MISSES a constraint: %s.\n%s\n", dir, strings.Join(misses, ", "), remedy(v.dir, &v.last.Board))
+	}
 	if v.json {
 		v.line(struct {
 			Event       string   `json:"event"`
@@ -52,7 +59,8 @@ func (v *view) done(ctx context.Context) error {
 			BitsPerByte float64  `json:"bits_per_byte"`
 			Bytes       int64    `json:"bytes"`
 			Samples     []string `json:"samples"`
-		}{"done", v.dir, dir, e.BitsPerByte, e.Bytes, samples})
+			Misses      []string `json:"misses,omitempty"` // constraints
+		}{"done", v.dir, dir, e.BitsPerByte, e.Bytes, samples, misses})
 		return nil
 	}
 	board, err := readBoard(v.dir)
@@ -65,7 +73,13 @@ func (v *view) done(ctx context.Context) error {
 	if e.Metric != "" {
 		fmt.Fprintf(v.out, ", %s %.3f on %d examples", e.Metric, e.Value, e.Examples)
 	}
-	fmt.Fprintf(v.out, ", %s parameters\n", size(b.Arch.Params()))
+	fmt.Fprintf(v.out, ", %s parameters%s\n", size(b.Arch.Params()), costWords(&board, board.Final.Cost))
+	for _, m := range misses {
+		fmt.Fprintf(v.out, "!! A constraint is MISSED: %s\n", m)
+	}
+	if others := fronters(board); others != "" {
+		fmt.Fprintf(v.out, "On the front beside it: %s (autoglm bundle %s --trial ID --out DIR)\n", others, v.dir)
+	}
 	for i, s := range samples {
 		fmt.Fprintf(v.out, "\n  ▸ %s%s\n", prompts[i].shown, indent(s))
 	}
@@ -77,6 +91,27 @@ Trials    %s
 Next: autoglm generate %s %s%q
 `, dir, filepath.Join(v.dir, "report.html"), filepath.Join(v.dir, "leaderboard.json"), dir, promptFlag(prompts[0]), strings.TrimSuffix(prompts[0].shown, arrow))
 	return nil
+}
+
+// remedy says what can be done about a model that misses a constraint.
+func remedy(dir string, b *journal.Leaderboard) string {
+	for _, e := range b.Trials {
+		if e.Score != nil && len(e.Misses) == 0 {
+			return fmt.Sprintf("Trial %s held them all; for a model of it: autoglm bundle %s --trial %s --out DIR", e.ID, dir, e.ID)
+		}
+	}
+	return "No trial held them all: allow more in constraints, or let smaller models in by space"
+}
+
+// fronters are the trials of the front that were not trained to the end.
+func fronters(b journal.Leaderboard) string {
+	var out []string
+	for _, e := range b.Trials {
+		if e.Front && b.Final != nil && e.ID != b.Final.Parent {
+			out = append(out, fmt.Sprintf("%s %.4f%s", e.ID, *e.Score, costWords(&b, e.Cost)))
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // arrow stands between a question and its answer.

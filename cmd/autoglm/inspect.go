@@ -182,6 +182,7 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 	}
 	fmt.Println(oddsLine(o.Odds))
 	fmt.Println("First trial:", summary(o.First))
+	printObjectives(os.Stdout, spec, o)
 	fmt.Println("Space:")
 	for _, d := range o.Space {
 		fmt.Printf("  %-14s %s\n", d.Name, d.Range)
@@ -240,7 +241,7 @@ func printGraph(w io.Writer, spec job.Spec) {
 
 // printBoard prints the best n trials; 0 is all.
 func printBoard(w io.Writer, b journal.Leaderboard, n int) {
-	fmt.Fprintf(w, "%-6s %-8s %4s %8s %7s %9s  %s\n", "trial", "status", "rung", "bits/B", "steps", "tokens/s", "configuration")
+	fmt.Fprintf(w, "%-6s %-8s %4s %8s %7s %9s%s  %s\n", "trial", "status", "rung", "bits/B", "steps", "tokens/s", costHead(&b), "configuration")
 	rows := b.Trials
 	if n > 0 && len(rows) > n {
 		rows = rows[:n]
@@ -257,7 +258,7 @@ func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 		if t.Status == "failed" {
 			line = firstLine(t.Reason)
 		}
-		fmt.Fprintf(w, "%-6s %-8s %4d %8s %7d %9.0f  %s\n", t.ID, t.Status, max(t.Rung, 0), bits, t.Steps, t.PerSecond, line)
+		fmt.Fprintf(w, "%-6s %-8s %4d %8s %7d %9.0f%s  %s\n", t.ID, t.Status, max(t.Rung, 0), bits, t.Steps, t.PerSecond, costRow(&b, t), line)
 	}
 	if n > 0 && len(b.Trials) > n {
 		fmt.Fprintf(w, "… and %d more: see leaderboard.json\n", len(b.Trials)-n)

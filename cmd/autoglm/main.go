@@ -107,7 +107,7 @@ func exitCode(err error) int {
 	case errors.Is(err, node.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &u), errors.As(err, &field), errors.As(err, &input), errors.Is(err, device.ErrUnmet), errors.Is(err, device.ErrBusy),
-		errors.Is(err, node.ErrHasJob), errors.Is(err, node.ErrNoJob), errors.Is(err, node.ErrInUse), errors.Is(err, driver.ErrNeedsTLS):
+		errors.Is(err, node.ErrHasJob), errors.Is(err, node.ErrNoJob), errors.Is(err, node.ErrInUse), errors.Is(err, node.ErrNoTrial), errors.Is(err, driver.ErrNeedsTLS):
 		return exitUsage
 	case errors.As(err, &refused) && refused.Code/100 == 4 && refused.Code != http.StatusMisdirectedRequest:
 		return exitUsage
@@ -139,7 +139,7 @@ state is kept; resume goes on).`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), evalCommand(),
-		trialsCommand(), leaderboardCommand(), trialCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
+		trialsCommand(), leaderboardCommand(), trialCommand(), bundleCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
 		nodeCommand(), caCommand(), nodesCommand(), drainCommand(), submitCommand(), jobsCommand(), statusCommand(), attachCommand(), logsCommand(),
 		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand())
 	for _, c := range root.Commands() {

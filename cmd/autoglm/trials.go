@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/telemetry"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 func trialsCommand() *cobra.Command {
@@ -34,7 +36,10 @@ interrupted:
   b = json.load(open("trials.json"))
   dist = lambda t: {n: optuna.distributions.json_to_distribution(json.dumps(d)) for n, d in t["distributions"].items()}
   make = lambda t: optuna.create_trial(**t | {"state": optuna.trial.TrialState[t["state"]], "distributions": dist(t), "intermediate_values": {int(s): v for s, v in t["intermediate_values"].items()}})
-  study = optuna.create_study(direction=b["direction"]); study.add_trials([make(t) for t in b["trials"]])`,
+  study = optuna.create_study(direction=b.get("direction"), directions=b.get("directions")); study.add_trials([make(t) for t in b["trials"]])
+
+Of a job with several objectives each trial has values, in the order of the objectives;
+the study then tells best_trials, its front. The constraints are in user_attrs alone.`,
 		Example: `  autoglm trials run1
   autoglm trials run1 --csv > trials.csv
   autoglm trials run1 --parquet trials.parquet
@@ -107,6 +112,12 @@ type standing struct {
 	Status    string   `json:"status"`
 	Parent    string   `json:"parent,omitempty"`
 	Reason    string   `json:"reason"`
+
+	Cost   *train.Cost `json:"cost,omitempty"` // of generating with it, where the job asks
+	Misses []string    `json:"misses,omitempty"`
+	Front  bool        `json:"front,omitempty"`
+	Knee   bool        `json:"knee,omitempty"`
+	costs  []string    // columns, and the mark
 }
 
 // standings are the final model, where there is one, and the trials, best first.
@@ -116,7 +127,15 @@ func standings(dir string, b journal.Leaderboard) []standing {
 		out = append(out, standing{
 			Place: place, Model: e.ID, Score: e.Score, Params: e.Params, Megabytes: 4e-6 * float64(e.Params), Tokens: e.Tokens, FitTime: e.Seconds,
 			PerSecond: e.PerSecond, Status: e.Status, Parent: e.Parent, Reason: e.Reason,
+			Cost: e.Cost, Misses: e.Misses, Front: e.Front, Knee: e.Knee,
 		})
+		last := &out[len(out)-1]
+		for _, c := range b.Columns() {
+			last.costs = append(last.costs, amount(c, e))
+		}
+		if len(last.costs) > 0 {
+			last.costs = append(last.costs, mark(e))
+		}
 	}
 	if b.Final != nil {
 		add(0, *b.Final)
@@ -147,6 +166,14 @@ model first, then the trials.
   status     finished, stopped (others did better), paused, running or failed
   reason     why it went so far, or why it failed
 
+Of a job with several objectives, or constraints on what generating costs, also
+
+  s/token, J/token, memory, size    as the job asks, of generating one text on serves_on
+  mark       knee and front: of those that hold the constraints no other is as good in
+             all objectives and better in one, and the knee of these is the one that was
+             trained to the end; misses: a constraint does not hold. Those that miss one
+             stand below those that hold all. autoglm bundle makes a bundle of any
+
 autoglm trials has the parameters of each.`,
 		Example: `  autoglm leaderboard run1
   autoglm leaderboard run1 --json | jq '.[0]'`,
@@ -163,7 +190,7 @@ autoglm trials has the parameters of each.`,
 				}
 				return printJSON(rows)
 			}
-			fmt.Print(standingTable(rows))
+			fmt.Print(standingTable(rows, b.Columns()))
 			return nil
 		},
 	}
@@ -171,10 +198,17 @@ autoglm trials has the parameters of each.`,
 	return c
 }
 
-func standingTable(rows []standing) string {
+func standingTable(rows []standing, costs []string) string {
 	var out bytes.Buffer
 	t := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "\tmodel\tscore_val\tparams\tMB\ttokens\tfit_time\ttokens/s\tstatus\treason")
+	head := ""
+	for _, c := range costs {
+		head += columnHeads[c] + "\t"
+	}
+	if head != "" {
+		head += "mark\t"
+	}
+	fmt.Fprintln(t, "\tmodel\tscore_val\t"+head+"params\tMB\ttokens\tfit_time\ttokens/s\tstatus\treason")
 	for _, r := range rows {
 		place, score := fmt.Sprint(r.Place), "–"
 		if r.Place == 0 {
@@ -183,7 +217,11 @@ func standingTable(rows []standing) string {
 		if r.Score != nil {
 			score = fmt.Sprintf("%.4f", *r.Score)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.2f\t%d\t%.1f s\t%.0f\t%s\t%s\n", place, r.Model, score, size(r.Params), r.Megabytes, r.Tokens, r.FitTime, r.PerSecond, r.Status, clip(firstLine(r.Reason), 70))
+		cells := strings.Join(r.costs, "\t")
+		if len(r.costs) > 0 {
+			cells += "\t"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s%s\t%.2f\t%d\t%.1f s\t%.0f\t%s\t%s\n", place, r.Model, score, cells, size(r.Params), r.Megabytes, r.Tokens, r.FitTime, r.PerSecond, r.Status, clip(firstLine(r.Reason), 70))
 	}
 	_ = t.Flush() // into memory
 	return out.String()

@@ -248,13 +248,13 @@ func (v *view) plain(u driver.Update) {
 			say("%-9s stopped after %d steps: %s", e.Trial.Trial, e.Trial.State.Step, e.Trial.Stopped)
 			return
 		}
-		say("%-9s %.4f bits per byte after %d steps, %.0f tokens/s; best %s", e.Trial.Trial, e.Trial.Bits, e.Trial.State.Step, e.Trial.PerSecond, bestOf(u.Board))
+		say("%-9s %.4f bits per byte after %d steps, %.0f tokens/s%s; best %s", e.Trial.Trial, e.Trial.Bits, e.Trial.State.Step, e.Trial.PerSecond, costWords(&u.Board, e.Trial.Cost), bestOf(u.Board))
 	case journal.TrialRetried:
 		say("%-9s attempt %d failed: %s", e.Trial.Trial, e.Trial.Attempt, firstLine(e.Trial.Err))
 	case journal.FinalStarted:
 		say("final     trains %s to the end", e.Trial.Trial)
 	case journal.FinalEnded:
-		say("final     trained, %d steps", e.Trial.State.Step)
+		say("final     trained, %d steps%s", e.Trial.State.Step, costWords(&u.Board, e.Trial.Cost))
 	case journal.Evaluated:
 		where := ""
 		if p := e.Placed; p != nil {
@@ -272,10 +272,15 @@ func firstLine(s string) string {
 }
 
 func bestOf(b journal.Leaderboard) string {
-	if len(b.Trials) == 0 || b.Trials[0].Bits == nil {
+	best := b.Choice()
+	if best == nil {
 		return "–"
 	}
-	return fmt.Sprintf("%s %.4f", b.Trials[0].ID, *b.Trials[0].Bits)
+	s := fmt.Sprintf("%s %.4f", best.ID, *best.Bits)
+	for _, c := range b.Columns() {
+		s += ", " + amount(c, *best)
+	}
+	return strings.TrimRight(s+" "+mark(*best), " ")
 }
 
 // summary is a configuration in a line.
@@ -363,7 +368,7 @@ func (v *view) draw() {
 		rows = append(rows, fmt.Sprintf("ordered: %s", ordered(orders[len(orders)-1])))
 	}
 	if trials := v.last.Board.Trials; len(trials) > 0 {
-		rows = append(rows, fmt.Sprintf("%-6s %-8s %4s %8s %9s %5s  %s", "trial", "status", "rung", "bits/B", "tokens/s", "ETA", "configuration"))
+		rows = append(rows, fmt.Sprintf("%-6s %-8s %4s %8s %9s %5s%s  configuration", "trial", "status", "rung", "bits/B", "tokens/s", "ETA", costHead(&v.last.Board)))
 		room := max(3, height-len(rows)-3)
 		for i, t := range trials {
 			if i >= room {
@@ -414,7 +419,7 @@ func (v *view) row(t journal.Entry) string {
 			eta = clock(v.last.State.Spec.Budget.WallClock.D().Seconds() - v.active() - p.Reserve)
 		}
 	}
-	return fmt.Sprintf("%-6s %-8s %4d %8s %9.0f %5s  %s", t.ID, t.Status, max(t.Rung, 0), bits, rate, eta, lineOf(t)+summary(t.Config))
+	return fmt.Sprintf("%-6s %-8s %4d %8s %9.0f %5s%s  %s", t.ID, t.Status, max(t.Rung, 0), bits, rate, eta, costRow(&v.last.Board, t), lineOf(t)+summary(t.Config))
 }
 
 // lineOf says of a fork whose.

@@ -135,14 +135,6 @@ func MuonScratch(layout []Param) (elems, side int) {
 	return elems, side
 }
 
-// DecodingBytes is the memory of generating seqs sequences at once with full
-// caches: parameters, their packed copy, keys and values.
-func (a Arch) DecodingBytes(seqs int) int64 {
-	_, size := a.Layout()
-	cache := int64(a.Layers) * int64(a.Context) * 2 * int64(a.KVDim())
-	return 4 * (2*int64(size) + int64(seqs)*cache)
-}
-
 // StepFLOPs is the arithmetic of one optimiser step over tokens tokens in
 // sequences of t.
 func (a Arch) StepFLOPs(tokens, t int) float64 { return a.FLOPsPerToken(t) * float64(tokens) }

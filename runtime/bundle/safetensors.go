@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 )
 
 // The safetensors format (https://github.com/huggingface/safetensors):
@@ -35,42 +36,23 @@ type tensorHeader struct {
 func WriteSafetensors(w io.Writer, tensors engine.StateDict) error {
 	sorted := slices.Clone(tensors)
 	slices.SortFunc(sorted, func(a, b engine.Tensor) int { return strings.Compare(a.Name, b.Name) })
-	var head bytes.Buffer
-	head.WriteString(`{"` + metadataKey + `":{"format":"pt"}`)
-	offset := int64(0)
-	for i, t := range sorted {
-		if i > 0 && t.Name == sorted[i-1].Name || t.Name == metadataKey {
-			return fmt.Errorf("safetensors: tensor %q stands twice", t.Name)
-		}
-		h := tensorHeader{DType: "F32", Shape: []int64{}}
+	for _, t := range sorted {
 		n := 1
 		for _, s := range t.Shape {
-			h.Shape = append(h.Shape, int64(s))
 			n *= s
 		}
 		if n != len(t.Data) {
 			return fmt.Errorf("safetensors: tensor %q has shape %v but %d values", t.Name, t.Shape, len(t.Data))
 		}
-		h.Offsets = [2]int64{offset, offset + 4*int64(n)}
-		offset = h.Offsets[1]
-		name, err := json.Marshal(t.Name)
-		if err != nil {
-			return err
-		}
-		body, err := json.Marshal(h)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(&head, ",%s:%s", name, body)
 	}
-	head.WriteByte('}')
-	for head.Len()%8 != 0 {
-		head.WriteByte(' ')
-	}
-	if err := binary.Write(w, binary.LittleEndian, uint64(head.Len())); err != nil {
+	head, _, err := header(sorted)
+	if err != nil {
 		return err
 	}
-	if _, err := w.Write(head.Bytes()); err != nil {
+	if err := binary.Write(w, binary.LittleEndian, uint64(len(head))); err != nil {
+		return err
+	}
+	if _, err := w.Write(head); err != nil {
 		return err
 	}
 	buf := make([]byte, 0, 1<<16)
@@ -88,6 +70,55 @@ func WriteSafetensors(w io.Writer, tensors engine.StateDict) error {
 		}
 	}
 	return nil
+}
+
+// header is that of float32 tensors, sorted by name, and how many bytes follow it.
+func header(sorted engine.StateDict) ([]byte, int64, error) {
+	var head bytes.Buffer
+	head.WriteString(`{"` + metadataKey + `":{"format":"pt"}`)
+	offset := int64(0)
+	for i, t := range sorted {
+		if i > 0 && t.Name == sorted[i-1].Name || t.Name == metadataKey {
+			return nil, 0, fmt.Errorf("safetensors: tensor %q stands twice", t.Name)
+		}
+		h := tensorHeader{DType: "F32", Shape: []int64{}}
+		n := int64(1)
+		for _, s := range t.Shape {
+			h.Shape = append(h.Shape, int64(s))
+			n *= int64(s)
+		}
+		h.Offsets = [2]int64{offset, offset + 4*n}
+		offset = h.Offsets[1]
+		name, err := json.Marshal(t.Name)
+		if err != nil {
+			return nil, 0, err
+		}
+		body, err := json.Marshal(h)
+		if err != nil {
+			return nil, 0, err
+		}
+		fmt.Fprintf(&head, ",%s:%s", name, body)
+	}
+	head.WriteByte('}')
+	for head.Len()%8 != 0 {
+		head.WriteByte(' ')
+	}
+	return head.Bytes(), offset, nil
+}
+
+// WeightsBytes is the size of WeightsFile for models of a shape.
+func WeightsBytes(a glm.Arch) int64 {
+	var tensors engine.StateDict
+	layout, _ := a.Layout()
+	for _, p := range layout {
+		tensors = append(tensors, engine.Tensor{Name: p.Name, Shape: p.Shape})
+	}
+	slices.SortFunc(tensors, func(a, b engine.Tensor) int { return strings.Compare(a.Name, b.Name) })
+	head, data, err := header(tensors)
+	if err != nil {
+		panic("bundle: " + err.Error()) // two parameters of one name
+	}
+	return int64(8+len(head)) + data
 }
 
 // ReadSafetensors reads size bytes of r: every tensor, F16 and BF16 widened to

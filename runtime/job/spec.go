@@ -26,7 +26,9 @@ type Spec struct {
 	Data               Data              `json:"data"`                //
 	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
 	Forbidden          []string          `json:"forbidden,omitempty"` // combinations of values, see space.ParseForbidden
-	Objective          string            `json:"objective"`           // bits_per_byte
+	Objective          string            `json:"objective"`           // the main score: bits_per_byte
+	Objectives         []string          `json:"objectives"`          // the main score and what else is to be small, of Objectives
+	ServesOn           string            `json:"serves_on"`           // what the finished model generates on: cpu-1, cpu-4
 	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
 	Engine             string            `json:"engine"`              // what computes, one of Engines
 	Backend            string            `json:"backend"`             // how the ranks of a training join, one of Backends
@@ -69,10 +71,14 @@ type Data struct {
 	MaxLength      int               `json:"max_length,omitempty"` // longest example, characters
 }
 
-// Constraints are known before a trial.
+// Constraints bound the models that are tried. Those on parameters, memory and size are
+// known before a trial; latency is foretold, and measured after it. 0 is no bound.
 type Constraints struct {
-	MaxParams   int64 `json:"max_params,omitempty"`
-	MaxMemoryMB int64 `json:"max_memory_mb,omitempty"`
+	MaxParams          int64    `json:"max_params,omitempty"`
+	MaxMemoryMB        int64    `json:"max_memory_mb,omitempty"`         // to train in, MiB
+	MaxServingMemoryMB float64  `json:"max_serving_memory_mb,omitempty"` // to generate in, 10^6 bytes
+	MaxSizeMB          float64  `json:"max_size_mb,omitempty"`           // of the bundle's weights and tokenizer, 10^6 bytes
+	MaxLatency         Duration `json:"max_latency,omitempty"`           // of a generated token, see ServesOn
 }
 
 // Placement says when a job that may compute on either kind of device goes to
@@ -188,7 +194,7 @@ func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
 		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Seed: 1,
-		Objective: "bits_per_byte", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
+		Objective: BitsPerByte, Objectives: []string{BitsPerByte}, ServesOn: "cpu-1", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
 }
@@ -220,8 +226,8 @@ func (s *Spec) Validate() error {
 	if s.MaxSeqLength != 0 && (s.MaxSeqLength < 16 || s.MaxSeqLength > 1<<17) {
 		return fieldError("max_seq_length", "%d is outside 16 … 131072", s.MaxSeqLength)
 	}
-	if s.Objective != "bits_per_byte" {
-		return fieldError("objective", "%q is not known; bits_per_byte is", s.Objective)
+	if err := s.validateObjectives(); err != nil {
+		return err
 	}
 	if !contains(Engines(), s.Engine) {
 		return fieldError("engine", "%q is not one of %s%s", s.Engine, strings.Join(Engines(), ", "), didYouMean(s.Engine, Engines()))
@@ -282,12 +288,6 @@ func (s *Spec) Validate() error {
 		return fieldError("budget.trials", "%d is outside 1 … 100000", b.Trials)
 	case b.Tokens < 0 || b.Tokens > 0 && b.Tokens < 10000:
 		return fieldError("budget.tokens", "%d is too few to train anything; give at least 10000", b.Tokens)
-	}
-	if s.Constraints.MaxParams < 0 {
-		return fieldError("constraints.max_params", "is negative")
-	}
-	if s.Constraints.MaxMemoryMB < 0 {
-		return fieldError("constraints.max_memory_mb", "is negative")
 	}
 	if s.Data.MaxLength < 0 {
 		return fieldError("data.max_length", "is negative")

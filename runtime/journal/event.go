@@ -3,7 +3,6 @@ package journal
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/search"
@@ -46,15 +45,7 @@ type TrialReport struct {
 	Stopped   string      `json:"stopped,omitempty"` // why its rule or a user ended it; Bits is then the last of its curve, 0 where it has none
 	Failed    bool        `json:"failed,omitempty"`
 	Err       string      `json:"err,omitempty"`
-}
-
-// Outcome is what the search learns of it.
-func (r TrialReport) Outcome() search.Outcome {
-	o := search.Outcome{Score: r.Bits, Failed: r.Failed, Curve: r.State.Curve, Stopped: r.Stopped != "", Why: r.Stopped}
-	if o.Stopped && o.Score == 0 {
-		o.Score = math.NaN()
-	}
-	return o
+	Cost      *train.Cost `json:"cost,omitempty"` // of generating with it, where the job asks
 }
 
 // Placed says where work was done that may run on either kind of device.

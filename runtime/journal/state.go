@@ -225,6 +225,10 @@ type Entry struct {
 	Parent    string       `json:"parent"`              // trial whose weights it began from
 	ForkedAt  float64      `json:"forked_at,omitempty"` // of a fork: how far its parent had been trained, in the plan's unit
 	Reason    string       `json:"reason"`
+	Cost      *train.Cost  `json:"cost,omitempty"`   // of generating with it, where the job asks
+	Misses    []string     `json:"misses,omitempty"` // constraints, by what is measured, in words
+	Front     bool         `json:"front,omitempty"`  // no other that holds the constraints is as good in all objectives and better in one
+	Knee      bool         `json:"knee,omitempty"`   // … of these, the one between the objectives
 }
 
 // Leaderboard is leaderboard.json.
@@ -234,12 +238,22 @@ type Leaderboard struct {
 	Direction string  `json:"direction"`
 	Trials    []Entry `json:"trials"`
 	Final     *Entry  `json:"final,omitempty"` // the winner, trained to the end
+	// Objectives, where the job has several, the main score first.
+	Objectives []string `json:"objectives,omitempty"`
+	Bounded    []string `json:"bounded,omitempty"` // by constraints on what is measured
 }
 
-// Leaderboard ranks the trials: higher rungs first, then the lower score, ties
-// by trial; those without a score come last.
+// Leaderboard ranks the trials: those that hold the constraints first, then higher rungs,
+// then the lower score, ties by trial; those without a score come last.
 func (s *State) Leaderboard(name string) Leaderboard {
 	lb := Leaderboard{Job: name, Objective: s.Spec.Objective, Direction: "minimize", Trials: []Entry{}}
+	if goals := s.Spec.Goals(); len(goals) > 1 {
+		lb.Objectives = goals
+	}
+	bounds := s.Spec.Bounds()
+	for _, b := range bounds {
+		lb.Bounded = append(lb.Bounded, b.Objective)
+	}
 	byID := map[string]*Entry{}
 	var order []string
 	over := map[string]bool{} // stopped inside a rung, or replaced
@@ -275,6 +289,10 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			bits := r.Bits
 			e.Score, e.Bits, e.Rung = &bits, &bits, d.Rung
 		}
+		if ended && r.Cost != nil {
+			e.Cost = r.Cost
+			e.Misses = misses(*e, bounds)
+		}
 		if ended && r.State.Step > 0 {
 			e.Steps, e.Tokens, e.Seconds, e.PerSecond = r.State.Step, r.State.Tokens, r.State.Seconds, r.PerSecond
 		}
@@ -299,21 +317,23 @@ func (s *State) Leaderboard(name string) Leaderboard {
 		lb.Trials = append(lb.Trials, *e)
 	}
 	slices.SortStableFunc(lb.Trials, func(a, b Entry) int {
-		return cmp.Or(-cmp.Compare(a.Rung, b.Rung), cmp.Compare(score(a), score(b)), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(missedBy(a, bounds), missedBy(b, bounds)), -cmp.Compare(a.Rung, b.Rung), cmp.Compare(score(a), score(b)), cmp.Compare(a.ID, b.ID))
 	})
+	lb.mark()
 	if s.Winner != "" {
-		f := Entry{ID: "final", Status: "running", Parent: s.Winner, Reason: "the best of the search, trained to the end"}
+		f := Entry{ID: "final", Status: "running", Parent: s.Winner, Reason: lb.why()}
 		if w := byID[s.Winner]; w != nil {
-			f.Config, f.Params = w.Config, w.Params
+			f.Config, f.Params, f.Cost = w.Config, w.Params, w.Cost
 		}
 		if s.Final != nil {
 			bits := s.Final.Bits
 			if s.Score != nil {
 				bits = s.Score.BitsPerByte() // on the held-out part
 			}
-			f.Status, f.Score, f.Bits = "finished", &bits, &bits
+			f.Status, f.Score, f.Bits, f.Cost = "finished", &bits, &bits, cmp.Or(s.Final.Cost, f.Cost)
 			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
 		}
+		f.Misses = misses(f, bounds)
 		lb.Final = &f
 	}
 	return lb

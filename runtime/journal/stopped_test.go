@@ -62,7 +62,7 @@ func TestLeaderboardOfStoppedTrials(t *testing.T) {
 	if got := *s.Leaderboard("job").Trials[1].Score; got != 4 {
 		t.Errorf("the trial stopped in its second rung has score %g, want that of its first", got)
 	}
-	o := s.Outcomes[4].Outcome()
+	o := s.Outcomes[4].Outcome(&s.Spec)
 	if !o.Stopped || o.Why != "hopeless" || !reflect.DeepEqual(o.Curve, []search.Point{{Resource: 2.5, Score: 3.5}}) {
 		t.Errorf("the search is told %+v", o)
 	}

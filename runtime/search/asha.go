@@ -34,7 +34,7 @@ type ASHA struct {
 }
 
 type rung struct {
-	entries  []entry // in order, see ahead
+	entries  []entry // in order
 	promoted map[string]bool
 }
 
@@ -89,7 +89,7 @@ func (a *ASHA) next() (Decision, bool) {
 		g.promoted[e.trial] = true
 		d := Decision{
 			Action: Promote, Trial: e.trial, Rung: r + 1, From: a.cfg.Resources[r], Resource: a.cfg.Resources[r+1],
-			Reason: fmt.Sprintf("place %d of %d at rung %d with %.4f", slices.Index(g.entries, e)+1, len(g.entries), r, e.score),
+			Reason: fmt.Sprintf("place %d of %d at rung %d with %.4f", slices.IndexFunc(g.entries, func(o entry) bool { return o.trial == e.trial })+1, len(g.entries), r, e.score),
 		}
 		a.begin(d)
 		return d, true
@@ -114,10 +114,8 @@ func (a *ASHA) stopStarting() { a.cfg.Trials = a.begun }
 
 func (a *ASHA) report(d Decision, o Outcome) {
 	a.running--
-	e := entry{d.Trial, o.Score}
 	g := &a.rungs[d.Rung]
-	at, _ := slices.BinarySearchFunc(g.entries, e, ahead)
-	g.entries = slices.Insert(g.entries, at, e)
+	g.entries = inserted(g.entries, entryOf(d, o))
 	if d.Rung == a.open-1 && a.open < len(a.rungs) && a.unsettled() {
 		a.open++
 	}
@@ -165,10 +163,7 @@ func (a *ASHA) drop(trial string) {
 		return
 	}
 	g := &a.rungs[r]
-	g.entries = slices.Delete(g.entries, i, i+1)
-	e := entry{trial, math.Inf(1)}
-	at, _ := slices.BinarySearchFunc(g.entries, e, ahead)
-	g.entries = slices.Insert(g.entries, at, e)
+	g.entries = inserted(slices.Delete(g.entries, i, i+1), entry{trial: trial, score: math.Inf(1)})
 }
 
 // unsettled tells whether the two highest rungs rank the trials of the highest one

@@ -2,6 +2,7 @@ package search
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
@@ -35,10 +36,14 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 	if len(population) == 0 {
 		return h.space.Sample(rng)
 	}
+	compare := better
+	if places := placesOf(population); places != nil {
+		compare = func(a, b Result) int { return places[a.Trial] - places[b.Trial] }
+	}
 	pick := func() Result {
 		best := population[rng.IntN(len(population))]
 		for range max(1, len(population)/4) {
-			if r := population[rng.IntN(len(population))]; better(r, best) < 0 {
+			if r := population[rng.IntN(len(population))]; compare(r, best) < 0 {
 				best = r
 			}
 		}
@@ -62,6 +67,19 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 		}
 	}
 	return mutate()
+}
+
+// placesOf gives results of several objectives their places by fronts; nil of
+// one objective.
+func placesOf(results []Result) map[string]int {
+	if !slices.ContainsFunc(results, func(r Result) bool { return len(r.Scores) > 1 }) {
+		return nil
+	}
+	out := map[string]int{}
+	for i, r := range choose(results, len(results), leastCrowded) {
+		out[results[r.at].Trial] = i
+	}
+	return out
 }
 
 // growTries is how many children are looked at for one that can be grown: half of all

@@ -97,7 +97,7 @@ func (h *Hyperband) stopStarting() {
 }
 
 func (h *Hyperband) report(d Decision, o Outcome) {
-	h.reported = append(h.reported, entry{d.Trial, o.Score})
+	h.reported = append(h.reported, entryOf(d, o))
 	h.advance()
 }
 
@@ -107,7 +107,7 @@ func (h *Hyperband) advance() {
 		return
 	}
 	b := h.brackets[h.at]
-	slices.SortStableFunc(h.reported, ahead)
+	order(h.reported)
 	h.queue, h.passed = nil, nil
 	if h.rung+1 < len(b.Resources) {
 		for _, e := range h.reported {

@@ -137,7 +137,7 @@ func (p *PBT) parent(g pbtRung, at int) (entry, bool) {
 		return entry{}, false
 	}
 	good := 0
-	for good < fifth && g.entries[good].score < g.entries[at].score {
+	for good < min(fifth, at) && g.entries[good].beats(g.entries[at]) {
 		good++
 	}
 	if good == 0 {
@@ -161,9 +161,7 @@ func (p *PBT) report(d Decision, o Outcome) {
 	i := slices.IndexFunc(p.members, func(m *place) bool { return m.trial == d.Trial })
 	p.members[i].running, p.members[i].rung = false, d.Rung
 	g := &p.rungs[d.Rung]
-	e := entry{d.Trial, o.Score}
-	at, _ := slices.BinarySearchFunc(g.entries, e, ahead)
-	g.entries = slices.Insert(g.entries, at, e)
+	g.entries = inserted(g.entries, entryOf(d, o))
 }
 
 func (p *PBT) done() bool {
@@ -194,8 +192,7 @@ func (p *PBT) drop(trial string) {
 		if m.trial == trial && !m.running {
 			g := &p.rungs[m.rung]
 			at := p.at(m)
-			g.entries = append(slices.Delete(g.entries, at, at+1), entry{trial, math.Inf(1)})
-			slices.SortFunc(g.entries, ahead)
+			g.entries = inserted(slices.Delete(g.entries, at, at+1), entry{trial: trial, score: math.Inf(1)})
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/open-autoglm/autoglm/gpu/glm"
 )
 
 // Unit is what a plan's resources count.
@@ -61,6 +63,8 @@ type Plan struct {
 	Rate          float64   `json:"flops_per_second"`     // of one device at that size
 	SearchTrials  int       `json:"trials"`
 	Scheduler     string    `json:"scheduler,omitempty"` // one of Schedulers
+	// TokenTimes foretell how long a finished model takes for a token; none where nobody asks.
+	TokenTimes []glm.TokenTime `json:"token_times,omitempty"`
 }
 
 // eta is Hyperband's reduction factor.

@@ -171,6 +171,9 @@ func (s *stopping) next() (Decision, bool) {
 
 func (s *stopping) report(d Decision, o Outcome) {
 	s.Scheduler.report(d, o)
+	if entryOf(d, o).violated > 0 {
+		return // what may not be is nothing to compare with
+	}
 	m := measured{score: o.Score}
 	if d.Stop != nil {
 		m.curve = o.Curve[d.Stop.begin(o.Curve):]

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -57,13 +58,79 @@ func NewScheduler(p Plan) (Scheduler, error) {
 
 // entry is a trial at a rung.
 type entry struct {
-	trial string
-	score float64 // +Inf when it failed
+	trial    string
+	score    float64   // +Inf when it failed
+	scores   []float64 // of several objectives; nil for one
+	violated float64   // by how much constraints are missed in all
 }
 
-// ahead orders a rung: the lower score first, ties by trial.
+func entryOf(d Decision, o Outcome) entry {
+	e := entry{trial: d.Trial, score: o.Score, violated: Result{Violations: o.Violations}.violation()}
+	if len(o.Scores) > 1 {
+		e.scores = o.Scores
+	}
+	return e
+}
+
+// ahead orders a rung of one objective: those that hold the constraints first and
+// failures last, then the lower score, ties by trial.
 func ahead(a, b entry) int {
-	return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.trial, b.trial))
+	if a.failed() != b.failed() {
+		if a.failed() {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(cmp.Compare(a.violated, b.violated), cmp.Compare(a.score, b.score), cmp.Compare(a.trial, b.trial))
+}
+
+// order sorts a rung, best first: of several objectives those that hold the constraints
+// by fronts, of a front the ends and then those that lie farthest from others (as NSGA-II
+// ranks).
+func order(rung []entry) {
+	slices.SortStableFunc(rung, ahead)
+	end := slices.IndexFunc(rung, func(e entry) bool { return e.failed() || e.violated > 0 })
+	if end < 0 {
+		end = len(rung)
+	}
+	if end == 0 || rung[0].scores == nil {
+		return
+	}
+	good := slices.Clone(rung[:end])
+	points := make([][]float64, end)
+	for i, e := range good {
+		points[i] = e.scores
+	}
+	rung = rung[:0]
+	for _, front := range fronts(points) {
+		of := make([][]float64, len(front))
+		for i, at := range front {
+			of[i] = points[at]
+		}
+		for _, i := range leastCrowded(of, len(of)) {
+			rung = append(rung, good[front[i]])
+		}
+	}
+}
+
+// inserted puts an entry into a rung that is in order.
+func inserted(rung []entry, e entry) []entry {
+	if e.scores == nil {
+		at, _ := slices.BinarySearchFunc(rung, e, ahead)
+		return slices.Insert(rung, at, e)
+	}
+	rung = append(rung, e)
+	order(rung)
+	return rung
+}
+
+// beats tells whether an entry that stands before another in their rung is better, not
+// its equal.
+func (e entry) beats(o entry) bool {
+	if e.failed() || o.failed() {
+		return !e.failed()
+	}
+	return e.violated < o.violated || e.score < o.score || o.scores != nil
 }
 
 func (e entry) failed() bool { return math.IsInf(e.score, 1) || math.IsNaN(e.score) }

@@ -45,6 +45,10 @@ type Decision struct {
 type Outcome struct {
 	Score  float64 `json:"score" msgpack:"score"`
 	Failed bool    `json:"failed,omitempty" msgpack:"failed"`
+	// Scores and Violations are as a Result's: of several objectives, Score first, and
+	// of measured constraints.
+	Scores     []float64 `json:"scores,omitempty" msgpack:"scores"`
+	Violations []float64 `json:"violations,omitempty" msgpack:"violations"`
 	// Curve is the trial's so far, where its decision has a rule.
 	Curve []Point `json:"curve,omitempty" msgpack:"curve"`
 	// Stopped tells that the rule or a user ended it, and Why: Score is the curve's last,
@@ -68,6 +72,7 @@ type Ranked struct {
 	Rung     int
 	Resource float64
 	Score    float64
+	Violated float64 // by how much its constraints are missed in all; 0 where they hold
 }
 
 // Search joins a strategy and a scheduler. It is a plain value, owned by one
@@ -221,10 +226,10 @@ func (s *Search) tell(n int) bool {
 		}
 		d, told := s.decisions[s.told], *o
 		if o.Failed || math.IsNaN(o.Score) {
-			told.Score = math.Inf(1)
+			told.Score, told.Scores, told.Violations = math.Inf(1), nil, nil
 		}
 		if !o.Stopped || !math.IsNaN(o.Score) { // else it was stopped before there was a score
-			s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score})
+			s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score, Scores: told.Scores, Violations: told.Violations})
 		}
 		if o.Stopped || s.stopped[d.Trial] {
 			told.Score = math.Inf(1)
@@ -254,6 +259,7 @@ func (s *Search) Report(seq int, o Outcome) error {
 	}
 	if d.Rung >= t.Rung {
 		t.Rung, t.Resource, t.Score = d.Rung, d.Resource, o.Score
+		t.Violated = Result{Violations: o.Violations}.violation()
 	}
 	return nil
 }
@@ -283,8 +289,9 @@ func (s *Search) Running() []Decision {
 	return out
 }
 
-// Ranking lists the trials that have a score at the end of a rung, best first: those with more
-// resource stand before those with less, then by score, ties by trial.
+// Ranking lists the trials that have a score at the end of a rung, best first: those that
+// hold the constraints before others, those with more resource before those with less, then
+// by score, ties by trial.
 func (s *Search) Ranking() []Ranked {
 	var out []Ranked
 	for _, id := range s.order {
@@ -293,7 +300,7 @@ func (s *Search) Ranking() []Ranked {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Ranked) int {
-		return cmp.Or(-cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Score, b.Score), cmp.Compare(a.Trial, b.Trial))
+		return cmp.Or(cmp.Compare(a.Violated, b.Violated), -cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Score, b.Score), cmp.Compare(a.Trial, b.Trial))
 	})
 	return out
 }

@@ -115,3 +115,12 @@ func NewStrategy(name string, sp *space.Space, o Options) (Strategy, error) {
 	}
 	return nil, fmt.Errorf("unknown search strategy %q; there are %s", name, strings.Join(Names(), ", "))
 }
+
+// Several tells whether a strategy takes several objectives into account.
+func Several(name string) bool {
+	switch name {
+	case "de", "cma-es":
+		return false
+	}
+	return true
+}

@@ -49,16 +49,16 @@ func TestBrowserDrawsEveryChart(t *testing.T) {
 		t.Fatal("an error in a page was not seen")
 	}
 
-	charts := []string{"chart-curves", "chart-parallel", "chart-importance", "chart-cost", "chart-parts", "chart-rules", "chart-stages", "chart-slice", "chart-rank", "chart-edf", "chart-anova", "chart-contour", "chart-timeline"}
+	charts := []string{"chart-curves", "chart-parallel", "chart-importance", "chart-cost", "chart-parts", "chart-rules", "chart-stages", "chart-slice", "chart-rank", "chart-edf", "chart-anova", "chart-contour", "chart-timeline", "chart-goals", "chart-volume"}
 	for _, tt := range []struct {
 		name  string
 		build build
 		none  []string // charts that have nothing to show
 	}{
-		{"finished", build{trials: 30, failed: 3, points: 60, final: true}, nil},
-		{"hostile", build{trials: 14, failed: 2, points: 30, final: true, hostile: hostile}, nil},
-		{"one trial", build{trials: 1, points: 20}, []string{"chart-parallel", "chart-importance", "chart-slice", "chart-rank", "chart-anova", "chart-contour"}},
-		{"all failed", build{trials: 3, failed: 3}, []string{"chart-curves", "chart-importance", "chart-cost", "chart-slice", "chart-rank", "chart-edf", "chart-anova", "chart-contour"}},
+		{"finished", build{trials: 30, failed: 3, points: 60, final: true, goals: true}, nil},
+		{"hostile", build{trials: 14, failed: 2, points: 30, final: true, hostile: hostile, goals: true}, nil},
+		{"one trial", build{trials: 1, points: 20}, []string{"chart-parallel", "chart-importance", "chart-slice", "chart-rank", "chart-anova", "chart-contour", "chart-goals", "chart-volume"}},
+		{"all failed", build{trials: 3, failed: 3}, []string{"chart-curves", "chart-importance", "chart-cost", "chart-slice", "chart-rank", "chart-edf", "chart-anova", "chart-contour", "chart-goals", "chart-volume"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir, st := tt.build.make(t)

@@ -7,11 +7,13 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/parquet-go/parquet-go"
 
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/space"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // Trials as tables of other programs.
@@ -49,6 +51,25 @@ func columns(b journal.Leaderboard) []column {
 		{"parent", text, func(e journal.Entry) any { return e.Parent }},
 		{"forked_at", real, func(e journal.Entry) any { return e.ForkedAt }},
 		{"reason", text, func(e journal.Entry) any { return e.Reason }},
+	}
+	if slices.ContainsFunc(b.Trials, func(e journal.Entry) bool { return e.Cost != nil }) {
+		cost := func(name string, of func(c *train.Cost) float64) column {
+			return column{name, real, func(e journal.Entry) any {
+				if e.Cost == nil || of(e.Cost) == 0 {
+					return nil
+				}
+				return of(e.Cost)
+			}}
+		}
+		out = append(
+			out,
+			cost("latency_s", func(c *train.Cost) float64 { return c.Latency }),
+			cost("memory_bytes", func(c *train.Cost) float64 { return float64(c.Memory) }),
+			cost("size_bytes", func(c *train.Cost) float64 { return float64(c.Size) }),
+			cost("energy_j", func(c *train.Cost) float64 { return c.Energy }),
+			column{"mark", text, func(e journal.Entry) any { return mark(e) }},
+			column{"misses", text, func(e journal.Entry) any { return strings.Join(e.Misses, "; ") }},
+		)
 	}
 	word := map[string]bool{}
 	for _, e := range b.Trials {
@@ -144,6 +165,7 @@ func WriteParquet(w io.Writer, b journal.Leaderboard) error {
 type optunaTrial struct {
 	State         string                        `json:"state"`
 	Value         *float64                      `json:"value"`
+	Values        []float64                     `json:"values,omitempty"` // of several objectives, in Value's place
 	Params        space.Config                  `json:"params"`
 	Distributions map[string]optunaDistribution `json:"distributions"`
 	Attributes    map[string]any                `json:"user_attrs"`
@@ -157,13 +179,20 @@ type optunaDistribution struct {
 
 // WriteOptuna writes the trials that have ended as JSON that Optuna's users load with a
 // few lines of Python: see autoglm trials --help. Trials that were stopped early are
-// PRUNED; each rung's score is an intermediate value at its step.
+// PRUNED; each rung's score is an intermediate value at its step. Of several objectives all
+// trials that have a score are COMPLETE, since Optuna prunes by one alone.
 func WriteOptuna(w io.Writer, st *journal.State, sp *space.Space) error {
 	out := struct {
-		Direction string        `json:"direction"`
-		Trials    []optunaTrial `json:"trials"`
-	}{"minimize", []optunaTrial{}}
-	for _, e := range st.Leaderboard("").Trials {
+		Direction  string        `json:"direction,omitempty"`
+		Directions []string      `json:"directions,omitempty"`
+		Objectives []string      `json:"objectives,omitempty"`
+		Trials     []optunaTrial `json:"trials"`
+	}{Direction: "minimize", Trials: []optunaTrial{}}
+	lb := st.Leaderboard("")
+	if out.Objectives = lb.Objectives; len(out.Objectives) > 0 {
+		out.Direction, out.Directions = "", slices.Repeat([]string{"minimize"}, len(out.Objectives))
+	}
+	for _, e := range lb.Trials {
 		t := optunaTrial{
 			Value: e.Score, Params: e.Config, Distributions: map[string]optunaDistribution{}, Intermediate: map[string]float64{},
 			Attributes: map[string]any{"trial": e.ID, "params": e.Params, "tokens": e.Tokens, "seconds": e.Seconds, "reason": e.Reason, "parent": e.Parent},
@@ -177,6 +206,13 @@ func WriteOptuna(w io.Writer, st *journal.State, sp *space.Space) error {
 			t.State, t.Value = "FAIL", nil
 		default:
 			continue
+		}
+		if len(out.Objectives) > 0 {
+			t.State, t.Value, t.Values = "COMPLETE", nil, lb.Points(e)
+			if e.Status == "failed" || t.Values == nil {
+				t.State, t.Values = "FAIL", nil
+			}
+			t.Attributes["mark"], t.Attributes["misses"] = mark(e), e.Misses
 		}
 		for _, d := range st.Decisions {
 			if r, ended := st.Outcomes[d.Seq]; ended && d.Trial == e.ID && !r.Failed {

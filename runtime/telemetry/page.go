@@ -31,8 +31,15 @@ type table struct {
 type boardRow struct {
 	Place, ID, Status, Bits, Params, Rung, Steps, Tokens, Seconds, Rate, Config, Reason string
 	Final                                                                               bool
+	Costs                                                                               []costCell
 	// Values to sort by.
 	BitsKey, ParamsKey, StepsKey, TokensKey, SecondsKey, RateKey float64
+}
+
+// costCell is an objective's value.
+type costCell struct {
+	Text string
+	Key  float64
 }
 
 // page is what the template lays out.
@@ -63,6 +70,15 @@ type page struct {
 	Front        table
 	NoScore      int // trials without a score
 	Unfair       bool
+
+	// Of several objectives, or constraints on what generating costs:
+	Several   bool
+	Misses    string   // what the final model misses
+	Bounds    []string // the constraints in words
+	GoalNames []string // beside the score
+	Goals     table
+	Volume    table
+	EnergyBy  string
 
 	Data       []fact
 	Reasons    []string
@@ -146,6 +162,7 @@ func newPage(f *folder, l limits) *page {
 	p.distribution(entries)
 	p.timeline(st, shown)
 	p.fronts(entries)
+	p.goals(f, shown)
 	p.cleaning(f)
 	p.stages(st)
 	p.plan(st.Plan)
@@ -257,12 +274,14 @@ func (p *page) trials(f *folder, shown []journal.Entry) {
 		t := plotOf(*f.board.Final, p.plots.Axes, true)
 		p.plots.Final = &t
 		row := boardRowOf(*f.board.Final, differs)
+		row.Costs = costCells(&f.board, *f.board.Final)
 		row.Final, row.Place = true, ""
 		p.Board = append(p.Board, row)
 	}
 	rungs := map[int]bool{}
 	for i, e := range shown {
 		row := boardRowOf(e, differs)
+		row.Costs = costCells(&f.board, e)
 		row.Place = fmt.Sprint(i + 1)
 		p.Board = append(p.Board, row)
 		p.plots.Trials = append(p.plots.Trials, plotOf(e, p.plots.Axes, e.ID == winner))
@@ -302,6 +321,20 @@ func boardRowOf(e journal.Entry, differs map[string]bool) boardRow {
 	}
 	r.Config = strings.Join(parts, " ")
 	return r
+}
+
+// costCells are the board's columns of an entry.
+func costCells(b *journal.Leaderboard, e journal.Entry) []costCell {
+	var out []costCell
+	for _, c := range b.Columns() {
+		cell := costCell{none, 1e300}
+		if e.Cost != nil {
+			cell.Key = job.Value(c, 0, *e.Cost)
+			cell.Text = job.Amount(c, cell.Key)
+		}
+		out = append(out, cell)
+	}
+	return out
 }
 
 func (p *page) fronts(entries []journal.Entry) {

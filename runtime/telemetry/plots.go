@@ -21,6 +21,7 @@ type plots struct {
 	Contours []plotContour `json:"contours"` // what explains most first
 	Spans    []plotSpan    `json:"spans"`
 	Fronts   plotFronts    `json:"fronts"`   //
+	Goals    *plotGoals    `json:"goals"`    // null with one objective and no constraint on the cost
 	Final    *plotTrial    `json:"final"`    //
 	Rules    []namedCounts `json:"rules"`    //
 	Parts    []namedValue  `json:"parts"`    // bytes

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -28,6 +29,7 @@ type build struct {
 	points  int // of each curve
 	final   bool
 	hostile string
+	goals   bool // three objectives and a constraint that the final model misses
 }
 
 func writeJSON(t testing.TB, v any, parts ...string) {
@@ -82,6 +84,16 @@ func (b build) make(t testing.TB) (string, *journal.State) {
 	}
 	spec := job.Default()
 	spec.Name = "made up " + b.hostile
+	if b.goals {
+		spec.Objectives = []string{job.BitsPerByte, job.Latency, job.Energy}
+		spec.Constraints.MaxLatency = job.Duration(4 * time.Millisecond)
+	}
+	cost := func(ms float64) *train.Cost {
+		if !b.goals {
+			return nil
+		}
+		return &train.Cost{Latency: ms / 1e3, Memory: 4e6, Size: 2e6, Energy: ms / 50, EnergyBy: "10 W assumed" + b.hostile, Threads: 1}
+	}
 	spec.Resolve()
 	apply(journal.Event{Kind: journal.Created, Spec: &spec})
 	for _, s := range []string{job.StageProbe, job.StageClean, job.StageTokenize} {
@@ -128,7 +140,7 @@ func (b build) make(t testing.TB) (string, *journal.State) {
 		}
 		end := 2.5 + 0.04*float64(i*7%23)
 		metrics(t, dir, id, b.points, end)
-		r := journal.TrialReport{State: train.State{Step: 3 * b.points, Tokens: int64(b.points) * 6144, Seconds: 7 + 0.1*float64(i)}, Bits: end, Params: 2e5, PerSecond: 4e4}
+		r := journal.TrialReport{State: train.State{Step: 3 * b.points, Tokens: int64(b.points) * 6144, Seconds: 7 + 0.1*float64(i)}, Bits: end, Params: 2e5, PerSecond: 4e4, Cost: cost(5.5 - end + float64(i%3))}
 		one(id, c, 0, r)
 		if i%5 == 0 {
 			r.Bits -= 0.3
@@ -152,7 +164,7 @@ func (b build) make(t testing.TB) (string, *journal.State) {
 		apply(journal.Event{Kind: journal.StageDone, Stage: job.StageSearch})
 		apply(journal.Event{Kind: journal.FinalStarted, Trial: &journal.TrialReport{Trial: best, Seq: -1}})
 		metrics(t, dir, "final", 8*b.points, 2)
-		apply(journal.Event{Kind: journal.FinalEnded, Trial: &journal.TrialReport{Trial: "final", Seq: -1, State: train.State{Step: 900, Tokens: 2e6, Seconds: 90}, Bits: 2.01, Params: 3e5, PerSecond: 3e4}})
+		apply(journal.Event{Kind: journal.FinalEnded, Trial: &journal.TrialReport{Trial: "final", Seq: -1, State: train.State{Step: 900, Tokens: 2e6, Seconds: 90}, Bits: 2.01, Params: 3e5, PerSecond: 3e4, Cost: cost(4.5)}})
 		apply(journal.Event{Kind: journal.Evaluated, Score: &train.Score{NLL: 1e5, Tokens: 4e4, Bytes: 7e4}})
 		writeJSON(t, map[string]any{"part": "held-out", "bytes": 61205, "bits_per_byte": 2.0618, "metric": "exact_match", "value": 0.125, "examples": 300}, dir, "bundle", "eval.json")
 		if err := WriteSamples(dir, []Sample{{"Call me", " Ishmael." + b.hostile}, {b.hostile, "x"}}); err != nil {
@@ -212,6 +224,8 @@ func TestReport(t *testing.T) {
 		{"unfinished", build{trials: 9, failed: 2, points: 30}, []string{"the best so far", "exact duplicate", "windows-1252, gzip", "e-mail address"}},
 		{"finished", build{trials: 30, failed: 4, points: 300, final: true}, []string{"2.0618", "exact match", "trained to the end", "What it writes", "Ishmael", "4 failed", `href="bundle/eval.json"`, "above chance"}},
 		{"hostile", build{trials: 12, failed: 2, points: 30, final: true, hostile: hostile}, []string{"&lt;/script&gt;"}},
+		{"objectives", build{trials: 30, failed: 4, points: 30, final: true, goals: true}, []string{"The model misses a constraint: latency 4.5 ms is over max_latency 4 ms.", "latency at most 4 ms", "How the front grew", "Energy by 10 W assumed", "the knee of the front"}},
+		{"hostile objectives", build{trials: 12, failed: 2, points: 30, final: true, hostile: hostile, goals: true}, []string{"&lt;/script&gt;"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -243,6 +257,42 @@ func TestReport(t *testing.T) {
 				t.Errorf("%d curves, %d trials trained", n, want)
 			}
 		})
+	}
+}
+
+// The front that is drawn is of what holds the constraint, and its volume grows to the end.
+func TestReportOfObjectives(t *testing.T) {
+	dir, st := build{trials: 40, failed: 3, points: 10, final: true, goals: true}.make(t)
+	_, plots := pageOf(t, dir, st)
+	goals, _ := plots["goals"].(map[string]any)
+	marks := map[string]int{}
+	for _, p := range list(goals["points"]) {
+		p := p.(map[string]any)
+		mark := p["mark"].(string)
+		marks[mark]++
+		if late := list(p["values"])[1].(float64) > 4; late != (mark == "misses") {
+			t.Errorf("%v has the mark %q", p, mark)
+		}
+	}
+	if marks["knee"] != 1 || marks["front"] == 0 || marks["misses"] == 0 {
+		t.Errorf("marks %v", marks)
+	}
+	last := 0.0
+	for _, v := range list(goals["volume"]) {
+		share := v.(map[string]any)["share"].(float64)
+		if share < last-1e-9 || share > 1 {
+			t.Errorf("a volume of %g after %g", share, last)
+		}
+		last = share
+	}
+	if last == 0 {
+		t.Error("no volume")
+	}
+	if dir, st = (build{trials: 9, points: 10, final: true}).make(t); st.Final.Cost != nil {
+		t.Fatal("a cost that nobody asked for")
+	}
+	if page, plots := pageOf(t, dir, st); plots["goals"] != nil || strings.Contains(page, `id="objectives"`) {
+		t.Error("one objective has a section of several")
 	}
 }
 

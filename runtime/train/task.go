@@ -63,6 +63,9 @@ type Task struct {
 	SampleTokens int64        `msgpack:"sample_tokens"`
 	MaxBytes     int64        `msgpack:"max_bytes"` // memory that the trial may take; 0 is no bound
 	Balance      bool         `msgpack:"balance"`   // see Run
+	// Keep leaves the parameters that gave a trial's score in BestDir, as Final does.
+	Keep    bool    `msgpack:"keep"`
+	Serving Serving `msgpack:"serving"`
 	// Of several ranks:
 	Compression string `msgpack:"compression"` // see Run
 	Zero        int    `msgpack:"zero"`        // 1 divides AdamW's moments over the ranks; Muon's state stays whole
@@ -88,6 +91,7 @@ type Report struct {
 	Params    int64   `json:"params" msgpack:"params"`
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
 	Stopped   string  `json:"stopped,omitempty" msgpack:"stopped"` // why the task's rule ended it; Bits is then the curve's last
+	Cost      *Cost   `json:"cost,omitempty" msgpack:"cost"`       // where the task asks for it: added by whoever runs rank 0
 }
 
 // ErrMemory means that the trial would not fit into the memory it may take.
@@ -195,6 +199,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		p.PerSecond = float64(st.Tokens-begun.Tokens) / max(st.Seconds-begun.Seconds, 1e-9)
 		return p
 	}
+	var keep func() error
 	// What a rule has stopped leaves its state where it stopped, not where the clock had
 	// it saved: another trial may begin from it.
 	ended := func(s *stoppedError) (Report, error) {
@@ -203,7 +208,16 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		}
 		rep := report(st.Curve[len(st.Curve)-1].Score)
 		rep.Stopped = s.why
-		return rep, nil
+		return rep, keep()
+	}
+	keep = func() error {
+		if !t.Keep || r.Rank != 0 {
+			return nil
+		}
+		if err := SaveCheckpoint(t.best(), parameters(m.State()), st); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		return nil
 	}
 	var stopped *stoppedError
 	if r.phase == flatPart {
@@ -268,7 +282,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		}
 		return rep, nil
 	}
-	return rep, nil
+	return rep, keep()
 }
 
 // marks are the places of the curve, evenly over the flat part of the rung: the same
@@ -311,7 +325,7 @@ func (t Task) keep(ctx context.Context, r *Run, st State) error {
 func (t Task) checkpoint() string { return filepath.Join(t.Dir, "checkpoint") }
 func (t Task) best() string       { return filepath.Join(t.Dir, "best") }
 
-// BestDir is where a final task leaves the parameters to ship.
+// BestDir is where a final task, or one with Keep, leaves the parameters to ship.
 func BestDir(dir string) string { return filepath.Join(dir, "best") }
 
 // restore loads the trial's own checkpoint, or the one it starts from, or grows the one

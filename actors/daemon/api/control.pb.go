@@ -1365,6 +1365,8 @@ type Spec struct {
 	Forbidden            []string               `protobuf:"bytes,27,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
 	Scheduler            *string                `protobuf:"bytes,28,opt,name=scheduler,proto3,oneof" json:"scheduler,omitempty"`
 	Inherit              *string                `protobuf:"bytes,29,opt,name=inherit,proto3,oneof" json:"inherit,omitempty"`
+	Objectives           []string               `protobuf:"bytes,30,rep,name=objectives,proto3" json:"objectives,omitempty"`
+	ServesOn             *string                `protobuf:"bytes,31,opt,name=serves_on,json=servesOn,proto3,oneof" json:"serves_on,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1602,6 +1604,20 @@ func (x *Spec) GetInherit() string {
 	return ""
 }
 
+func (x *Spec) GetObjectives() []string {
+	if x != nil {
+		return x.Objectives
+	}
+	return nil
+}
+
+func (x *Spec) GetServesOn() string {
+	if x != nil && x.ServesOn != nil {
+		return *x.ServesOn
+	}
+	return ""
+}
+
 type Budget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WallClock     *string                `protobuf:"bytes,1,opt,name=wall_clock,json=wallClock,proto3,oneof" json:"wall_clock,omitempty"`
@@ -1815,11 +1831,14 @@ func (x *Placement) GetHysteresis() float64 {
 }
 
 type Constraints struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	MaxParams     *int64                 `protobuf:"varint,1,opt,name=max_params,json=maxParams,proto3,oneof" json:"max_params,omitempty"`
-	MaxMemoryMb   *int64                 `protobuf:"varint,2,opt,name=max_memory_mb,json=maxMemoryMb,proto3,oneof" json:"max_memory_mb,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	MaxParams          *int64                 `protobuf:"varint,1,opt,name=max_params,json=maxParams,proto3,oneof" json:"max_params,omitempty"`
+	MaxMemoryMb        *int64                 `protobuf:"varint,2,opt,name=max_memory_mb,json=maxMemoryMb,proto3,oneof" json:"max_memory_mb,omitempty"`
+	MaxServingMemoryMb *float64               `protobuf:"fixed64,3,opt,name=max_serving_memory_mb,json=maxServingMemoryMb,proto3,oneof" json:"max_serving_memory_mb,omitempty"`
+	MaxSizeMb          *float64               `protobuf:"fixed64,4,opt,name=max_size_mb,json=maxSizeMb,proto3,oneof" json:"max_size_mb,omitempty"`
+	MaxLatency         *string                `protobuf:"bytes,5,opt,name=max_latency,json=maxLatency,proto3,oneof" json:"max_latency,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Constraints) Reset() {
@@ -1864,6 +1883,27 @@ func (x *Constraints) GetMaxMemoryMb() int64 {
 		return *x.MaxMemoryMb
 	}
 	return 0
+}
+
+func (x *Constraints) GetMaxServingMemoryMb() float64 {
+	if x != nil && x.MaxServingMemoryMb != nil {
+		return *x.MaxServingMemoryMb
+	}
+	return 0
+}
+
+func (x *Constraints) GetMaxSizeMb() float64 {
+	if x != nil && x.MaxSizeMb != nil {
+		return *x.MaxSizeMb
+	}
+	return 0
+}
+
+func (x *Constraints) GetMaxLatency() string {
+	if x != nil && x.MaxLatency != nil {
+		return *x.MaxLatency
+	}
+	return ""
 }
 
 type Limits struct {
@@ -2219,6 +2259,8 @@ type Leaderboard struct {
 	Direction     *string                `protobuf:"bytes,3,opt,name=direction,proto3,oneof" json:"direction,omitempty"`
 	Trials        []*Trial               `protobuf:"bytes,4,rep,name=trials,proto3" json:"trials,omitempty"`
 	Final         *Trial                 `protobuf:"bytes,5,opt,name=final,proto3" json:"final,omitempty"`
+	Objectives    []string               `protobuf:"bytes,6,rep,name=objectives,proto3" json:"objectives,omitempty"` // of a job with several
+	Bounded       []string               `protobuf:"bytes,7,rep,name=bounded,proto3" json:"bounded,omitempty"`       // objectives that constraints bound
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2288,6 +2330,20 @@ func (x *Leaderboard) GetFinal() *Trial {
 	return nil
 }
 
+func (x *Leaderboard) GetObjectives() []string {
+	if x != nil {
+		return x.Objectives
+	}
+	return nil
+}
+
+func (x *Leaderboard) GetBounded() []string {
+	if x != nil {
+		return x.Bounded
+	}
+	return nil
+}
+
 type Trial struct {
 	state         protoimpl.MessageState     `protogen:"open.v1"`
 	Id            *string                    `protobuf:"bytes,1,opt,name=id,proto3,oneof" json:"id,omitempty"`
@@ -2303,6 +2359,10 @@ type Trial struct {
 	TokensPerS    *float64                   `protobuf:"fixed64,11,opt,name=tokens_per_s,json=tokensPerS,proto3,oneof" json:"tokens_per_s,omitempty"`
 	Parent        *string                    `protobuf:"bytes,12,opt,name=parent,proto3,oneof" json:"parent,omitempty"`
 	Reason        *string                    `protobuf:"bytes,13,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	Cost          *Cost                      `protobuf:"bytes,14,opt,name=cost,proto3" json:"cost,omitempty"`
+	Misses        []string                   `protobuf:"bytes,15,rep,name=misses,proto3" json:"misses,omitempty"` // constraints, in words
+	Front         *bool                      `protobuf:"varint,16,opt,name=front,proto3,oneof" json:"front,omitempty"`
+	Knee          *bool                      `protobuf:"varint,17,opt,name=knee,proto3,oneof" json:"knee,omitempty"`
 	ForkedAt      *float64                   `protobuf:"fixed64,40,opt,name=forked_at,json=forkedAt,proto3,oneof" json:"forked_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2429,9 +2489,122 @@ func (x *Trial) GetReason() string {
 	return ""
 }
 
+func (x *Trial) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+func (x *Trial) GetMisses() []string {
+	if x != nil {
+		return x.Misses
+	}
+	return nil
+}
+
+func (x *Trial) GetFront() bool {
+	if x != nil && x.Front != nil {
+		return *x.Front
+	}
+	return false
+}
+
+func (x *Trial) GetKnee() bool {
+	if x != nil && x.Knee != nil {
+		return *x.Knee
+	}
+	return false
+}
+
 func (x *Trial) GetForkedAt() float64 {
 	if x != nil && x.ForkedAt != nil {
 		return *x.ForkedAt
+	}
+	return 0
+}
+
+// Cost is what it takes to generate with a model.
+type Cost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LatencyS      *float64               `protobuf:"fixed64,1,opt,name=latency_s,json=latencyS,proto3,oneof" json:"latency_s,omitempty"` // of a token
+	MemoryBytes   *int64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
+	SizeBytes     *int64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3,oneof" json:"size_bytes,omitempty"`
+	EnergyJ       *float64               `protobuf:"fixed64,4,opt,name=energy_j,json=energyJ,proto3,oneof" json:"energy_j,omitempty"` // of a token
+	EnergyBy      *string                `protobuf:"bytes,5,opt,name=energy_by,json=energyBy,proto3,oneof" json:"energy_by,omitempty"`
+	Threads       *int32                 `protobuf:"varint,6,opt,name=threads,proto3,oneof" json:"threads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cost) Reset() {
+	*x = Cost{}
+	mi := &file_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cost) ProtoMessage() {}
+
+func (x *Cost) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cost.ProtoReflect.Descriptor instead.
+func (*Cost) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Cost) GetLatencyS() float64 {
+	if x != nil && x.LatencyS != nil {
+		return *x.LatencyS
+	}
+	return 0
+}
+
+func (x *Cost) GetMemoryBytes() int64 {
+	if x != nil && x.MemoryBytes != nil {
+		return *x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Cost) GetSizeBytes() int64 {
+	if x != nil && x.SizeBytes != nil {
+		return *x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Cost) GetEnergyJ() float64 {
+	if x != nil && x.EnergyJ != nil {
+		return *x.EnergyJ
+	}
+	return 0
+}
+
+func (x *Cost) GetEnergyBy() string {
+	if x != nil && x.EnergyBy != nil {
+		return *x.EnergyBy
+	}
+	return ""
+}
+
+func (x *Cost) GetThreads() int32 {
+	if x != nil && x.Threads != nil {
+		return *x.Threads
 	}
 	return 0
 }
@@ -2451,7 +2624,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2636,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2649,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{33}
+	return file_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Line) GetN() uint32 {
@@ -2519,7 +2692,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2704,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2717,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{34}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2598,7 +2771,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2783,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2796,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{35}
+	return file_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Node) GetId() string {
@@ -2870,7 +3043,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xb6\f\n" +
+	"\x05_size\"\x86\r\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -2903,7 +3076,11 @@ const file_control_proto_rawDesc = "" +
 	"\x15plaintext_collectives\x18\x1a \x01(\bH\x12R\x14plaintextCollectives\x88\x01\x01\x12\x1c\n" +
 	"\tforbidden\x18\x1b \x03(\tR\tforbidden\x12!\n" +
 	"\tscheduler\x18\x1c \x01(\tH\x13R\tscheduler\x88\x01\x01\x12\x1d\n" +
-	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x1a8\n" +
+	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"objectives\x18\x1e \x03(\tR\n" +
+	"objectives\x12 \n" +
+	"\tserves_on\x18\x1f \x01(\tH\x15R\bservesOn\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2941,7 +3118,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_schedulerB\n" +
 	"\n" +
-	"\b_inherit\"\x8b\x01\n" +
+	"\b_inheritB\f\n" +
+	"\n" +
+	"_serves_on\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +
@@ -2974,13 +3153,20 @@ const file_control_proto_rawDesc = "" +
 	"hysteresis\x18\x02 \x01(\x01H\x01R\n" +
 	"hysteresis\x88\x01\x01B\v\n" +
 	"\t_gpu_loadB\r\n" +
-	"\v_hysteresis\"{\n" +
+	"\v_hysteresis\"\xb8\x02\n" +
 	"\vConstraints\x12\"\n" +
 	"\n" +
 	"max_params\x18\x01 \x01(\x03H\x00R\tmaxParams\x88\x01\x01\x12'\n" +
-	"\rmax_memory_mb\x18\x02 \x01(\x03H\x01R\vmaxMemoryMb\x88\x01\x01B\r\n" +
+	"\rmax_memory_mb\x18\x02 \x01(\x03H\x01R\vmaxMemoryMb\x88\x01\x01\x126\n" +
+	"\x15max_serving_memory_mb\x18\x03 \x01(\x01H\x02R\x12maxServingMemoryMb\x88\x01\x01\x12#\n" +
+	"\vmax_size_mb\x18\x04 \x01(\x01H\x03R\tmaxSizeMb\x88\x01\x01\x12$\n" +
+	"\vmax_latency\x18\x05 \x01(\tH\x04R\n" +
+	"maxLatency\x88\x01\x01B\r\n" +
 	"\v_max_paramsB\x10\n" +
-	"\x0e_max_memory_mb\"\x89\x01\n" +
+	"\x0e_max_memory_mbB\x18\n" +
+	"\x16_max_serving_memory_mbB\x0e\n" +
+	"\f_max_size_mbB\x0e\n" +
+	"\f_max_latency\"\x89\x01\n" +
 	"\x06Limits\x12\x1d\n" +
 	"\atimeout\x18\x01 \x01(\tH\x00R\atimeout\x88\x01\x01\x12\x1d\n" +
 	"\aretries\x18\x02 \x01(\x05H\x01R\aretries\x88\x01\x01\x12\x1d\n" +
@@ -3040,18 +3226,22 @@ const file_control_proto_rawDesc = "" +
 	"\b_attemptB\n" +
 	"\n" +
 	"\b_secondsB\x06\n" +
-	"\x04_err\"\xe2\x01\n" +
+	"\x04_err\"\x9c\x02\n" +
 	"\vLeaderboard\x12\x15\n" +
 	"\x03job\x18\x01 \x01(\tH\x00R\x03job\x88\x01\x01\x12!\n" +
 	"\tobjective\x18\x02 \x01(\tH\x01R\tobjective\x88\x01\x01\x12!\n" +
 	"\tdirection\x18\x03 \x01(\tH\x02R\tdirection\x88\x01\x01\x12)\n" +
 	"\x06trials\x18\x04 \x03(\v2\x11.autoglm.v1.TrialR\x06trials\x12'\n" +
-	"\x05final\x18\x05 \x01(\v2\x11.autoglm.v1.TrialR\x05finalB\x06\n" +
+	"\x05final\x18\x05 \x01(\v2\x11.autoglm.v1.TrialR\x05final\x12\x1e\n" +
+	"\n" +
+	"objectives\x18\x06 \x03(\tR\n" +
+	"objectives\x12\x18\n" +
+	"\abounded\x18\a \x03(\tR\aboundedB\x06\n" +
 	"\x04_jobB\f\n" +
 	"\n" +
 	"_objectiveB\f\n" +
 	"\n" +
-	"_direction\"\xaf\x05\n" +
+	"_direction\"\xb4\x06\n" +
 	"\x05Trial\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x1b\n" +
 	"\x06status\x18\x02 \x01(\tH\x01R\x06status\x88\x01\x01\x12\x19\n" +
@@ -3068,8 +3258,12 @@ const file_control_proto_rawDesc = "" +
 	"tokensPerS\x88\x01\x01\x12\x1b\n" +
 	"\x06parent\x18\f \x01(\tH\n" +
 	"R\x06parent\x88\x01\x01\x12\x1b\n" +
-	"\x06reason\x18\r \x01(\tH\vR\x06reason\x88\x01\x01\x12 \n" +
-	"\tforked_at\x18( \x01(\x01H\fR\bforkedAt\x88\x01\x01\x1aQ\n" +
+	"\x06reason\x18\r \x01(\tH\vR\x06reason\x88\x01\x01\x12$\n" +
+	"\x04cost\x18\x0e \x01(\v2\x10.autoglm.v1.CostR\x04cost\x12\x16\n" +
+	"\x06misses\x18\x0f \x03(\tR\x06misses\x12\x19\n" +
+	"\x05front\x18\x10 \x01(\bH\fR\x05front\x88\x01\x01\x12\x17\n" +
+	"\x04knee\x18\x11 \x01(\bH\rR\x04knee\x88\x01\x01\x12 \n" +
+	"\tforked_at\x18( \x01(\x01H\x0eR\bforkedAt\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01B\x05\n" +
@@ -3085,9 +3279,28 @@ const file_control_proto_rawDesc = "" +
 	"\b_secondsB\x0f\n" +
 	"\r_tokens_per_sB\t\n" +
 	"\a_parentB\t\n" +
-	"\a_reasonB\f\n" +
+	"\a_reasonB\b\n" +
+	"\x06_frontB\a\n" +
+	"\x05_kneeB\f\n" +
 	"\n" +
-	"_forked_at\"\xa6\x01\n" +
+	"_forked_at\"\xaa\x02\n" +
+	"\x04Cost\x12 \n" +
+	"\tlatency_s\x18\x01 \x01(\x01H\x00R\blatencyS\x88\x01\x01\x12&\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03H\x01R\vmemoryBytes\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03H\x02R\tsizeBytes\x88\x01\x01\x12\x1e\n" +
+	"\benergy_j\x18\x04 \x01(\x01H\x03R\aenergyJ\x88\x01\x01\x12 \n" +
+	"\tenergy_by\x18\x05 \x01(\tH\x04R\benergyBy\x88\x01\x01\x12\x1d\n" +
+	"\athreads\x18\x06 \x01(\x05H\x05R\athreads\x88\x01\x01B\f\n" +
+	"\n" +
+	"_latency_sB\x0f\n" +
+	"\r_memory_bytesB\r\n" +
+	"\v_size_bytesB\v\n" +
+	"\t_energy_jB\f\n" +
+	"\n" +
+	"_energy_byB\n" +
+	"\n" +
+	"\b_threads\"\xa6\x01\n" +
 	"\x04Line\x12\x11\n" +
 	"\x01n\x18\x01 \x01(\rH\x00R\x01n\x88\x01\x01\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05event\x123\n" +
@@ -3168,7 +3381,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
@@ -3203,103 +3416,105 @@ var file_control_proto_goTypes = []any{
 	(*Stage)(nil),                 // 30: autoglm.v1.Stage
 	(*Leaderboard)(nil),           // 31: autoglm.v1.Leaderboard
 	(*Trial)(nil),                 // 32: autoglm.v1.Trial
-	(*Line)(nil),                  // 33: autoglm.v1.Line
-	(*NodesReply)(nil),            // 34: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 35: autoglm.v1.Node
-	nil,                           // 36: autoglm.v1.Order.ConfigEntry
-	nil,                           // 37: autoglm.v1.Order.RangesEntry
-	nil,                           // 38: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 39: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 40: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 41: autoglm.v1.Spec.StagesEntry
-	nil,                           // 42: autoglm.v1.Data.ConfigEntry
-	nil,                           // 43: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 44: autoglm.v1.Step.EnvEntry
-	nil,                           // 45: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 46: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 48: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 49: google.protobuf.Value
+	(*Cost)(nil),                  // 33: autoglm.v1.Cost
+	(*Line)(nil),                  // 34: autoglm.v1.Line
+	(*NodesReply)(nil),            // 35: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 36: autoglm.v1.Node
+	nil,                           // 37: autoglm.v1.Order.ConfigEntry
+	nil,                           // 38: autoglm.v1.Order.RangesEntry
+	nil,                           // 39: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 40: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 41: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 42: autoglm.v1.Spec.StagesEntry
+	nil,                           // 43: autoglm.v1.Data.ConfigEntry
+	nil,                           // 44: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 45: autoglm.v1.Step.EnvEntry
+	nil,                           // 46: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 47: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 49: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 50: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
 	22, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
 	20, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
 	18, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
 	6,  // 3: autoglm.v1.SteerRequest.order:type_name -> autoglm.v1.Order
-	36, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
-	37, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
+	37, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
+	38, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
 	7,  // 6: autoglm.v1.Order.brackets:type_name -> autoglm.v1.Bracket
-	38, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	47, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	47, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	47, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	47, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	39, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	39, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	48, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	48, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	48, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	48, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	40, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
 	22, // 13: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
 	20, // 14: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
 	31, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
 	30, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
 	19, // 17: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
-	47, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	48, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
 	21, // 19: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
 	23, // 20: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
 	24, // 21: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	40, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	41, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
 	25, // 23: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
 	26, // 24: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	41, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	42, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
 	28, // 26: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	42, // 27: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	43, // 28: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	44, // 29: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	43, // 27: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	44, // 28: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	45, // 29: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
 	29, // 30: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
 	32, // 31: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
 	32, // 32: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	45, // 33: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
-	48, // 34: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	48, // 35: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
-	18, // 36: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	35, // 37: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	47, // 38: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	46, // 39: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	49, // 40: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
-	21, // 41: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	47, // 42: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	27, // 43: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	49, // 44: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
-	0,  // 45: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
-	2,  // 46: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
-	4,  // 47: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
-	8,  // 48: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
-	8,  // 49: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
-	4,  // 50: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
-	4,  // 51: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
-	5,  // 52: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
-	4,  // 53: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
-	10, // 54: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
-	11, // 55: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
-	12, // 56: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	13, // 57: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
-	15, // 58: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 59: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 60: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	18, // 61: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	33, // 62: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	33, // 63: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	9,  // 64: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	18, // 65: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	6,  // 66: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
-	17, // 67: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	34, // 68: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	17, // 69: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	17, // 70: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	14, // 71: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
-	16, // 72: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	59, // [59:73] is the sub-list for method output_type
-	45, // [45:59] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	46, // 33: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	33, // 34: autoglm.v1.Trial.cost:type_name -> autoglm.v1.Cost
+	49, // 35: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	49, // 36: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	18, // 37: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
+	36, // 38: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	48, // 39: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	47, // 40: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	50, // 41: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
+	21, // 42: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	48, // 43: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	27, // 44: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	50, // 45: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	0,  // 46: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
+	2,  // 47: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
+	4,  // 48: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
+	8,  // 49: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
+	8,  // 50: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
+	4,  // 51: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
+	4,  // 52: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
+	5,  // 53: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
+	4,  // 54: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
+	10, // 55: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
+	11, // 56: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
+	12, // 57: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
+	13, // 58: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
+	15, // 59: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 60: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 61: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	18, // 62: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	34, // 63: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	34, // 64: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	9,  // 65: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	18, // 66: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	6,  // 67: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
+	17, // 68: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	35, // 69: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	17, // 70: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	17, // 71: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	14, // 72: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
+	16, // 73: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	60, // [60:74] is the sub-list for method output_type
+	46, // [46:60] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3331,13 +3546,14 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[33].OneofWrappers = []any{}
 	file_control_proto_msgTypes[34].OneofWrappers = []any{}
 	file_control_proto_msgTypes[35].OneofWrappers = []any{}
+	file_control_proto_msgTypes[36].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -16,7 +16,7 @@ type DecoderOptions struct {
 }
 
 // prefillRows is the most tokens of one sequence computed at once.
-const prefillRows = 64
+const prefillRows = glm.PrefillRows
 
 // Decoder generates with a cache of keys and values. Its weights are packed once,
 // as the products read them. It implements engine.Decoder and is owned by one

@@ -213,9 +213,49 @@
           return { value: [t[x], t.bits], trial: t, symbolSize: t.rung === top ? 13 : 8, itemStyle: { color: ramp(t.bits), borderColor: color("card"), borderWidth: 1 },
             label: { show: line.indexOf(t) >= 0, formatter: function () { return t.id; }, position: "right", color: color("soft"), fontSize: 11 } };
         }), labelLayout: { hideOverlap: true } },
-        { type: "scatter", symbol: "path://M0,-10L2.9,-3.2L10,-3.1L4.4,1.4L6.2,8.5L0,4.4L-6.2,8.5L-4.4,1.4L-10,-3.1L-2.9,-3.2Z", symbolSize: 20, z: 6, itemStyle: { color: color("accent") },
+        { type: "scatter", symbol: star, symbolSize: 20, z: 6, itemStyle: { color: color("accent") },
           data: data.final && ok(data.final.bits) && data.final[x] > 0 ? [{ value: [data.final[x], data.final.bits], trial: data.final }] : [] }
       ]
+    });
+  }
+
+  var star = "path://M0,-10L2.9,-3.2L10,-3.1L4.4,1.4L6.2,8.5L0,4.4L-6.2,8.5L-4.4,1.4L-10,-3.1L-2.9,-3.2Z";
+  function goals() {
+    var g = data.goals, x = +get("goal-x").value + 1;
+    var line = g.points.filter(function (p) { return p.mark === "front" || p.mark === "knee"; }).sort(function (a, b) { return a.values[x] - b.values[x]; });
+    var shown = g.points.concat(g.final ? [g.final] : []), lo = Infinity, hi = 0;
+    shown.forEach(function (p) { lo = Math.min(lo, p.values[x]); hi = Math.max(hi, p.values[x]); });
+    var marks = [];
+    if (ok(g.limits[x]) && g.limits[x] <= 3 * hi) { marks.push({ xAxis: g.limits[x] }); hi = Math.max(hi, g.limits[x]); }
+    return Object.assign(base(), {
+      grid: { left: 52, right: 30, top: 26, bottom: 44 },
+      xAxis: hi / lo >= 8 && lo > 0 ? logAxis(g.names[x], lo / 1.2, hi * 1.2) : axis({ type: "value", scale: true, name: g.names[x], splitLine: { show: false }, max: marks.length ? function (v) { return Math.max(v.max, hi * 1.02); } : null }),
+      yAxis: axis({ type: "value", scale: true, name: "bits per byte", nameGap: 36 }),
+      tooltip: Object.assign(base().tooltip, { trigger: "item", formatter: function (p) {
+        var t = p.data.point;
+        return t ? "<b>" + esc(t.id) + "</b> " + esc(t.mark) + g.names.map(function (n, i) { return "<br>" + esc(n) + " " + esc(t.text[i]); }).join("") : "";
+      } }),
+      series: [
+        { type: "line", data: line.map(function (p) { return [p.values[x], p.values[0]]; }), symbol: "none", silent: true, lineStyle: { color: color("ink"), width: 1.2, type: "dashed" },
+          markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: color("c4"), type: "dotted", width: 1.5 }, data: marks } },
+        { type: "scatter", data: g.points.map(function (p) {
+          var miss = p.mark === "misses";
+          return { value: [p.values[x], p.values[0]], point: p, symbolSize: p.mark === "knee" ? 16 : p.mark === "front" ? 12 : 8,
+            itemStyle: { color: miss ? "transparent" : ramp(p.values[0]), borderColor: miss ? color("c8") : p.mark === "knee" ? color("accent") : color("card"), borderWidth: p.mark === "knee" ? 3 : miss ? 2 : 1 },
+            label: { show: line.indexOf(p) >= 0, formatter: function () { return p.id; }, position: "right", color: color("soft"), fontSize: 11 } };
+        }), labelLayout: { hideOverlap: true } },
+        { type: "scatter", symbol: star, symbolSize: 20, z: 6, itemStyle: { color: color("accent") }, data: g.final ? [{ value: [g.final.values[x], g.final.values[0]], point: g.final }] : [] }
+      ]
+    });
+  }
+
+  function volume() {
+    var v = data.goals.volume;
+    return Object.assign(base(), {
+      grid: { left: 52, right: 22, top: 16, bottom: 44 },
+      xAxis: axis({ type: "value", name: "results", minInterval: 1, splitLine: { show: false } }), yAxis: axis({ type: "value", scale: true, name: "hypervolume, share", nameGap: 36 }),
+      tooltip: Object.assign(base().tooltip, { trigger: "axis", formatter: function (ps) { var q = v[ps[0].dataIndex]; return q.n + " results: <b>" + q.share.toFixed(3) + "</b><br>last of " + esc(q.id); } }),
+      series: [{ type: "line", step: "end", symbol: "none", data: v.map(function (q) { return [q.n, q.share]; }), lineStyle: { color: color("c1"), width: 2 } }]
     });
   }
 
@@ -396,7 +436,8 @@
     ["chart-cost", cost, scores.length], ["chart-parts", function () { return strip(data.parts); }, data.parts.length],
     ["chart-rules", rules, data.rules.length], ["chart-stages", function () { return strip(data.stages); }, data.stages.length],
     ["chart-slice", slice, data.axes.length && scores.length], ["chart-rank", rank, data.axes.length > 1 && scores.length], ["chart-edf", edf, scores.length],
-    ["chart-anova", anova, data.anova.length], ["chart-contour", contour, data.contours.length], ["chart-timeline", timeline, data.spans.length]
+    ["chart-anova", anova, data.anova.length], ["chart-contour", contour, data.contours.length], ["chart-timeline", timeline, data.spans.length],
+    ["chart-goals", goals, data.goals && data.goals.points.length], ["chart-volume", volume, data.goals && data.goals.volume && data.goals.volume.length > 1]
   ];
   var charts = {};
   function draw(id) {
@@ -416,7 +457,7 @@
   if (get("curve-x")) get("curve-x").value = data.x;
   if (get("rank-y") && data.axes.length > 1) get("rank-y").value = "1";
   draw();
-  [["slice-x", "chart-slice"], ["rank-x", "chart-rank"], ["rank-y", "chart-rank"], ["contour-pair", "chart-contour"], ["curve-x", "chart-curves"], ["curve-y", "chart-curves"], ["curve-log", "chart-curves"], ["curve-all", "chart-curves"], ["cost-x", "chart-cost"]].forEach(function (c) {
+  [["slice-x", "chart-slice"], ["rank-x", "chart-rank"], ["rank-y", "chart-rank"], ["contour-pair", "chart-contour"], ["curve-x", "chart-curves"], ["curve-y", "chart-curves"], ["curve-log", "chart-curves"], ["curve-all", "chart-curves"], ["cost-x", "chart-cost"], ["goal-x", "chart-goals"]].forEach(function (c) {
     if (get(c[0])) get(c[0]).addEventListener("change", function () { draw(c[1]); });
   });
   dark.addEventListener("change", function () { draw(); });

@@ -1,0 +1,78 @@
+package glm
+
+import (
+	"math"
+	"slices"
+
+	"github.com/open-autoglm/autoglm/gpu/kernel"
+)
+
+// PrefillRows is the most tokens of a prompt that a decoder on the CPU computes at once.
+const PrefillRows = 64
+
+// DecodingBytes is the memory that the native decoder allocates to generate seqs
+// sequences at once: parameters, their packed copy, keys and values of full contexts,
+// and each thread's scratch.
+func (a Arch) DecodingBytes(seqs, threads int) int64 {
+	_, size := a.Layout()
+	C, D, F, T, V := a.Dim, a.HeadDim(), a.FFN, a.Context, a.Vocab
+	layer, head := a.products()
+	packed := kernel.PackedLen(head[0], head[1])
+	for _, w := range layer {
+		packed += a.Layers * kernel.PackedLen(w[0], w[1])
+	}
+	cache := a.Layers * a.KVHeads * (kernel.PackedLen(T, D) + kernel.PackedLen(D, T))
+	scratch := PrefillRows * (5*C + 2*a.KVDim() + 3*F + T + V)
+	n := size + packed + T*D + max(1, seqs)*(cache+V) + max(1, threads)*scratch
+	return 4 * int64(n)
+}
+
+// TokenWork is how many parameters and cached values a generated token reads, in the
+// mean over a full context. That is what it takes at batch 1, where each is used once.
+func (a Arch) TokenWork() float64 {
+	return float64(a.MatrixParams()) + float64(a.Vocab)*float64(a.Dim) + float64(a.Layers)*float64(a.Context)*float64(a.Dim)
+}
+
+// TokenTime is how long a token of so much work takes on a machine.
+type TokenTime struct {
+	Work    float64 `json:"work" msgpack:"work"`
+	Seconds float64 `json:"seconds" msgpack:"seconds"`
+}
+
+// TokenSeconds is how long a generated token takes on a machine where shapes of
+// TokenProbes took those times, which rise: between two of them by logarithms, since
+// what a parameter costs is a matter of the cache that holds them all.
+func (a Arch) TokenSeconds(times []TokenTime) float64 {
+	w := a.TokenWork()
+	i := slices.IndexFunc(times, func(t TokenTime) bool { return t.Work >= w })
+	switch {
+	case i == 0:
+		return times[0].Seconds * w / times[0].Work
+	case i < 0:
+		last := times[len(times)-1]
+		return last.Seconds * w / last.Work
+	}
+	p, q := times[i-1], times[i]
+	x := math.Log(w/p.Work) / math.Log(q.Work/p.Work)
+	return p.Seconds * math.Pow(q.Seconds/p.Seconds, x)
+}
+
+// TokenProbes are shapes by which a machine is timed, smallest first, up to one with
+// at least so many parameters in matrices where there is one.
+func TokenProbes(params int64) []Arch {
+	var out []Arch
+	for _, p := range [][5]int{ // C, L, H, V, T
+		{64, 2, 2, 320, 64},
+		{128, 4, 4, 512, 128},
+		{256, 6, 4, 2048, 256},
+		{512, 8, 8, 4096, 256},
+		{768, 12, 12, 8192, 256},
+	} {
+		a := Arch{Vocab: p[3], Dim: p[0], Layers: p[1], Heads: p[2], KVHeads: p[2], FFN: 3 * p[0], Context: p[4], Tied: true}.WithDefaults()
+		out = append(out, a)
+		if a.MatrixParams() >= params {
+			break
+		}
+	}
+	return out
+}

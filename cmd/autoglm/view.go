@@ -231,7 +231,7 @@ func (v *view) plain(u driver.Update) {
 		d := e.Decision
 		say("%-9s %s %s", d.Trial, d.Action, summary(d.Config))
 	case journal.Ordered:
-		say("ordered   %s", ordered(*e.Order))
+		say("ordered   %s%s", ordered(*e.Order), after(", by ", e.Order.By))
 		if p := u.State.Plan; e.Order.Kind == search.Extend && p != nil && p.Unit == search.Seconds {
 			say("time: %s search, %s final training", clock(p.SearchSeconds), clock(p.FinalSeconds))
 		}

@@ -26,6 +26,7 @@ type State struct {
 	Planned      *search.Plan // Plan, before orders extended it
 	Decisions    []search.Decision
 	Orders       []search.Order
+	OrderedAt    []float64           // active time, by order
 	Outcomes     map[int]TrialReport // by decision
 	Spans        map[int]Span        // when each was made and carried out; −1 is the final training
 	Retries      map[int]int         // failed attempts, by decision
@@ -109,7 +110,7 @@ func (s *State) Apply(e Event) {
 		s.Plan, s.Planned = e.Plan, e.Plan
 	case Ordered:
 		if e.Order != nil && e.Order.Seq == len(s.Orders) {
-			s.Orders = append(s.Orders, *e.Order)
+			s.Orders, s.OrderedAt = append(s.Orders, *e.Order), append(s.OrderedAt, e.Active)
 			s.extend(*e.Order)
 		}
 	case Decided:

@@ -1,6 +1,7 @@
 package search
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -315,6 +316,51 @@ func TestOrdersAreChecked(t *testing.T) {
 	if !s.Done() {
 		t.Error("the search is not over")
 	}
+}
+
+// Orders come from whoever may steer, in JSON.
+func FuzzOrder(f *testing.F) {
+	for _, s := range []string{
+		`{"kind": "enqueue", "config": {"x": 1, "k": "b", "z": 3}}`, `{"kind": "narrow", "ranges": {"y": "1e-3..1e-2"}}`, `{"kind": "stop", "trial": "t001", "before": 9}`,
+		`{"kind": "extend", "amount": 3, "unit": "trials", "brackets": [{"trials": -1, "keep": [], "resources": [1]}]}`, `{}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var o Order
+		if json.Unmarshal(b, &o) != nil {
+			return
+		}
+		st, err := NewStrategy("tpe", bowl(t), Options{Seed: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := MakePlan(Needs{Trials: 6, Slots: 2, Corpus: 1e6})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := New(st, NewHyperband(plan.Brackets), 2)
+		if _, err := s.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if o.Kind == Extend {
+			if o, err = plan.Extend(o); err != nil {
+				return
+			}
+		}
+		if o, err = s.Order(o); err != nil {
+			return
+		}
+		_ = o.String()
+		for seq := range 2 {
+			if err := s.Report(seq, Outcome{Score: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Next(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestPlansAreExtended(t *testing.T) {

@@ -58,6 +58,7 @@ type page struct {
 
 	Distribution table // of the scores of each rung
 	Timeline     table
+	Orders       table // what users asked of the search
 	Front        table
 	NoScore      int // trials without a score
 	Unfair       bool
@@ -142,6 +143,7 @@ func newPage(f *folder, l limits) *page {
 	p.together()
 	p.distribution(entries)
 	p.timeline(st, shown)
+	p.orders(st)
 	p.fronts(entries)
 	p.cleaning(f)
 	p.stages(st)

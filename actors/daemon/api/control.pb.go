@@ -324,6 +324,7 @@ type Order struct {
 	Before        *uint32                    `protobuf:"varint,8,opt,name=before,proto3,oneof" json:"before,omitempty"` // the first decision that is made under it
 	Told          *uint32                    `protobuf:"varint,9,opt,name=told,proto3,oneof" json:"told,omitempty"`     // results that the search had learnt by then
 	Brackets      []*Bracket                 `protobuf:"bytes,10,rep,name=brackets,proto3" json:"brackets,omitempty"`
+	By            *string                    `protobuf:"bytes,11,opt,name=by,proto3,oneof" json:"by,omitempty"` // who gave it, as their certificate names them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +427,13 @@ func (x *Order) GetBrackets() []*Bracket {
 		return x.Brackets
 	}
 	return nil
+}
+
+func (x *Order) GetBy() string {
+	if x != nil && x.By != nil {
+		return *x.By
+	}
+	return ""
 }
 
 // Bracket is one run of successive halving.
@@ -2745,7 +2753,7 @@ const file_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"G\n" +
 	"\fSteerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
-	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xae\x04\n" +
+	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xca\x04\n" +
 	"\x05Order\x12\x17\n" +
 	"\x04kind\x18\x01 \x01(\tH\x00R\x04kind\x88\x01\x01\x125\n" +
 	"\x06config\x18\x02 \x03(\v2\x1d.autoglm.v1.Order.ConfigEntryR\x06config\x125\n" +
@@ -2757,7 +2765,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06before\x18\b \x01(\rH\x05R\x06before\x88\x01\x01\x12\x17\n" +
 	"\x04told\x18\t \x01(\rH\x06R\x04told\x88\x01\x01\x12/\n" +
 	"\bbrackets\x18\n" +
-	" \x03(\v2\x13.autoglm.v1.BracketR\bbrackets\x1aQ\n" +
+	" \x03(\v2\x13.autoglm.v1.BracketR\bbrackets\x12\x13\n" +
+	"\x02by\x18\v \x01(\tH\aR\x02by\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\x1a9\n" +
@@ -2770,7 +2779,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06_trialB\x06\n" +
 	"\x04_seqB\t\n" +
 	"\a_beforeB\a\n" +
-	"\x05_told\"c\n" +
+	"\x05_toldB\x05\n" +
+	"\x03_by\"c\n" +
 	"\aBracket\x12\x1b\n" +
 	"\x06trials\x18\x01 \x01(\x05H\x00R\x06trials\x88\x01\x01\x12\x12\n" +
 	"\x04keep\x18\x02 \x03(\x05R\x04keep\x12\x1c\n" +

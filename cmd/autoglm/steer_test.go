@@ -79,7 +79,7 @@ func TestSteer(t *testing.T) {
 		}
 	}
 	write(t, filepath.Join(dir, "job.yaml"), `hardware_constraint: cpu-any
-budget: {tokens: 600000}
+budget: {tokens: 450000}
 search_strategy: tpe
 space: {dim: 64, layers: "int(1, 2)", context: 32, vocab: [320, 384], batch_tokens: 256, warmup_steps: 2}
 `)
@@ -88,7 +88,7 @@ space: {dim: 64, layers: "int(1, 2)", context: 32, vocab: [320, 384], batch_toke
 	stop := s.order("stop", "t001")
 	enqueued := s.order("enqueue", "lr=0.004", "layers=1")
 	narrowed := s.order("narrow", "lr=1e-3..5e-3", "dropout=0..0.1")
-	extended := s.order("extend", "+200_000", "tokens")
+	extended := s.order("extend", "+150_000", "tokens")
 	if info, err := os.Stat(filepath.Join(dir, "run", "steer.sock")); err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("the socket is %v, %v", info.Mode(), err)
 	}
@@ -111,7 +111,7 @@ space: {dim: 64, layers: "int(1, 2)", context: 32, vocab: [320, 384], batch_toke
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(st.Orders) != 4 || st.Spec.Budget.Tokens != 800_000 || st.Plan.SearchTrials != 12+extended.Brackets[0].Trials || st.Winner == "t001" {
+	if len(st.Orders) != 4 || st.Spec.Budget.Tokens != 600_000 || st.Plan.SearchTrials != 12+extended.Brackets[0].Trials || st.Winner == "t001" {
 		t.Errorf("%d orders, budget %+v, winner %s, plan %+v", len(st.Orders), st.Spec.Budget, st.Winner, st.Plan)
 	}
 	starts, asked := 0, 0
@@ -146,7 +146,7 @@ func TestSteerSurvivesKillNine(t *testing.T) {
 	dir := t.TempDir()
 	corpus(t, dir)
 	write(t, filepath.Join(dir, "job.yaml"), `hardware_constraint: cpu-2
-budget: {tokens: 6000000}
+budget: {tokens: 4000000}
 space: {dim: 64, layers: "int(1, 2)", context: 32, vocab: [320, 384], batch_tokens: 256, warmup_steps: 2}
 `)
 	s := steeredBuild(t, dir, "build", "log.txt", "--job", "job.yaml", "--out", "run")

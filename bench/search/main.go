@@ -5,6 +5,7 @@
 //	go run ./bench/search -table bench/testdata/hpobench_car.csv.gz -strategy auto -trials 100 -seeds 20 -json
 //	go run ./bench/search -table tables -strategy auto,tpe,gp -peers optuna-tpe,optuna-gp,smac,hebo
 //	go run ./bench/search -table hwgpt -strategy auto -peers optuna-tpe
+//	go run ./bench/search -table bench/testdata/nasbench201_cifar10.csv.gz -warm inverted:nasbench201_cifar100
 //
 // Peers are Python programs that .ci/search-peers installs; one that is named and
 // cannot run is an error.
@@ -64,6 +65,7 @@ func run(ctx context.Context) error {
 	pending := flag.Int("pending", 1, "trials that run side by side")
 	workers := flag.Int("workers", 2, "searches that run side by side")
 	asJSON := flag.Bool("json", false, "print one JSON line a search in place of the summary")
+	warm := flag.String("warm", "", "comma-separated tables, names or files: -strategy starts warm from 100 random trials of each; inverted:TABLE has their scores turned round, which misleads")
 	against := flag.String("against", "", "a file of such lines, of other tools or of an earlier run, to compare with")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -77,8 +79,12 @@ func run(ctx context.Context) error {
 		return err
 	}
 	var searchers []searcher
+	past, err := warmStart(split(*warm), *data)
+	if err != nil {
+		return err
+	}
 	for _, n := range split(*strategy) {
-		searchers = append(searchers, own(n))
+		searchers = append(searchers, own(n, past))
 	}
 	for _, n := range split(*peerList) {
 		p, err := peer(n, *script)

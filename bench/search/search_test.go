@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
@@ -137,7 +138,7 @@ func TestSearchers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, task := range ts {
-		line, _, err := own("auto").search(t.Context(), task, 1, 12, 3)
+		line, _, err := own("auto", func(int) []search.Past { return nil }).search(t.Context(), task, 1, 12, 3)
 		if err != nil || len(line) != 12 {
 			t.Fatalf("%s: %v, %v", task.name, line, err)
 		}

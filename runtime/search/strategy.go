@@ -48,6 +48,7 @@ type Options struct {
 	// Grows tells whether a child's model can take the parent's weights over; nil is
 	// never. Evolution then prefers such children, see Lineage.
 	Grows      func(child, parent space.Config) bool
+	Past       []Past  // of earlier searches: see transfer
 	Trials     int     // that the search will have; 0 is unknown
 	Startup    int     // configurations before a model is trusted; 0 means 10
 	Population int     // of evolution and de, 0 means 20; of nsga2, 0 means 50

@@ -16,6 +16,7 @@ import (
 // State is what a job's events add up to. Apply is its only writer.
 type State struct {
 	Spec         job.Spec
+	Past         []search.Past // of earlier searches
 	Active       float64
 	Done         map[string]bool    // stages
 	StageSeconds map[string]float64 // active time that each took
@@ -86,7 +87,7 @@ func (s *State) Apply(e Event) {
 	switch e.Kind {
 	case Created:
 		if e.Spec != nil {
-			s.Spec = *e.Spec
+			s.Spec, s.Past = *e.Spec, e.Past
 		}
 	case Resumed:
 		s.Failed = ""

@@ -103,9 +103,10 @@ type transfer struct {
 	sources []*earlier
 	tries   []space.Config // the best of them, the very best first
 	tried   int
-	weight  float64 // the largest
-	at      int     // results that the weights were made from
-	version int     // history.revision then
+	begun   map[string]bool // by key, those of tries that were proposed
+	weight  float64         // the largest
+	at      int             // results that the weights were made from
+	version int             // history.revision then
 }
 
 // earlier is one earlier search.
@@ -135,7 +136,7 @@ func newTransfer(h *history, past []Past) *transfer {
 	if len(past) == 0 {
 		return nil
 	}
-	t := &transfer{h: h, at: -1}
+	t := &transfer{h: h, at: -1, begun: map[string]bool{}}
 	bySource := map[string]*earlier{}
 	for _, p := range past {
 		e := bySource[p.Source]
@@ -294,6 +295,7 @@ func (t *transfer) try() space.Config {
 		c := t.tries[t.tried]
 		t.tried++
 		if !t.h.seen(c) && t.h.space.Check(c) == nil {
+			t.begun[c.Key()] = true
 			return c
 		}
 	}
@@ -309,4 +311,12 @@ func (t *transfer) screens() int {
 		return 1 // proposals that the past has no part in show what it is worth
 	}
 	return 1 + int(math.Round((pastScreens-1)*t.weight))
+}
+
+// Reason implements Reasoned.
+func (h *history) Reason(c space.Config) string {
+	if h.past != nil && h.past.begun[c.Key()] {
+		return "among the best of an earlier search"
+	}
+	return ""
 }

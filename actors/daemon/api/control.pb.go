@@ -1226,6 +1226,7 @@ type Upload struct {
 	Ref           *Ref                   `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
 	Valid         *bool                  `protobuf:"varint,3,opt,name=valid,proto3,oneof" json:"valid,omitempty"` // part of the user's own validation part
 	Step          *string                `protobuf:"bytes,4,opt,name=step,proto3,oneof" json:"step,omitempty"`    // a file of this step, not of the data
+	Warm          *bool                  `protobuf:"varint,5,opt,name=warm,proto3,oneof" json:"warm,omitempty"`   // trials that the search starts warm from, not data
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1286,6 +1287,13 @@ func (x *Upload) GetStep() string {
 		return *x.Step
 	}
 	return ""
+}
+
+func (x *Upload) GetWarm() bool {
+	if x != nil && x.Warm != nil {
+		return *x.Warm
+	}
+	return false
 }
 
 // Ref names a file by its content.
@@ -1373,6 +1381,7 @@ type Spec struct {
 	Forbidden            []string               `protobuf:"bytes,27,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
 	Scheduler            *string                `protobuf:"bytes,28,opt,name=scheduler,proto3,oneof" json:"scheduler,omitempty"`
 	Inherit              *string                `protobuf:"bytes,29,opt,name=inherit,proto3,oneof" json:"inherit,omitempty"`
+	WarmStart            []string               `protobuf:"bytes,35,rep,name=warm_start,json=warmStart,proto3" json:"warm_start,omitempty"` // of a job file; a call names files with warm
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1608,6 +1617,13 @@ func (x *Spec) GetInherit() string {
 		return *x.Inherit
 	}
 	return ""
+}
+
+func (x *Spec) GetWarmStart() []string {
+	if x != nil {
+		return x.WarmStart
+	}
+	return nil
 }
 
 type Budget struct {
@@ -2859,20 +2875,22 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_node_nameB\b\n" +
 	"\x06_askedB\v\n" +
-	"\t_stopping\"\x94\x01\n" +
+	"\t_stopping\"\xb6\x01\n" +
 	"\x06Upload\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x88\x01\x01\x12!\n" +
 	"\x03ref\x18\x02 \x01(\v2\x0f.autoglm.v1.RefR\x03ref\x12\x19\n" +
 	"\x05valid\x18\x03 \x01(\bH\x01R\x05valid\x88\x01\x01\x12\x17\n" +
-	"\x04step\x18\x04 \x01(\tH\x02R\x04step\x88\x01\x01B\a\n" +
+	"\x04step\x18\x04 \x01(\tH\x02R\x04step\x88\x01\x01\x12\x17\n" +
+	"\x04warm\x18\x05 \x01(\bH\x03R\x04warm\x88\x01\x01B\a\n" +
 	"\x05_nameB\b\n" +
 	"\x06_validB\a\n" +
-	"\x05_step\"I\n" +
+	"\x05_stepB\a\n" +
+	"\x05_warm\"I\n" +
 	"\x03Ref\x12\x17\n" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xb6\f\n" +
+	"\x05_size\"\xd5\f\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -2905,7 +2923,9 @@ const file_control_proto_rawDesc = "" +
 	"\x15plaintext_collectives\x18\x1a \x01(\bH\x12R\x14plaintextCollectives\x88\x01\x01\x12\x1c\n" +
 	"\tforbidden\x18\x1b \x03(\tR\tforbidden\x12!\n" +
 	"\tscheduler\x18\x1c \x01(\tH\x13R\tscheduler\x88\x01\x01\x12\x1d\n" +
-	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x1a8\n" +
+	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"warm_start\x18# \x03(\tR\twarmStart\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -5,7 +5,7 @@
 //	go run ./bench/search -table bench/testdata/hpobench_car.csv.gz -strategy auto -trials 100 -seeds 20 -json
 //	go run ./bench/search -table tables -strategy auto,tpe,gp -peers optuna-tpe,optuna-gp,smac,hebo
 //	go run ./bench/search -table hwgpt -strategy auto -peers optuna-tpe
-//	go run ./bench/search -table bench/testdata/nasbench201_cifar10.csv.gz -warm inverted:nasbench201_cifar100
+//	go run ./bench/search -table bench/testdata/nasbench201_cifar10.csv.gz -warm nasbench201_cifar100,inverted:nasbench201_cifar100
 //
 // Peers are Python programs that .ci/search-peers installs; one that is named and
 // cannot run is an error.
@@ -65,7 +65,7 @@ func run(ctx context.Context) error {
 	pending := flag.Int("pending", 1, "trials that run side by side")
 	workers := flag.Int("workers", 2, "searches that run side by side")
 	asJSON := flag.Bool("json", false, "print one JSON line a search in place of the summary")
-	warm := flag.String("warm", "", "comma-separated tables, names or files: -strategy starts warm from 100 random trials of each; inverted:TABLE has their scores turned round, which misleads")
+	warm := flag.String("warm", "", "comma-separated tables, names or files: -strategy runs once more for each, started warm from 100 random trials of it; inverted:TABLE has their scores turned round, which misleads")
 	against := flag.String("against", "", "a file of such lines, of other tools or of an earlier run, to compare with")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -79,12 +79,17 @@ func run(ctx context.Context) error {
 		return err
 	}
 	var searchers []searcher
-	past, err := warmStart(split(*warm), *data)
-	if err != nil {
-		return err
-	}
 	for _, n := range split(*strategy) {
-		searchers = append(searchers, own(n, past))
+		searchers = append(searchers, own(n, nil))
+		for _, w := range split(*warm) {
+			past, err := warmStart(w, *data)
+			if err != nil {
+				return err
+			}
+			s := own(n, past)
+			s.name += " < " + w
+			searchers = append(searchers, s)
+		}
 	}
 	for _, n := range split(*peerList) {
 		p, err := peer(n, *script)

@@ -229,7 +229,11 @@ func (v *view) plain(u driver.Update) {
 		}
 	case journal.Decided:
 		d := e.Decision
-		say("%-9s %s %s", d.Trial, d.Action, summary(d.Config))
+		why := ""
+		if d.Reason == search.EnqueuedByUser || d.Reason == search.FromPast {
+			why = "  (" + d.Reason + ")"
+		}
+		say("%-9s %s %s%s", d.Trial, d.Action, summary(d.Config), why)
 	case journal.Ordered:
 		say("ordered   %s%s", ordered(*e.Order), after(", by ", e.Order.By))
 		if p := u.State.Plan; e.Order.Kind == search.Extend && p != nil && p.Unit == search.Seconds {

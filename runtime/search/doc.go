@@ -64,6 +64,16 @@
 // is trained. A search that devices join is made wider;
 // its decisions say so, and are repeated as they were.
 //
+// # A warm start
+//
+// A search may begin with what earlier ones know (Options.Past), of other texts and, within
+// reason, other spaces (FitPast). The best few of them are tried, every other proposal, and
+// each becomes a random forest over the ranks of its trials, whose word counts as much as its
+// ranks have agreed with those of the new search's own trials: weights by rank correlation,
+// in the place of RGPE's ranking loss (Feurer et al. 2018). gp and forest then model what the
+// past did not expect; under the others the past picks among several proposals. An earlier
+// search that misleads weighs nothing after a few results.
+//
 // # Orders
 //
 // A user may steer a search while it runs: Search.Order checks an order and takes it. What

@@ -86,8 +86,8 @@ func TestNarrowHolds(t *testing.T) {
 				t.Fatal(err)
 			}
 			seen := map[string]bool{}
-			for i := range 30 {
-				if i == 12 {
+			for i := range 20 {
+				if i == 10 {
 					st.(Steerable).Narrow(parts)
 				}
 				cs, err := st.Ask(1)
@@ -99,7 +99,7 @@ func TestNarrowHolds(t *testing.T) {
 					t.Fatalf("%s: %v, seen %v", c.Key(), err, seen[c.Key()])
 				}
 				seen[c.Key()] = true
-				if i >= 12 {
+				if i >= 10 {
 					if err := whole.Narrow(parts...).Check(c); err != nil {
 						t.Fatalf("proposal %d after narrow %v: %v", i, r, err)
 					}

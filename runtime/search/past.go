@@ -118,7 +118,7 @@ type earlier struct {
 
 const (
 	pastTries   = 5   // configurations of earlier searches that are tried first, at most
-	pastShare   = 5   // … and at most one of so many trials
+	pastShare   = 4   // … and at most one of so many trials
 	pastLeast   = 5   // trials that a model needs
 	pastBelief  = 0.5 // correlation that is believed in before there are results
 	pastPrior   = 4   // … as much as so many results would show it
@@ -313,10 +313,13 @@ func (t *transfer) screens() int {
 	return 1 + int(math.Round((pastScreens-1)*t.weight))
 }
 
+// FromPast is the reason of a trial that an earlier search found good.
+const FromPast = "among the best of an earlier search"
+
 // Reason implements Reasoned.
 func (h *history) Reason(c space.Config) string {
 	if h.past != nil && h.past.begun[c.Key()] {
-		return "among the best of an earlier search"
+		return FromPast
 	}
 	return ""
 }

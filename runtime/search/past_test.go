@@ -110,7 +110,7 @@ func TestWarmStart(t *testing.T) {
 	each(t, func(t *testing.T, name string) {
 		related := pastOf(t, 60, func(s float64) float64 { return 1000 + math.Exp(s) })
 		inverted := pastOf(t, 60, func(s float64) float64 { return -s })
-		const seeds, trials = 4, 24
+		const seeds, trials = 3, 18
 		var cold, warm, misled float64
 		for seed := range uint64(seeds) {
 			c, _ := warmed(t, name, seed, trials, nil)
@@ -167,8 +167,8 @@ func TestTrustFollowsResults(t *testing.T) {
 func TestWarmStartIsRepeatable(t *testing.T) {
 	each(t, func(t *testing.T, name string) {
 		past := pastOf(t, 20, func(s float64) float64 { return s })
-		_, first := warmed(t, name, 2, 14, past)
-		_, again := warmed(t, name, 2, 14, past)
+		_, first := warmed(t, name, 2, 12, past)
+		_, again := warmed(t, name, 2, 12, past)
 		for i := range first {
 			if first[i].Key() != again[i].Key() {
 				t.Fatalf("proposal %d is %s, then %s", i, first[i].Key(), again[i].Key())

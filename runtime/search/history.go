@@ -24,6 +24,7 @@ type history struct {
 	told     []*observation // cached by results; nil when it must be made anew
 	bred     string         // whose weights what was proposed last can take over, "" where none
 	past     *transfer      // nil where nothing earlier is known
+	ownFirst bool           // the first proposal is the strategy's: it breeds from one result on
 	informed bool           // what was proposed last minds the past already
 	revision int            // counts reports of what had reported before
 }

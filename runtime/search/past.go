@@ -286,7 +286,10 @@ func (t *transfer) expects(point []float64) float64 {
 // try is a configuration of the past that is to be tried now, nil where none is: every
 // other proposal, for as long as the past is believed in.
 func (t *transfer) try() space.Config {
-	if t == nil || t.tried == len(t.tries) || len(t.h.proposed)%2 == 1 && t.tried > 0 {
+	if t == nil || t.tried == len(t.tries) {
+		return nil
+	}
+	if n := len(t.h.proposed); n == 0 && t.h.ownFirst || n%2 == 1 && t.tried > 0 {
 		return nil
 	}
 	t.learn()

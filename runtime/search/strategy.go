@@ -63,7 +63,7 @@ var makers = []struct {
 	{"auto", func(h *history) Strategy { return newAuto(h) }},
 	{"random", func(h *history) Strategy { return &random{h} }},
 	{"sobol", func(h *history) Strategy { return newSpread(h) }},
-	{"evolutionary", func(h *history) Strategy { return newMixed(h) }},
+	{"evolutionary", func(h *history) Strategy { h.ownFirst = true; return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
 	{"de", func(h *history) Strategy { return newDE(h) }},
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},

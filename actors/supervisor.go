@@ -19,8 +19,9 @@ import (
 // SupervisorConfig is what a Supervisor stands on. It outlives the actor's
 // restarts.
 type SupervisorConfig struct {
-	Spec    job.Spec    // written to a new journal; an old one has its own
-	Log     journal.Log // appended to by the Supervisor alone
+	Spec    job.Spec      // written to a new journal; an old one has its own
+	Past    []search.Past // likewise: trials of earlier searches
+	Log     journal.Log   // appended to by the Supervisor alone
 	Work    Work
 	Workers []*actor.PID // one a device of this node; those of others enlist
 	TrialConfig
@@ -198,7 +199,7 @@ func (s *Supervisor) begin(ctx actor.Context) {
 	}
 	if s.state.Events == 0 {
 		spec := s.cfg.Spec
-		if !s.commit(ctx, journal.Event{Kind: journal.Created, Spec: &spec}) {
+		if !s.commit(ctx, journal.Event{Kind: journal.Created, Spec: &spec, Past: s.cfg.Past}) {
 			return
 		}
 	} else if !s.commit(ctx, journal.Event{Kind: journal.Resumed}) {

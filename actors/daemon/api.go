@@ -47,7 +47,7 @@ type route struct {
 //	who may   request
 //	read      GET  /v1/jobs /v1/jobs/{id} /v1/jobs/{id}/events?from=N&follow=1 /v1/jobs/{id}/folder /v1/files/{hash} /v1/nodes
 //	submit    PUT  /v1/files          the body is a file; the answer its name
-//	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid", "step"}]}
+//	submit    POST /v1/jobs           {"name", "spec", "files": [{"name", "ref", "valid", "step", "warm"}]}
 //	submit    POST /v1/jobs/{id}/cancel     DELETE /v1/jobs/{id}
 //	submit    POST /v1/jobs/{id}/steer      {"kind": "narrow", "ranges": {"lr": "1e-3..1e-2"}}, see search.Order
 //	admin     POST /v1/nodes/{id}/drain     POST /v1/keys/rotate     GET /v1/backup
@@ -459,7 +459,10 @@ func (d *Daemon) check(ctx context.Context, s *Submission) error {
 			return &job.FieldError{Path: fmt.Sprintf("steps[%d].files", i), Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\", each with its \"step\""}
 		}
 	}
-	learn := slices.ContainsFunc(s.Files, func(u Upload) bool { return u.Step == "" && !u.Valid })
+	if len(s.Spec.WarmStart) > 0 {
+		return &job.FieldError{Path: "warm_start", Msg: "names files of the machine that submits; upload them with PUT /v1/files and name them in \"files\", each with \"warm\": true"}
+	}
+	learn := slices.ContainsFunc(s.Files, func(u Upload) bool { return u.Step == "" && !u.Valid && !u.Warm })
 	if !learn && !steps && len(s.Spec.Data.URLs) == 0 {
 		return &job.FieldError{Path: "data", Msg: "the job has nothing to learn from"}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/cluster/replica"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -20,6 +21,8 @@ import (
 //     order, and is there once;
 //   - a trial's piece of training ends once, and none that was decided is missing from
 //     a job that is done;
+//   - a user's order stands before the decisions that were made under it, and a trial
+//     that was stopped is decided on no more;
 //   - ranks that trained together ended with the same bits;
 //   - nothing follows the end of a job.
 //
@@ -60,6 +63,8 @@ type audited struct {
 	lastE     uint64
 	lastS     uint64
 	decisions int
+	orders    int
+	stopped   map[string]bool // trials, by orders
 	outcomes  map[int]int
 	final     int
 	finished  bool
@@ -69,7 +74,7 @@ func (a *audit) say(format string, v ...any) { a.found = append(a.found, fmt.Spr
 
 func (a *audit) job(id string) *audited {
 	if a.jobs[id] == nil {
-		a.jobs[id] = &audited{outcomes: map[int]int{}}
+		a.jobs[id] = &audited{outcomes: map[int]int{}, stopped: map[string]bool{}}
 	}
 	return a.jobs[id]
 }
@@ -164,7 +169,20 @@ func (a *audit) entry(id string, b []byte) error {
 		if e.Decision == nil || e.Decision.Seq != j.decisions {
 			a.say("job %s: a decision out of order", id)
 		}
+		if e.Decision != nil && j.stopped[e.Decision.Trial] {
+			a.say("job %s: decision %d is of trial %s, which was stopped before", id, e.Decision.Seq, e.Decision.Trial)
+		}
 		j.decisions++
+	case journal.Ordered:
+		switch {
+		case e.Order == nil || e.Order.Seq != j.orders:
+			a.say("job %s: an order out of order", id)
+		case e.Order.Before != j.decisions:
+			a.say("job %s: order %d stands before decision %d and says %d", id, e.Order.Seq, j.decisions, e.Order.Before)
+		case e.Order.Kind == search.Stop:
+			j.stopped[e.Order.Trial] = true
+		}
+		j.orders++
 	case journal.TrialRetried:
 		a.alike(id, e)
 	case journal.TrialEnded:

@@ -110,6 +110,17 @@ func TestAudit(t *testing.T) {
 		{"a zombie's record", func(_ *[]record, e *[]entry) { (*e)[6].epoch = 1 }, "a record of epoch 1 after one of 2"},
 		{"a record twice", func(_ *[]record, e *[]entry) { (*e)[2].seq = 1 }, "record 1 of epoch 1 follows record 1"},
 		{"an epoch nobody had", func(_ *[]record, e *[]entry) { (*e)[7].epoch, (*e)[7].seq = 3, 0 }, "given out only up to 2"},
+		{"orders", func(_ *[]record, e *[]entry) {
+			stop := journal.Event{Kind: journal.Ordered, Order: &search.Order{Kind: search.Stop, Trial: "t001", Before: 2}}
+			(*e)[6].e = stop
+			(*e)[7].e = journal.Event{Kind: journal.Decided, Decision: &search.Decision{Seq: 2, Trial: "t001"}}
+		}, "decision 2 is of trial t001, which was stopped before"},
+		{"an order in another place", func(_ *[]record, e *[]entry) {
+			(*e)[6].e = journal.Event{Kind: journal.Ordered, Order: &search.Order{Kind: search.Stop, Trial: "t001", Before: 1}}
+		}, "order 0 stands before decision 2 and says 1"},
+		{"an order twice", func(_ *[]record, e *[]entry) {
+			(*e)[6].e = journal.Event{Kind: journal.Ordered, Order: &search.Order{Seq: 1, Before: 2}}
+		}, "an order out of order"},
 		{"no end", func(_ *[]record, e *[]entry) { *e = (*e)[:7] }, "its journal has no end"},
 		{"work after the end", func(_ *[]record, e *[]entry) {
 			*e = append(*e, entry{2, 4, journal.Event{Kind: journal.Tick}})

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
@@ -207,6 +208,28 @@ func TestCallsUnderCertificates(t *testing.T) {
 	id := sub.GetJob()
 	if j, err := reader.Job(t.Context(), &api.JobRequest{Id: id}); err != nil || j.GetBy() != "ada" {
 		t.Errorf("%v, %v", j, err)
+	}
+	// An order goes to the job's node, and who gave it is written down.
+	steer := func(c api.ControlClient, o *api.Order) (*api.Order, error) {
+		return c.Steer(t.Context(), &api.SteerRequest{Id: id, Order: o})
+	}
+	stop := &api.Order{Kind: proto.String("stop"), Trial: proto.String("t001"), By: proto.String("eve")}
+	refusedAs(t, second(steer(reader, stop)), codes.PermissionDenied, "needs the role submit")
+	var taken *api.Order
+	waitFor(t, func() bool {
+		taken, err = steer(submitter, stop)
+		return err == nil
+	})
+	if taken.GetBy() != "ada" || taken.GetTrial() != "t001" || taken.GetBefore() == 0 {
+		t.Errorf("%v", taken)
+	}
+	refusedAs(t, second(steer(submitter, stop)), codes.FailedPrecondition, "trial t001 was stopped before")
+	refusedAs(t, second(steer(submitter, &api.Order{Kind: proto.String("narrow"), Ranges: map[string]string{"lr": "5..6"}})), codes.FailedPrecondition, "is not within")
+	if o, err := steer(submitter, &api.Order{Kind: proto.String("extend"), Amount: proto.Float64(5e7), Unit: proto.String("tokens")}); err != nil || len(o.GetBrackets()) == 0 {
+		t.Errorf("%v, %v", o, err)
+	}
+	if o, err := steer(admin, &api.Order{Kind: proto.String("enqueue"), Config: map[string]*structpb.Value{"dropout": structpb.NewNumberValue(0.05), "tied": structpb.NewBoolValue(true)}}); err != nil || o.GetConfig()["dropout"].GetNumberValue() != 0.05 || !o.GetConfig()["tied"].GetBoolValue() {
+		t.Errorf("%v, %v", o, err)
 	}
 	refusedAs(t, second(reader.Cancel(t.Context(), &api.JobRequest{Id: id})), codes.PermissionDenied, "needs the role submit")
 	refusedAs(t, second(submitter.Drain(t.Context(), &api.DrainRequest{Id: "b"})), codes.PermissionDenied, "needs the role admin")

@@ -147,12 +147,14 @@ func (s *control) Submit(ctx context.Context, in *api.SubmitRequest) (*api.Submi
 	if err != nil {
 		return nil, err
 	}
-	by := ""
-	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		by = strings.Join(md.Get(userHeader), "")
-	}
-	j, err := s.d.submit(ctx, c, by, bytes.NewReader(b))
+	j, err := s.d.submit(ctx, c, caller(ctx), bytes.NewReader(b))
 	return &api.SubmitReply{Job: &j.ID}, err
+}
+
+// caller is who makes a call, as their certificate names them.
+func caller(ctx context.Context) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return strings.Join(md.Get(userHeader), "")
 }
 
 func (s *control) Jobs(context.Context, *api.JobsRequest) (*api.JobsReply, error) {
@@ -234,6 +236,7 @@ func (s *control) Steer(ctx context.Context, in *api.SteerRequest) (*api.Order, 
 	if err := decode(bytes.NewReader(b), &o); err != nil {
 		return nil, err
 	}
+	o.By = caller(ctx)
 	if o, err = c.steer(ctx, in.GetId(), o); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/open-autoglm/autoglm/cluster/files"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
@@ -100,6 +101,7 @@ func TestMessagesHoldTheJSON(t *testing.T) {
 		{&Submission{}, &api.SubmitRequest{}},
 		{&Nodes{}, &api.NodesReply{}},
 		{&Line{}, &api.Line{}},
+		{&search.Order{}, &api.Order{}},
 		{&struct {
 			Files map[string]files.Ref `json:"files"`
 		}{}, &api.FolderReply{}},

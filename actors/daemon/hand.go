@@ -417,6 +417,8 @@ func (m *mirror) uploads(ctx context.Context, ups []Upload, spec *job.Spec) erro
 		case step >= 0:
 			t := &spec.Steps[step]
 			t.Files = append(slices.Clone(t.Files), path)
+		case u.Warm:
+			spec.WarmStart = append(spec.WarmStart, path)
 		case u.Valid:
 			spec.Data.Valid = append(spec.Data.Valid, path)
 		default:

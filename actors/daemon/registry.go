@@ -34,6 +34,7 @@ type Upload struct {
 	Ref   files.Ref `json:"ref"`
 	Valid bool      `json:"valid,omitempty"` // part of the user's own validation part
 	Step  string    `json:"step,omitempty"`  // a file of this step, not of the data
+	Warm  bool      `json:"warm,omitempty"`  // trials that the search starts warm from, not data
 }
 
 // Job is a job as the cluster knows it.

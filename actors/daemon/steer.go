@@ -24,6 +24,7 @@ func (d *Daemon) steerJob(c *chief, w http.ResponseWriter, r *http.Request) erro
 	if err := body(r, &o, maxAsk); err != nil {
 		return err
 	}
+	o.By = r.Header.Get(userHeader)
 	o, err := c.steer(r.Context(), r.PathValue("id"), o)
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/telemetry"
 )
 
 // Client attaches to a cluster through any of its nodes. It may be shared.
@@ -227,10 +228,35 @@ func (c *Client) Submit(ctx context.Context, name string, spec job.Spec, sent fu
 			}
 		}
 	}
+	if len(spec.WarmStart) > 0 {
+		ref, err := c.uploadPast(ctx, spec.WarmStart)
+		if err != nil {
+			return "", err
+		}
+		in.Files = append(in.Files, daemon.Upload{Name: "warm.json", Ref: ref, Warm: true})
+		spec.WarmStart = nil
+	}
 	in.Spec = spec
 	var out struct{ Job string }
 	err := c.json(ctx, http.MethodPost, "/v1/jobs", in, &out)
 	return out.Job, err
+}
+
+// uploadPast reads the trials of earlier searches here and sends them as one file.
+func (c *Client) uploadPast(ctx context.Context, paths []string) (files.Ref, error) {
+	past, err := telemetry.ReadPast(paths)
+	if err != nil {
+		return files.Ref{}, err
+	}
+	f, err := os.CreateTemp("", "autoglm-warm-*.json")
+	if err != nil {
+		return files.Ref{}, err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(telemetry.WritePast(f, past), f.Close()); err != nil {
+		return files.Ref{}, err
+	}
+	return c.Upload(ctx, f.Name(), nil)
 }
 
 // Jobs lists all jobs, the oldest first.

@@ -35,7 +35,7 @@ func TestForecast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := newSearch(spec, sp, first, plan, 2)
+		s, err := newSearch(spec, sp, first, nil, plan, 2)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/telemetry"
 )
 
 // Options of a node that carries out one job in this process.
@@ -198,6 +199,11 @@ func (n *Node) open() error {
 	}
 	n.site = newSite(n.opts.Dir, spec, n.crew)
 	n.site.notice = n.notice
+	if n.site.past = n.state.Past; n.state.Events == 0 { // later the journal has them
+		if n.site.past, err = telemetry.ReadPast(spec.WarmStart); err != nil {
+			return err
+		}
+	}
 	if n.opts.Folder != nil {
 		n.site.folder = n.opts.Folder
 	}
@@ -341,7 +347,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	var epoch atomic.Uint64
 	start := time.Now()
 	props := actors.SupervisorProps(actors.SupervisorConfig{
-		Spec: n.site.spec, Log: n.log, Work: n.site, Workers: pids,
+		Spec: n.site.spec, Past: n.site.past, Log: n.log, Work: n.site, Workers: pids,
 		TrialConfig: actors.TrialConfig{Epochs: func() uint64 { return epoch.Add(1) }, Across: n.opts.Across, Hooks: n.opts.Hooks},
 		Room:        n.crew.room, Clock: func() time.Duration { return time.Since(start) }, Now: time.Now, Tick: time.Second, Events: events,
 	}, actor.WithGuardian(strategy))

@@ -121,7 +121,11 @@ func (s *site) Search(p search.Plan, slots int) (*search.Search, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSearch(s.spec, sp, first, p, slots)
+	if len(s.spec.WarmStart) > 0 {
+		_, used := search.FitPast(sp, first, s.past)
+		s.notice(fmt.Sprintf("warm start: %s", used))
+	}
+	return newSearch(s.spec, sp, first, s.past, p, slots)
 }
 
 // grows tells whether the weights of a configuration's model can be grown into another's.
@@ -131,8 +135,8 @@ func grows(child, parent space.Config) bool {
 }
 
 // newSearch is the search of a plan, before anything was tried.
-func newSearch(spec job.Spec, sp *space.Space, first space.Config, p search.Plan, slots int) (*search.Search, error) {
-	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Trials: p.SearchTrials, Startup: min(10, max(3, p.SearchTrials/2))}
+func newSearch(spec job.Spec, sp *space.Space, first space.Config, past []search.Past, p search.Plan, slots int) (*search.Search, error) {
+	o := search.Options{Seed: spec.Seed, Architecture: space.IsArchitecture, Past: past, Trials: p.SearchTrials, Startup: min(10, max(3, p.SearchTrials/2))}
 	if len(first) > 0 {
 		o.Initial = []space.Config{first}
 	}

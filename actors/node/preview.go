@@ -9,6 +9,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
+	"github.com/open-autoglm/autoglm/runtime/telemetry"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -80,7 +81,11 @@ func Preview(ctx context.Context, spec job.Spec, bytes int64, fallback bool) (Ou
 	}
 	o.Seconds = Forecast{Search: o.Plan.SearchSeconds, Final: o.Plan.FinalSeconds, Total: n.WallClock}
 	if o.Plan.Unit != search.Seconds {
-		s, err := newSearch(spec, sp, first, o.Plan, n.Slots)
+		past, err := telemetry.ReadPast(spec.WarmStart)
+		if err != nil {
+			return o, err
+		}
+		s, err := newSearch(spec, sp, first, past, o.Plan, n.Slots)
 		if err != nil {
 			return o, err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/token"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -27,6 +28,7 @@ type site struct {
 	spec  job.Spec
 	crew  *crew
 	start time.Time
+	past  []search.Past // of earlier searches
 
 	notice  func(text string)      // what the job outlived
 	folder  Folder                 // dir, as other nodes have it

@@ -6,6 +6,7 @@
 //	go run ./bench/search -table tables -strategy auto,tpe,gp -peers optuna-tpe,optuna-gp,smac,hebo
 //	go run ./bench/search -table hwgpt -strategy auto -peers optuna-tpe
 //	go run ./bench/search -curves bench/testdata/lmcurves.csv.gz -strategy auto/asha,tpe/hyperband -peers optuna-tpe-hyperband
+//	go run ./bench/search -table bench/testdata/nasbench201_cifar10.csv.gz -warm nasbench201_cifar100,inverted:nasbench201_cifar100
 //
 // Peers are Python programs that .ci/search-peers installs; one that is named and
 // cannot run is an error.
@@ -72,6 +73,7 @@ func run(ctx context.Context) error {
 	pending := flag.Int("pending", 0, "trials that run side by side (default 1, with -curves 4)")
 	workers := flag.Int("workers", 2, "searches that run side by side")
 	asJSON := flag.Bool("json", false, "print one JSON line a search in place of the summary")
+	warm := flag.String("warm", "", "comma-separated tables, names or files: -strategy runs once more for each, started warm from 100 random trials of it; inverted:TABLE has their scores turned round, which misleads")
 	against := flag.String("against", "", "a file of such lines, of other tools or of an earlier run, to compare with")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -90,7 +92,16 @@ func run(ctx context.Context) error {
 	}
 	var searchers []searcher
 	for _, n := range split(*strategy) {
-		searchers = append(searchers, own(n))
+		searchers = append(searchers, own(n, nil))
+		for _, w := range split(*warm) {
+			past, err := warmStart(w, *data)
+			if err != nil {
+				return err
+			}
+			s := own(n, past)
+			s.name += " < " + w
+			searchers = append(searchers, s)
+		}
 	}
 	for _, n := range split(*peerList) {
 		p, err := peer(n, *script)

@@ -137,7 +137,7 @@ func TestSearchers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, task := range ts {
-		line, _, err := own("auto").search(t.Context(), task, 1, 12, 3)
+		line, _, err := own("auto", nil).search(t.Context(), task, 1, 12, 3)
 		if err != nil || len(line) != 12 {
 			t.Fatalf("%s: %v, %v", task.name, line, err)
 		}
@@ -153,5 +153,24 @@ func TestSearchers(t *testing.T) {
 	t.Setenv("AUTOGLM_SEARCH_PEERS", "")
 	if _, err := peer("smac", ""); err == nil || !strings.Contains(err.Error(), ".ci/search-peers") {
 		t.Error(err)
+	}
+}
+
+// A table of one space makes a warm start of another, and its inversion the opposite.
+func TestWarmStart(t *testing.T) {
+	straight, err := warmStart("hpobench_car", "../testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inverted, err := warmStart("inverted:hpobench_car", "../testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := straight(3), inverted(3)
+	if len(a) != warmTrials || len(b) != len(a) || a[0].Config.Key() != b[0].Config.Key() || a[0].Score != -b[0].Score || straight(4)[0].Config.Key() == a[0].Config.Key() {
+		t.Errorf("%d and %d trials, %+v, %+v", len(a), len(b), a[0], b[0])
+	}
+	if _, err := warmStart("nothing", "../testdata"); err == nil {
+		t.Error("a table that is not there is no error")
 	}
 }

@@ -16,14 +16,19 @@ type searcher struct {
 	search func(ctx context.Context, t task, seed, trials, pending int) ([]float64, time.Duration, error)
 }
 
-// own is a strategy of this project.
-func own(name string) searcher {
+// own is a strategy of this project; it starts warm from what past gives for its seed,
+// where that is not nil.
+func own(name string, past func(seed int) []search.Past) searcher {
 	return searcher{name: name, search: func(ctx context.Context, t task, seed, trials, pending int) ([]float64, time.Duration, error) {
 		sp, err := t.space()
 		if err != nil {
 			return nil, 0, err
 		}
-		st, err := search.NewStrategy(name, sp, search.Options{Seed: uint64(seed)})
+		o := search.Options{Seed: uint64(seed)}
+		if past != nil {
+			o.Past = past(seed)
+		}
+		st, err := search.NewStrategy(name, sp, o)
 		if err != nil {
 			return nil, 0, err
 		}

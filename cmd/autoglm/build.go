@@ -18,6 +18,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/telemetry"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -25,6 +26,7 @@ import (
 type jobFlags struct {
 	job      string
 	valid    []string
+	warm     []string
 	out      string
 	budget   string
 	trials   int
@@ -39,6 +41,7 @@ func (f *jobFlags) add(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVar(&f.job, "job", "", "job `FILE`: YAML, or JSON with comments")
 	fl.StringArrayVar(&f.valid, "valid", nil, "your own held-out `FILE` (may be repeated)")
+	fl.StringSliceVar(&f.warm, "warm-start", nil, "begin from what earlier searches know: folders of builds (`RUN`), or their trials as CSV, Parquet or JSON; several with commas")
 	fl.StringVar(&f.budget, "budget", "", "wall clock of the whole build, such as 3m or 2h (default 3m)")
 	fl.IntVar(&f.trials, "trials", 0, "a budget in trials in place of a wall clock: the same result each time")
 	fl.Uint64Var(&f.seed, "seed", 1, "seed of everything random")
@@ -76,6 +79,9 @@ func (f *jobFlags) spec(c *cobra.Command, files []string) (job.Spec, error) {
 	if len(f.valid) > 0 {
 		spec.Data.Valid = f.valid
 	}
+	if len(f.warm) > 0 {
+		spec.WarmStart = f.warm
+	}
 	if c.Flags().Changed("seed") {
 		spec.Seed = f.seed
 	}
@@ -98,7 +104,7 @@ func (f *jobFlags) spec(c *cobra.Command, files []string) (job.Spec, error) {
 			return spec, usageError{fmt.Errorf("--trials %d: give at least 1", f.trials)}
 		}
 	}
-	for _, list := range [][]string{spec.Data.Files, spec.Data.Valid, spec.Data.Plugin} {
+	for _, list := range [][]string{spec.Data.Files, spec.Data.Valid, spec.Data.Plugin, spec.WarmStart} {
 		for i, p := range list {
 			if _, made := spec.StepFile(p); made {
 				continue
@@ -146,9 +152,15 @@ A build leases the processors that it computes on; autoglm devices shows who
 holds them. Another build takes those that are free. When there are too few it
 waits and says for whom: --wait bounds that, --share computes beside the others.
 
+--warm-start begins where earlier searches came to: the best few of their trials, as far
+as they differ, are tried first, and the others say what to expect, as much as the new
+trials bear them out. Spaces may differ: what is missing is filled in, what is unknown is
+left out, and the build says how much was of use. It is read once, into the journal.
+
 With --attach a cluster builds: submit, attach and fetch in one.`,
 		Example: `  autoglm build
   autoglm build corpus.jsonl --budget 10m --out run1
+  autoglm build new-corpus.jsonl --warm-start run1,trials.csv
   autoglm build questions.csv --job job.yaml --valid held-out.csv`,
 		RunE: func(c *cobra.Command, args []string) error {
 			spec, err := f.spec(c, args)
@@ -223,6 +235,9 @@ func lookAt(ctx context.Context, spec job.Spec) error {
 				return &job.FieldError{Path: fmt.Sprintf("steps[%d].files[%d]", i, j), Msg: err.Error()}
 			}
 		}
+	}
+	if _, err := telemetry.ReadPast(spec.WarmStart); err != nil {
+		return err
 	}
 	if madeBySteps(spec) {
 		return nil

@@ -91,7 +91,11 @@ func ordered(o search.Order) string {
 		for _, b := range o.Brackets {
 			trials += b.Trials
 		}
-		return fmt.Sprintf("%s: %d trials more, and the final training's share", strings.Replace(o.String(), "extend", "extended by", 1), trials)
+		more := "1 trial"
+		if trials != 1 {
+			more = fmt.Sprintf("%d trials", trials)
+		}
+		return fmt.Sprintf("%s: %s more, and the final training's share", strings.Replace(o.String(), "extend", "extended by", 1), more)
 	}
 	return "stopped " + o.Trial + ": it ends at its next step"
 }

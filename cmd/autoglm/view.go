@@ -233,9 +233,13 @@ func (v *view) plain(u driver.Update) {
 		if d.Action == search.Fork {
 			how = fmt.Sprintf("fork of %s in place of %s:", d.Inherit, d.Replaces)
 		}
-		say("%-9s %s %s", d.Trial, how, summary(d.Config))
+		why := ""
+		if d.Reason == search.EnqueuedByUser || d.Reason == search.FromPast {
+			why = "  (" + d.Reason + ")"
+		}
+		say("%-9s %s %s%s", d.Trial, how, summary(d.Config), why)
 	case journal.Ordered:
-		say("ordered   %s", ordered(*e.Order))
+		say("ordered   %s%s", ordered(*e.Order), after(", by ", e.Order.By))
 		if p := u.State.Plan; e.Order.Kind == search.Extend && p != nil && p.Unit == search.Seconds {
 			say("time: %s search, %s final training", clock(p.SearchSeconds), clock(p.FinalSeconds))
 		}

@@ -54,7 +54,7 @@ func Parse(b []byte, name string) (Spec, error) {
 		return s, err
 	}
 	// Files of the job stand relative to its folder.
-	for _, list := range [][]string{s.Data.Files, s.Data.Valid, s.Data.Plugin} {
+	for _, list := range [][]string{s.Data.Files, s.Data.Valid, s.Data.Plugin, s.WarmStart} {
 		for i, p := range list {
 			if _, made := s.StepFile(p); !made && !filepath.IsAbs(p) {
 				list[i] = filepath.Join(filepath.Dir(name), p)

@@ -15,36 +15,37 @@ import (
 
 // Spec is a job as its user writes it; every field has a default.
 type Spec struct {
-	TaskType           string            `json:"task_type"`           // one of TaskTypes
-	MaxSeqLength       int               `json:"max_seq_length"`      // the final model's context, tokens; 0 is searched
-	HardwareConstraint string            `json:"hardware_constraint"` // see device.ParseRequest
-	SearchStrategy     string            `json:"search_strategy"`     // one of search.Names
-	Inherit            string            `json:"inherit"`             // whether trials begin from the weights of their parents, one of Inherits
-	Scheduler          string            `json:"scheduler"`           // how trials are rationed, one of search.Schedulers
-	Seed               uint64            `json:"seed"`                // of everything random
-	Budget             Budget            `json:"budget"`              //
-	Data               Data              `json:"data"`                //
-	Space              map[string]Expr   `json:"space,omitempty"`     // dimension to range, see space.Parse
-	Forbidden          []string          `json:"forbidden,omitempty"` // combinations of values, see space.ParseForbidden
-	Objective          string            `json:"objective"`           // the main score: bits_per_byte
-	Objectives         []string          `json:"objectives"`          // the main score and what else is to be small, of Objectives
-	ServesOn           string            `json:"serves_on"`           // what the finished model generates on: cpu-1, cpu-4
-	Precision          string            `json:"precision"`           // of the products while training, one of Precisions
-	Engine             string            `json:"engine"`              // what computes, one of Engines
-	Backend            string            `json:"backend"`             // how the ranks of a training join, one of Backends
-	Compression        string            `json:"compression"`         // of gradients between ranks, one of Compressions
-	ZeroStage          int               `json:"zero_stage"`          // 1 divides AdamW's moments over the ranks (ZeRO-1); 0 is none
-	DynamicBatching    bool              `json:"dynamic_batching"`    // ranks get as many of a step's sequences as their speed is worth
-	Isolation          string            `json:"isolation"`           // whether ranks compute in processes of their own, one of Isolations
-	Pinning            string            `json:"pinning"`             // of engine native's threads to processors, one of Pinnings
-	Placement          Placement         `json:"placement"`           // of work that may run on either kind of device
-	Constraints        Constraints       `json:"constraints"`         //
-	Priority           int               `json:"priority"`            // on a cluster: the higher goes first and may have lower ones stopped; ±MaxPriority
-	Retries            int               `json:"retries"`             // of a trial that failed, 0 … 10
-	Stages             map[string]Limits `json:"stages,omitempty"`    // overrides by stage name
-	Steps              []Step            `json:"steps,omitempty"`     // the user's own programs, in the same graph
-	Licence            string            `json:"licence,omitempty"`   // of the model, for its card (SPDX)
-	Name               string            `json:"name,omitempty"`      // of the model, for its card
+	TaskType           string            `json:"task_type"`            // one of TaskTypes
+	MaxSeqLength       int               `json:"max_seq_length"`       // the final model's context, tokens; 0 is searched
+	HardwareConstraint string            `json:"hardware_constraint"`  // see device.ParseRequest
+	SearchStrategy     string            `json:"search_strategy"`      // one of search.Names
+	Inherit            string            `json:"inherit"`              // whether trials begin from the weights of their parents, one of Inherits
+	Scheduler          string            `json:"scheduler"`            // how trials are rationed, one of search.Schedulers
+	Seed               uint64            `json:"seed"`                 // of everything random
+	Budget             Budget            `json:"budget"`               //
+	Data               Data              `json:"data"`                 //
+	Space              map[string]Expr   `json:"space,omitempty"`      // dimension to range, see space.Parse
+	Forbidden          []string          `json:"forbidden,omitempty"`  // combinations of values, see space.ParseForbidden
+	WarmStart          []string          `json:"warm_start,omitempty"` // earlier builds, or files of their trials, see telemetry.ReadPast
+	Objective          string            `json:"objective"`            // the main score: bits_per_byte
+	Objectives         []string          `json:"objectives"`           // the main score and what else is to be small, of Objectives
+	ServesOn           string            `json:"serves_on"`            // what the finished model generates on: cpu-1, cpu-4
+	Precision          string            `json:"precision"`            // of the products while training, one of Precisions
+	Engine             string            `json:"engine"`               // what computes, one of Engines
+	Backend            string            `json:"backend"`              // how the ranks of a training join, one of Backends
+	Compression        string            `json:"compression"`          // of gradients between ranks, one of Compressions
+	ZeroStage          int               `json:"zero_stage"`           // 1 divides AdamW's moments over the ranks (ZeRO-1); 0 is none
+	DynamicBatching    bool              `json:"dynamic_batching"`     // ranks get as many of a step's sequences as their speed is worth
+	Isolation          string            `json:"isolation"`            // whether ranks compute in processes of their own, one of Isolations
+	Pinning            string            `json:"pinning"`              // of engine native's threads to processors, one of Pinnings
+	Placement          Placement         `json:"placement"`            // of work that may run on either kind of device
+	Constraints        Constraints       `json:"constraints"`          //
+	Priority           int               `json:"priority"`             // on a cluster: the higher goes first and may have lower ones stopped; ±MaxPriority
+	Retries            int               `json:"retries"`              // of a trial that failed, 0 … 10
+	Stages             map[string]Limits `json:"stages,omitempty"`     // overrides by stage name
+	Steps              []Step            `json:"steps,omitempty"`      // the user's own programs, in the same graph
+	Licence            string            `json:"licence,omitempty"`    // of the model, for its card (SPDX)
+	Name               string            `json:"name,omitempty"`       // of the model, for its card
 
 	// PlaintextCollectives lets nccl, mpi and gloo, which neither encrypt nor authenticate,
 	// join ranks that have certificates. Without it auto picks none of them there, and a

@@ -14,7 +14,7 @@ type Kind string
 
 // Kinds, in the order in which a job meets them.
 const (
-	Created      Kind = "created"       // Spec
+	Created      Kind = "created"       // Spec, Past
 	Resumed      Kind = "resumed"       //
 	Tick         Kind = "tick"          // the job's clock, written now and then without sync
 	StageStarted Kind = "stage_started" // Stage, Attempt
@@ -60,6 +60,7 @@ type Event struct {
 	At       int64            `json:"at"`     // Unix milliseconds
 	Active   float64          `json:"active"` // seconds that the job has worked
 	Spec     *job.Spec        `json:"spec,omitempty"`
+	Past     []search.Past    `json:"past,omitempty"` // of earlier searches, that this one starts warm from
 	Stage    string           `json:"stage,omitempty"`
 	Attempt  int              `json:"attempt,omitempty"`
 	Plan     *search.Plan     `json:"plan,omitempty"`

@@ -17,6 +17,7 @@ import (
 // State is what a job's events add up to. Apply is its only writer.
 type State struct {
 	Spec         job.Spec
+	Past         []search.Past // of earlier searches
 	Active       float64
 	Done         map[string]bool    // stages
 	StageSeconds map[string]float64 // active time that each took
@@ -27,6 +28,7 @@ type State struct {
 	Planned      *search.Plan // Plan, before orders extended it
 	Decisions    []search.Decision
 	Orders       []search.Order
+	OrderedAt    []float64           // active time, by order
 	Outcomes     map[int]TrialReport // by decision
 	Spans        map[int]Span        // when each was made and carried out; −1 is the final training
 	Retries      map[int]int         // failed attempts, by decision
@@ -86,7 +88,7 @@ func (s *State) Apply(e Event) {
 	switch e.Kind {
 	case Created:
 		if e.Spec != nil {
-			s.Spec = *e.Spec
+			s.Spec, s.Past = *e.Spec, e.Past
 		}
 	case Resumed:
 		s.Failed = ""
@@ -110,7 +112,7 @@ func (s *State) Apply(e Event) {
 		s.Plan, s.Planned = e.Plan, e.Plan
 	case Ordered:
 		if e.Order != nil && e.Order.Seq == len(s.Orders) {
-			s.Orders = append(s.Orders, *e.Order)
+			s.Orders, s.OrderedAt = append(s.Orders, *e.Order), append(s.OrderedAt, e.Active)
 			s.extend(*e.Order)
 		}
 	case Decided:

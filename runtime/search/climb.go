@@ -128,24 +128,27 @@ func bounce(u float64) float64 {
 
 // judge gives the candidates their values and sorts them, best first.
 func (p *pool) judge() {
-	xs := make([][]float64, len(p.all))
+	xs, past := make([][]float64, len(p.all)), make([]float64, len(p.all))
 	for i, c := range p.all {
 		xs[i] = p.features(c.point, 1)
+		if p.prior {
+			past[i] = p.past.expects(c.point)
+		}
 	}
-	for i, v := range p.values(xs) {
+	for i, v := range p.values(xs, past) {
 		p.all[i].value = v
 	}
 	slices.SortStableFunc(p.all, func(a, b candidate) int { return -cmp.Compare(a.value, b.value) })
 }
 
-// values of the acquisition at features: the logarithms of the expected improvement and
+// values of the acquisition at features of which the past expects so much: the logarithms of the expected improvement and
 // of the probabilities that the constraints hold (Gardner et al., ICML 2014).
-func (b *belief) values(xs [][]float64) []float64 {
+func (b *belief) values(xs [][]float64, past []float64) []float64 {
 	out := make([]float64, len(xs))
 	if b.objective != nil {
 		means, variances := b.objective.PredictAll(xs)
 		for i := range out {
-			out[i] = gauss.LogEI(means[i], math.Sqrt(variances[i]), b.best)
+			out[i] = gauss.LogEI(means[i]+past[i], math.Sqrt(variances[i]), b.best)
 		}
 	}
 	for _, c := range b.constraints {
@@ -169,7 +172,7 @@ func (b *belief) slope(x, gradient []float64) float64 {
 	if b.objective != nil {
 		mean, variance, dm, dv := b.objective.Slope(x)
 		dev := math.Sqrt(variance)
-		v, byMean, byDev := gauss.LogEISlope(mean, dev, b.best)
+		v, byMean, byDev := gauss.LogEISlope(mean+b.offset, dev, b.best)
 		value += v
 		add(byMean, byDev, dev, dm, dv)
 	}
@@ -194,6 +197,9 @@ func (b *belief) slide(c candidate, rng *rand.Rand) space.Config {
 	}
 	if len(free) == 0 {
 		return c.config
+	}
+	if b.prior {
+		b.offset = b.past.expects(c.point) // a forest has no slope to follow
 	}
 	x := b.features(c.point, 1)
 	gradient := make([]float64, len(x))

@@ -75,7 +75,7 @@ func (c *cmaES) Ask(n int) ([]space.Config, error) {
 
 // propose draws from the distribution.
 func (c *cmaES) propose(rng *rand.Rand) (space.Config, error) {
-	c.last = nil
+	c.last, c.informed = nil, true // a distribution learns from its own draws alone
 	for range 100 {
 		x := c.run.sample(rng)
 		config := c.config(c.pointOf(c.run.read(x)), rng)

@@ -67,6 +67,26 @@
 // is trained. A search that devices join is made wider;
 // its decisions say so, and are repeated as they were.
 //
+// # A warm start
+//
+// A search may begin with what earlier ones know (Options.Past), of other texts and, within
+// reason, other spaces (FitPast). The best few of them are tried, every other proposal, and
+// each becomes a random forest over the ranks of its trials, whose word counts as much as its
+// ranks have agreed with those of the new search's own trials: weights by rank correlation,
+// in the place of RGPE's ranking loss (Feurer et al. 2018). gp and forest then model what the
+// past did not expect; under the others the past picks among several proposals. An earlier
+// search that misleads weighs nothing after a few results.
+//
+// # Orders
+//
+// A user may steer a search while it runs: Search.Order checks an order and takes it. What
+// is enqueued is the next trial to start; what is narrowed leaves results outside known and
+// proposes inside alone (space.Space.Narrow); an extension adds brackets on the same rungs
+// (Plan.Extend); a trial that is stopped is not promoted, and the next best of its rung goes
+// on in its place. An order that was taken says before which decision it stands and how many
+// results were told by then. Repeat carries it out there, so that a search that was steered
+// is repeated as well as any.
+//
 // Vocabulary: a trial is one configuration, a resource the amount of training it
 // has had (in the units of the plan), a rung a resource level at which trials are
 // compared, a bracket one run of successive halving, a decision "start" or

@@ -39,6 +39,8 @@ type surrogate struct {
 	score *trees
 	holds *trees // 1 where the constraints hold; nil where they always do
 	best  float64
+	// What the past expects of a point, in the measure of score, which is of the rest.
+	past func(p []float64) float64
 }
 
 // fit learns from the results. What is pending is taken to come out as predicted.
@@ -75,7 +77,12 @@ func (f *forest) fit(rng *rand.Rand) surrogate {
 			best = min(best, v)
 		}
 	}
-	s := surrogate{score: grow(f.dims, x, y, rng.Uint64()), best: best}
+	unit := deviation(y)
+	s := surrogate{best: best, past: func(p []float64) float64 { return unit * f.past.expects(p) }}
+	for i, p := range x {
+		y[i] -= s.past(p)
+	}
+	s.score = grow(f.dims, x, y, rng.Uint64())
 	if pending := f.pending(); len(pending) > 0 {
 		for _, o := range pending {
 			mean, _ := s.score.predict(o.point)
@@ -87,6 +94,17 @@ func (f *forest) fit(rng *rand.Rand) surrogate {
 		s.holds = grow(f.dims, x[:len(holds)], holds, rng.Uint64())
 	}
 	return s
+}
+
+// deviation is the standard deviation of numbers.
+func deviation(y []float64) float64 {
+	var sum, squares float64
+	for _, v := range y {
+		sum += v
+		squares += v * v
+	}
+	n := float64(len(y))
+	return math.Sqrt(max(squares/n-sum/n*sum/n, 0))
 }
 
 // scalarized are the results' scores. Of several objectives it is the augmented
@@ -132,7 +150,7 @@ func scalarized(results []*observation, rng *rand.Rand) []float64 {
 // constraints hold.
 func (s surrogate) acquisition(p []float64) float64 {
 	mean, variance := s.score.predict(p)
-	a := gauss.LogEI(mean, math.Sqrt(variance+1e-10), s.best)
+	a := gauss.LogEI(mean+s.past(p), math.Sqrt(variance+1e-10), s.best)
 	if s.holds != nil {
 		chance, _ := s.holds.predict(p)
 		a += math.Log(max(chance, 0.01))
@@ -148,6 +166,7 @@ func (f *forest) promising(rng *rand.Rand) (space.Config, error) {
 		starts = 4 // of the best results and of the best draws each
 		steps  = 8
 	)
+	f.informed = true
 	s := f.fit(rng)
 	type candidate struct {
 		config space.Config

@@ -31,6 +31,7 @@ func (g *gp) propose(rng *rand.Rand) (space.Config, error) {
 	if len(g.results()) < min(g.opts.Startup, 8) {
 		return g.next(rng)
 	}
+	g.informed = true
 	b, err := g.belief(rng)
 	if err != nil {
 		return g.space.Sample(rng) // scores that no process can be fitted to
@@ -55,6 +56,8 @@ type belief struct {
 	best        float64
 	fidelity    bool           // features end with a resource; the largest is 1
 	heads       []*observation // the best that were tried
+	prior       bool           // objective is of what the past did not expect
+	offset      float64        // what it expects where a slope is followed
 }
 
 // limited is a constraint's model: it holds below limit.
@@ -108,7 +111,9 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 		data.Kinds = append(data.Kinds, gauss.Number)
 	}
 	var rows []Result
+	var expected []float64
 	for _, o := range all {
+		past := g.past.expects(o.point)
 		reports := o.reports
 		if !b.fidelity {
 			reports = reports[len(reports)-1:]
@@ -118,7 +123,7 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 			if b.fidelity {
 				at = math.Log(r.Resource/low) / math.Log(high/low)
 			}
-			rows = append(rows, r)
+			rows, expected = append(rows, r), append(expected, past)
 			data.X = append(data.X, b.features(o.point, at))
 		}
 	}
@@ -157,6 +162,10 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 		data.Y[i] = weights.of(r)
 	}
 	data.Y = drawnOut(data.Y)
+	for i, past := range expected {
+		b.prior = b.prior || past != 0
+		data.Y[i] -= past
+	}
 	m, err := g.fit("score", data, ahead)
 	if err != nil {
 		return nil, err
@@ -164,11 +173,14 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 	b.objective, b.best = m, math.Inf(1)
 	for i, v := range m.Means(data.X) {
 		if rows[i].class() == 0 {
-			b.best = min(b.best, v)
+			b.best = min(b.best, v+expected[i])
 		}
 	}
 	if math.IsInf(b.best, 1) {
-		b.best = slices.Min(data.Y) // everything failed
+		b.best = math.Inf(1) // everything failed
+		for i, y := range data.Y {
+			b.best = min(b.best, y+expected[i])
+		}
 	}
 	return b, nil
 }

@@ -23,6 +23,9 @@ type history struct {
 	joined   []*observation // cached by all
 	told     []*observation // cached by results; nil when it must be made anew
 	bred     string         // whose weights what was proposed last can take over, "" where none
+	past     *transfer      // nil where nothing earlier is known
+	ownFirst bool           // the first proposal is the strategy's: it breeds from one result on
+	informed bool           // what was proposed last minds the past already
 	revision int            // counts reports of what had reported before
 	explored int            // counts calls of Explore
 }
@@ -58,6 +61,7 @@ func newHistory(sp *space.Space, o Options) *history {
 			h.dims = append(h.dims, d)
 		}
 	}
+	h.past = newTransfer(h, o.Past)
 	return h
 }
 
@@ -288,9 +292,11 @@ func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space
 			return c, nil
 		}
 	}
+	if c := h.past.try(); c != nil {
+		return c, nil
+	}
 	for range 8 {
-		h.bred = ""
-		c, err := propose(rng)
+		c, err := h.screened(rng, propose)
 		for range 8 { // what is near, where it was seen
 			if err != nil {
 				return nil, err
@@ -316,6 +322,30 @@ func (h *history) one(propose func(rng *rand.Rand) (space.Config, error)) (space
 		return c, nil
 	}
 	return nil, ErrExhausted
+}
+
+// screened is the proposal of several from which the past expects the most; just one
+// where there is no past, or none that is believed in.
+func (h *history) screened(rng *rand.Rand, propose func(rng *rand.Rand) (space.Config, error)) (space.Config, error) {
+	var best space.Config
+	value, bred := math.Inf(1), ""
+	n := h.past.screens()
+	for i := range n {
+		h.bred, h.informed = "", false
+		c, err := propose(rng)
+		if err != nil || n == 1 || h.informed {
+			return c, err
+		}
+		v := h.past.expects(h.point(c))
+		if h.seen(c) {
+			v = math.MaxFloat64
+		}
+		if i == 0 || v < value {
+			best, value, bred = c, v, h.bred
+		}
+	}
+	h.bred = bred
+	return best, nil
 }
 
 // few is the most configurations of a space that are gone through one by one.

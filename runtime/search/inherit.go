@@ -25,3 +25,9 @@ func (s *Search) parent(c space.Config) string {
 	}
 	return p
 }
+
+// Reasoned is a Strategy that can say why it asked for a configuration.
+type Reasoned interface {
+	// Reason is "" where there is nothing to say.
+	Reason(c space.Config) string
+}

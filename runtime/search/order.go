@@ -43,6 +43,7 @@ type Order struct {
 	Amount float64           `json:"amount,omitempty"` // of extend
 	Unit   string            `json:"unit,omitempty"`   // … one of BudgetUnits
 	Trial  string            `json:"trial,omitempty"`  // of stop
+	By     string            `json:"by,omitempty"`     // who gave it, as their certificate names them
 
 	// Once taken:
 	Seq      int       `json:"seq,omitempty"`      // numbers the orders from 0

@@ -1,6 +1,7 @@
 package search
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -85,8 +86,8 @@ func TestNarrowHolds(t *testing.T) {
 				t.Fatal(err)
 			}
 			seen := map[string]bool{}
-			for i := range 30 {
-				if i == 12 {
+			for i := range 20 {
+				if i == 10 {
 					st.(Steerable).Narrow(parts)
 				}
 				cs, err := st.Ask(1)
@@ -98,7 +99,7 @@ func TestNarrowHolds(t *testing.T) {
 					t.Fatalf("%s: %v, seen %v", c.Key(), err, seen[c.Key()])
 				}
 				seen[c.Key()] = true
-				if i >= 12 {
+				if i >= 10 {
 					if err := whole.Narrow(parts...).Check(c); err != nil {
 						t.Fatalf("proposal %d after narrow %v: %v", i, r, err)
 					}
@@ -134,7 +135,7 @@ func schedulersOf(t *testing.T) map[string]func() (Scheduler, Plan) {
 func TestOrdersAreRepeated(t *testing.T) {
 	for name, make := range schedulersOf(t) {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(25) {
+			for seed := range uint64(12) {
 				begin := func() (*Search, Plan) {
 					st, err := NewStrategy("evolutionary", bowl(t), Options{Seed: 3, Startup: 4})
 					if err != nil {
@@ -317,6 +318,51 @@ func TestOrdersAreChecked(t *testing.T) {
 	if !s.Done() {
 		t.Error("the search is not over")
 	}
+}
+
+// Orders come from whoever may steer, in JSON.
+func FuzzOrder(f *testing.F) {
+	for _, s := range []string{
+		`{"kind": "enqueue", "config": {"x": 1, "k": "b", "z": 3}}`, `{"kind": "narrow", "ranges": {"y": "1e-3..1e-2"}}`, `{"kind": "stop", "trial": "t001", "before": 9}`,
+		`{"kind": "extend", "amount": 3, "unit": "trials", "brackets": [{"trials": -1, "keep": [], "resources": [1]}]}`, `{}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var o Order
+		if json.Unmarshal(b, &o) != nil {
+			return
+		}
+		st, err := NewStrategy("tpe", bowl(t), Options{Seed: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := MakePlan(Needs{Trials: 6, Slots: 2, Corpus: 1e6})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := New(st, NewHyperband(plan.Brackets), 2)
+		if _, err := s.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if o.Kind == Extend {
+			if o, err = plan.Extend(o); err != nil {
+				return
+			}
+		}
+		if o, err = s.Order(o); err != nil {
+			return
+		}
+		_ = o.String()
+		for seq := range 2 {
+			if err := s.Report(seq, Outcome{Score: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Next(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestPlansAreExtended(t *testing.T) {

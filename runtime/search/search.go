@@ -213,6 +213,9 @@ func (s *Search) ask(d *Decision) (space.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r, ok := s.strategy.(Reasoned); ok {
+		d.Reason = cmp.Or(r.Reason(cs[0]), d.Reason)
+	}
 	return cs[0], nil
 }
 

@@ -48,6 +48,7 @@ type Options struct {
 	// Grows tells whether a child's model can take the parent's weights over; nil is
 	// never. Evolution then prefers such children, see Lineage.
 	Grows      func(child, parent space.Config) bool
+	Past       []Past  // of earlier searches: see transfer
 	Trials     int     // that the search will have; 0 is unknown
 	Startup    int     // configurations before a model is trusted; 0 means 10
 	Population int     // of evolution and de, 0 means 20; of nsga2, 0 means 50
@@ -62,7 +63,7 @@ var makers = []struct {
 	{"auto", func(h *history) Strategy { return newAuto(h) }},
 	{"random", func(h *history) Strategy { return &random{h} }},
 	{"sobol", func(h *history) Strategy { return newSpread(h) }},
-	{"evolutionary", func(h *history) Strategy { return newMixed(h) }},
+	{"evolutionary", func(h *history) Strategy { h.ownFirst = true; return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
 	{"de", func(h *history) Strategy { return newDE(h) }},
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},

@@ -18,6 +18,12 @@
 //
 //	dims := append(dims, space.PerLayer(space.MustParse("heads", "[2, 4]"), "layers", 12)...)
 //
+// A space can be narrowed to parts of its dimensions while it is searched. Coordinates stay,
+// so that what was learnt outside keeps its place:
+//
+//	p, err := d.Part("1e-3..1e-2")
+//	s = s.Narrow(p)
+//
 // A caller passes its own random source: the same source state gives the same
 // configuration. Configs are maps; they are never changed after they are handed
 // over.

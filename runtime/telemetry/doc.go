@@ -4,7 +4,8 @@
 //	err := telemetry.WriteSamples(dir, []telemetry.Sample{{Prompt: "Call me", Completion: " Ishmael."}})
 //	err = telemetry.WriteReport(dir, state) // writes dir/report.html
 //
-// WriteCSV, WriteParquet and WriteOptuna give the trials to other programs.
+// WriteCSV, WriteParquet and WriteOptuna give the trials to other programs; ReadPast reads
+// them, for a search that starts warm.
 //
 // Duties: the state is the journal's, and nobody applies events to it meanwhile.
 // The folder may be in any condition that a build leaves behind: what is missing

@@ -67,6 +67,7 @@ type page struct {
 	Schedule     table // of its best
 	Distribution table // of the scores of each rung
 	Timeline     table
+	Orders       table // what users asked of the search
 	Front        table
 	NoScore      int // trials without a score
 	Unfair       bool
@@ -161,11 +162,13 @@ func newPage(f *folder, l limits) *page {
 	p.lineage(entries, st.Plan, l.rows)
 	p.distribution(entries)
 	p.timeline(st, shown)
+	p.orders(st)
 	p.fronts(entries)
 	p.goals(f, shown)
 	p.cleaning(f)
 	p.stages(st)
 	p.plan(st.Plan)
+	p.warm(st.Past)
 	p.Samples = f.samples[:min(len(f.samples), 3)]
 	for i, s := range p.Samples {
 		p.Samples[i] = Sample{clip(s.Prompt, 2000), clip(s.Completion, 4000)}
@@ -509,6 +512,21 @@ func (p *page) plan(pl *search.Plan) {
 			}
 			p.PlanTable.Rows = append(p.PlanTable.Rows, []string{fmt.Sprint(i + 1), fmt.Sprint(k), keep, unit(r)})
 		}
+	}
+}
+
+// warm tells what the search began from.
+func (p *page) warm(past []search.Past) {
+	n := map[string]int{}
+	for _, t := range past {
+		n[filepath.Base(t.Source)]++
+	}
+	var from []string
+	for _, source := range sortedKeys(n) {
+		from = append(from, fmt.Sprintf("%s of %s", count(n[source], "trial", "trials"), clip(source, 100)))
+	}
+	if len(from) > 0 {
+		p.Plan = append(p.Plan, fmt.Sprintf("Started warm from %s.", strings.Join(from[:min(len(from), 20)], ", ")))
 	}
 }
 

@@ -127,5 +127,17 @@ func (p *page) timeline(st *journal.State, shown []journal.Entry) {
 	}
 }
 
+// orders tells when the search was steered, and how.
+func (p *page) orders(st *journal.State) {
+	p.Orders.Head = []string{"at", "order", "by", "first decision under it"}
+	for i, o := range st.Orders {
+		by := none
+		if o.By != "" {
+			by = o.By
+		}
+		p.Orders.Rows = append(p.Orders.Rows, []string{seconds(st.OrderedAt[i]), clip(o.String(), 400), clip(by, 100), fmt.Sprint(o.Before)})
+	}
+}
+
 // maxSpans bounds the pieces of the timeline.
 const maxSpans = 400

@@ -324,6 +324,7 @@ type Order struct {
 	Before        *uint32                    `protobuf:"varint,8,opt,name=before,proto3,oneof" json:"before,omitempty"` // the first decision that is made under it
 	Told          *uint32                    `protobuf:"varint,9,opt,name=told,proto3,oneof" json:"told,omitempty"`     // results that the search had learnt by then
 	Brackets      []*Bracket                 `protobuf:"bytes,10,rep,name=brackets,proto3" json:"brackets,omitempty"`
+	By            *string                    `protobuf:"bytes,11,opt,name=by,proto3,oneof" json:"by,omitempty"` // who gave it, as their certificate names them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +427,13 @@ func (x *Order) GetBrackets() []*Bracket {
 		return x.Brackets
 	}
 	return nil
+}
+
+func (x *Order) GetBy() string {
+	if x != nil && x.By != nil {
+		return *x.By
+	}
+	return ""
 }
 
 // Bracket is one run of successive halving.
@@ -1218,6 +1226,7 @@ type Upload struct {
 	Ref           *Ref                   `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
 	Valid         *bool                  `protobuf:"varint,3,opt,name=valid,proto3,oneof" json:"valid,omitempty"` // part of the user's own validation part
 	Step          *string                `protobuf:"bytes,4,opt,name=step,proto3,oneof" json:"step,omitempty"`    // a file of this step, not of the data
+	Warm          *bool                  `protobuf:"varint,5,opt,name=warm,proto3,oneof" json:"warm,omitempty"`   // trials that the search starts warm from, not data
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1278,6 +1287,13 @@ func (x *Upload) GetStep() string {
 		return *x.Step
 	}
 	return ""
+}
+
+func (x *Upload) GetWarm() bool {
+	if x != nil && x.Warm != nil {
+		return *x.Warm
+	}
+	return false
 }
 
 // Ref names a file by its content.
@@ -1367,6 +1383,7 @@ type Spec struct {
 	Inherit              *string                `protobuf:"bytes,29,opt,name=inherit,proto3,oneof" json:"inherit,omitempty"`
 	Objectives           []string               `protobuf:"bytes,30,rep,name=objectives,proto3" json:"objectives,omitempty"`
 	ServesOn             *string                `protobuf:"bytes,31,opt,name=serves_on,json=servesOn,proto3,oneof" json:"serves_on,omitempty"`
+	WarmStart            []string               `protobuf:"bytes,35,rep,name=warm_start,json=warmStart,proto3" json:"warm_start,omitempty"` // of a job file; a call names files with warm
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1616,6 +1633,13 @@ func (x *Spec) GetServesOn() string {
 		return *x.ServesOn
 	}
 	return ""
+}
+
+func (x *Spec) GetWarmStart() []string {
+	if x != nil {
+		return x.WarmStart
+	}
+	return nil
 }
 
 type Budget struct {
@@ -2926,7 +2950,7 @@ const file_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"G\n" +
 	"\fSteerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
-	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xae\x04\n" +
+	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xca\x04\n" +
 	"\x05Order\x12\x17\n" +
 	"\x04kind\x18\x01 \x01(\tH\x00R\x04kind\x88\x01\x01\x125\n" +
 	"\x06config\x18\x02 \x03(\v2\x1d.autoglm.v1.Order.ConfigEntryR\x06config\x125\n" +
@@ -2938,7 +2962,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06before\x18\b \x01(\rH\x05R\x06before\x88\x01\x01\x12\x17\n" +
 	"\x04told\x18\t \x01(\rH\x06R\x04told\x88\x01\x01\x12/\n" +
 	"\bbrackets\x18\n" +
-	" \x03(\v2\x13.autoglm.v1.BracketR\bbrackets\x1aQ\n" +
+	" \x03(\v2\x13.autoglm.v1.BracketR\bbrackets\x12\x13\n" +
+	"\x02by\x18\v \x01(\tH\aR\x02by\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\x1a9\n" +
@@ -2951,7 +2976,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06_trialB\x06\n" +
 	"\x04_seqB\t\n" +
 	"\a_beforeB\a\n" +
-	"\x05_told\"c\n" +
+	"\x05_toldB\x05\n" +
+	"\x03_by\"c\n" +
 	"\aBracket\x12\x1b\n" +
 	"\x06trials\x18\x01 \x01(\x05H\x00R\x06trials\x88\x01\x01\x12\x12\n" +
 	"\x04keep\x18\x02 \x03(\x05R\x04keep\x12\x1c\n" +
@@ -3030,20 +3056,22 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_node_nameB\b\n" +
 	"\x06_askedB\v\n" +
-	"\t_stopping\"\x94\x01\n" +
+	"\t_stopping\"\xb6\x01\n" +
 	"\x06Upload\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x88\x01\x01\x12!\n" +
 	"\x03ref\x18\x02 \x01(\v2\x0f.autoglm.v1.RefR\x03ref\x12\x19\n" +
 	"\x05valid\x18\x03 \x01(\bH\x01R\x05valid\x88\x01\x01\x12\x17\n" +
-	"\x04step\x18\x04 \x01(\tH\x02R\x04step\x88\x01\x01B\a\n" +
+	"\x04step\x18\x04 \x01(\tH\x02R\x04step\x88\x01\x01\x12\x17\n" +
+	"\x04warm\x18\x05 \x01(\bH\x03R\x04warm\x88\x01\x01B\a\n" +
 	"\x05_nameB\b\n" +
 	"\x06_validB\a\n" +
-	"\x05_step\"I\n" +
+	"\x05_stepB\a\n" +
+	"\x05_warm\"I\n" +
 	"\x03Ref\x12\x17\n" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\x86\r\n" +
+	"\x05_size\"\xa5\r\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -3080,7 +3108,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"objectives\x18\x1e \x03(\tR\n" +
 	"objectives\x12 \n" +
-	"\tserves_on\x18\x1f \x01(\tH\x15R\bservesOn\x88\x01\x01\x1a8\n" +
+	"\tserves_on\x18\x1f \x01(\tH\x15R\bservesOn\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"warm_start\x18# \x03(\tR\twarmStart\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

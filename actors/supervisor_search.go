@@ -140,7 +140,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 	}
 	rep := &journal.TrialReport{
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
-		Stopped: m.Report.Stopped,
+		Stopped: m.Report.Stopped, Averaging: m.Report.Averaging,
 	}
 	if m.Err != nil {
 		rep.Failed, rep.Err = true, m.Err.Error()

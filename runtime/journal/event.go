@@ -42,8 +42,10 @@ type TrialReport struct {
 	Params    int64       `json:"params,omitempty"`
 	PerSecond float64     `json:"tokens_per_s,omitempty"`
 	Stopped   string      `json:"stopped,omitempty"` // why its rule ended it; Bits is then the last of its curve
-	Failed    bool        `json:"failed,omitempty"`
-	Err       string      `json:"err,omitempty"`
+	// Of a final training: how the average of its parameters compares.
+	Averaging *train.Averaging `json:"averaging,omitempty"`
+	Failed    bool             `json:"failed,omitempty"`
+	Err       string           `json:"err,omitempty"`
 }
 
 // Outcome is what the search learns of it.

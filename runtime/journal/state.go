@@ -278,6 +278,9 @@ func (s *State) Leaderboard(name string) Leaderboard {
 				bits = s.Score.BitsPerByte() // on the held-out part
 			}
 			f.Status, f.Score, f.Bits = "finished", &bits, &bits
+			if a := s.Final.Averaging; a != nil && a.Taken {
+				f.Reason += fmt.Sprintf("; the average of its parameters, by %.4f bits per byte better on text kept for choosing (noise %.4f)", a.Against-a.Bits, a.Noise)
+			}
 			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
 		}
 		lb.Final = &f

@@ -1134,6 +1134,7 @@ type Spec struct {
 	Forbidden            []string               `protobuf:"bytes,27,rep,name=forbidden,proto3" json:"forbidden,omitempty"`
 	Scheduler            *string                `protobuf:"bytes,28,opt,name=scheduler,proto3,oneof" json:"scheduler,omitempty"`
 	Inherit              *string                `protobuf:"bytes,29,opt,name=inherit,proto3,oneof" json:"inherit,omitempty"`
+	Averaging            *string                `protobuf:"bytes,40,opt,name=averaging,proto3,oneof" json:"averaging,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1367,6 +1368,13 @@ func (x *Spec) GetScheduler() string {
 func (x *Spec) GetInherit() string {
 	if x != nil && x.Inherit != nil {
 		return *x.Inherit
+	}
+	return ""
+}
+
+func (x *Spec) GetAveraging() string {
+	if x != nil && x.Averaging != nil {
+		return *x.Averaging
 	}
 	return ""
 }
@@ -2606,7 +2614,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xb6\f\n" +
+	"\x05_size\"\xe7\f\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -2639,7 +2647,8 @@ const file_control_proto_rawDesc = "" +
 	"\x15plaintext_collectives\x18\x1a \x01(\bH\x12R\x14plaintextCollectives\x88\x01\x01\x12\x1c\n" +
 	"\tforbidden\x18\x1b \x03(\tR\tforbidden\x12!\n" +
 	"\tscheduler\x18\x1c \x01(\tH\x13R\tscheduler\x88\x01\x01\x12\x1d\n" +
-	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x1a8\n" +
+	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x12!\n" +
+	"\taveraging\x18( \x01(\tH\x15R\taveraging\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2677,7 +2686,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_schedulerB\n" +
 	"\n" +
-	"\b_inherit\"\x8b\x01\n" +
+	"\b_inheritB\f\n" +
+	"\n" +
+	"_averaging\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +

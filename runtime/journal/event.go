@@ -43,9 +43,9 @@ type TrialReport struct {
 	PerSecond float64     `json:"tokens_per_s,omitempty"`
 	Stopped   string      `json:"stopped,omitempty"` // why its rule ended it; Bits is then the last of its curve
 	// Of a final training: how the average of its parameters compares.
-	Averaging *train.Averaging `json:"averaging,omitempty"`
-	Failed    bool             `json:"failed,omitempty"`
-	Err       string           `json:"err,omitempty"`
+	Averaging *train.Comparison `json:"averaging,omitempty"`
+	Failed    bool              `json:"failed,omitempty"`
+	Err       string            `json:"err,omitempty"`
 }
 
 // Outcome is what the search learns of it.

@@ -195,6 +195,7 @@ type Entry struct {
 	Parent    string       `json:"parent"`              // trial whose weights it began from
 	ForkedAt  float64      `json:"forked_at,omitempty"` // of a fork: how far its parent had been trained, in the plan's unit
 	Reason    string       `json:"reason"`
+	Valid     *float64     `json:"score_val,omitempty"` // of the final training, whose Score is on the held-out part: on text kept for choosing
 }
 
 // Leaderboard is leaderboard.json.
@@ -273,7 +274,8 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			f.Config, f.Params = w.Config, w.Params
 		}
 		if s.Final != nil {
-			bits := s.Final.Bits
+			bits, valid := s.Final.Bits, s.Final.Bits
+			f.Valid = &valid
 			if s.Score != nil {
 				bits = s.Score.BitsPerByte() // on the held-out part
 			}

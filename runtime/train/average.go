@@ -82,13 +82,12 @@ func (a *average) load(s engine.StateDict) (engine.StateDict, error) {
 	return rest, nil
 }
 
-// Averaging is how the average of a final training's parameters compares with the
-// parameters that its evaluations chose.
-type Averaging struct {
-	Bits    float64 `json:"bits_per_byte" msgpack:"bits_per_byte"` // of the average
-	Against float64 `json:"against" msgpack:"against"`             // of the parameters
+// Comparison is how a model compares with the one in whose place it would stand.
+type Comparison struct {
+	Bits    float64 `json:"bits_per_byte" msgpack:"bits_per_byte"` // of the model
+	Against float64 `json:"against" msgpack:"against"`             // of the other
 	Noise   float64 `json:"noise" msgpack:"noise"`                 // of the difference: its standard error
-	Taken   bool    `json:"taken" msgpack:"taken"`                 // the average is the model: it is better by twice the noise
+	Taken   bool    `json:"taken" msgpack:"taken"`                 // it is better by twice the noise, and takes the place
 }
 
 // averagingTokens bounds what either is scored on.
@@ -97,7 +96,7 @@ const averagingTokens = 50_000
 // choose scores the average and what is in best on the same windows of the validation
 // part, and has the average replace it where it is better by more than noise. Rank 0
 // alone calls it, after the last step.
-func (a *average) choose(t Task, r *Run) (*Averaging, error) {
+func (a *average) choose(t Task, r *Run) (*Comparison, error) {
 	best, at, err := LoadCheckpoint(t.best())
 	if err != nil {
 		return nil, err
@@ -108,13 +107,11 @@ func (a *average) choose(t Task, r *Run) (*Averaging, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, after, err := windows(r, mean)
+	now, _, err := windows(r, mean)
 	if err != nil {
 		return nil, err
 	}
-	out := compare(now, old)
-	out.Bits, out.Against = after.BitsPerByte(), before.BitsPerByte()
-	out.Noise /= math.Ln2 * float64(max(before.Bytes, 1))
+	out := compare(now, old, before.Bytes)
 	if !out.Taken {
 		return &out, nil
 	}
@@ -149,19 +146,19 @@ func (r *recorder) Eval(b engine.Batch) (float64, int, error) {
 	return nll, n, err
 }
 
-// compare tells whether the scores of one are better than those of the other on the same
-// batches, by more than twice the standard error of the differences' sum. Fewer than four
-// batches tell nothing.
-func compare(a, b []float64) Averaging {
-	var sum, squares float64
+// compare holds the scores of one model against those of another on the same batches of a
+// text: the standard error is that of the differences' sum. Fewer than four batches tell
+// nothing.
+func compare(a, b []float64, bytes int64) Comparison {
+	var mine, other, squares float64
+	for i := range a {
+		mine, other = mine+a[i], other+b[i]
+	}
 	n := float64(len(a))
 	for i := range a {
-		sum += b[i] - a[i]
-	}
-	for i := range a {
-		d := b[i] - a[i] - sum/n
+		d := b[i] - a[i] - (other-mine)/n
 		squares += d * d
 	}
-	noise := math.Sqrt(squares * n / max(n-1, 1))
-	return Averaging{Noise: noise, Taken: n >= 4 && sum > 2*noise}
+	noise, bits := math.Sqrt(squares*n/max(n-1, 1)), math.Ln2*float64(max(bytes, 1))
+	return Comparison{Bits: mine / bits, Against: other / bits, Noise: noise / bits, Taken: n >= 4 && other-mine > 2*noise}
 }

@@ -41,7 +41,7 @@ func TestCompare(t *testing.T) {
 		{[]float64{1, 1, 1}, []float64{2, 2.1, 1.9}, false},    // too few
 		{nil, nil, false},
 	} {
-		if got := compare(tc.a, tc.b); got.Taken != tc.want {
+		if got := compare(tc.a, tc.b, 1); got.Taken != tc.want {
 			t.Errorf("%v against %v: %+v", tc.a, tc.b, got)
 		}
 	}

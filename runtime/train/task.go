@@ -90,7 +90,7 @@ type Report struct {
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
 	Stopped   string  `json:"stopped,omitempty" msgpack:"stopped"` // why the task's rule ended it; Bits is then the curve's last
 	// Averaging is nil where parameters were not averaged.
-	Averaging *Averaging `json:"averaging,omitempty" msgpack:"averaging"`
+	Averaging *Comparison `json:"averaging,omitempty" msgpack:"averaging"`
 }
 
 // ErrMemory means that the trial would not fit into the memory it may take.
@@ -161,7 +161,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		r.Events.Scored = env.Scored
 		if t.Final {
 			r.Events.Best = func(s State, m engine.Model, _ float64) error {
-				return SaveCheckpoint(t.best(), parameters(m.State()), s)
+				return SaveCheckpoint(t.best(), Parameters(m.State()), s)
 			}
 		}
 		return nil
@@ -269,7 +269,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		if st.BestStep > 0 && st.BestBits < bits {
 			rep.Bits, rep.State = st.BestBits, st
 		} else if r.Rank == 0 {
-			if err := SaveCheckpoint(t.best(), parameters(m.State()), st); err != nil {
+			if err := SaveCheckpoint(t.best(), Parameters(m.State()), st); err != nil {
 				return rep, fmt.Errorf("checkpoint: %w", err)
 			}
 		}
@@ -394,8 +394,8 @@ func (t Task) takeOver(m engine.Model, st State, save bool) error {
 	return nil
 }
 
-// parameters drops the optimiser's tensors.
-func parameters(s engine.StateDict) engine.StateDict {
+// Parameters drops the optimiser's tensors.
+func Parameters(s engine.StateDict) engine.StateDict {
 	var out engine.StateDict
 	for _, t := range s {
 		if len(t.Name) < 10 || t.Name[:10] != "optimizer." {

@@ -1135,6 +1135,7 @@ type Spec struct {
 	Scheduler            *string                `protobuf:"bytes,28,opt,name=scheduler,proto3,oneof" json:"scheduler,omitempty"`
 	Inherit              *string                `protobuf:"bytes,29,opt,name=inherit,proto3,oneof" json:"inherit,omitempty"`
 	Averaging            *string                `protobuf:"bytes,40,opt,name=averaging,proto3,oneof" json:"averaging,omitempty"`
+	Ensemble             *string                `protobuf:"bytes,41,opt,name=ensemble,proto3,oneof" json:"ensemble,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1375,6 +1376,13 @@ func (x *Spec) GetInherit() string {
 func (x *Spec) GetAveraging() string {
 	if x != nil && x.Averaging != nil {
 		return *x.Averaging
+	}
+	return ""
+}
+
+func (x *Spec) GetEnsemble() string {
+	if x != nil && x.Ensemble != nil {
+		return *x.Ensemble
 	}
 	return ""
 }
@@ -2081,6 +2089,7 @@ type Trial struct {
 	Parent        *string                    `protobuf:"bytes,12,opt,name=parent,proto3,oneof" json:"parent,omitempty"`
 	Reason        *string                    `protobuf:"bytes,13,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
 	ForkedAt      *float64                   `protobuf:"fixed64,40,opt,name=forked_at,json=forkedAt,proto3,oneof" json:"forked_at,omitempty"`
+	ScoreVal      *float64                   `protobuf:"fixed64,41,opt,name=score_val,json=scoreVal,proto3,oneof" json:"score_val,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2209,6 +2218,13 @@ func (x *Trial) GetReason() string {
 func (x *Trial) GetForkedAt() float64 {
 	if x != nil && x.ForkedAt != nil {
 		return *x.ForkedAt
+	}
+	return 0
+}
+
+func (x *Trial) GetScoreVal() float64 {
+	if x != nil && x.ScoreVal != nil {
+		return *x.ScoreVal
 	}
 	return 0
 }
@@ -2614,7 +2630,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xe7\f\n" +
+	"\x05_size\"\x95\r\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -2648,7 +2664,8 @@ const file_control_proto_rawDesc = "" +
 	"\tforbidden\x18\x1b \x03(\tR\tforbidden\x12!\n" +
 	"\tscheduler\x18\x1c \x01(\tH\x13R\tscheduler\x88\x01\x01\x12\x1d\n" +
 	"\ainherit\x18\x1d \x01(\tH\x14R\ainherit\x88\x01\x01\x12!\n" +
-	"\taveraging\x18( \x01(\tH\x15R\taveraging\x88\x01\x01\x1a8\n" +
+	"\taveraging\x18( \x01(\tH\x15R\taveraging\x88\x01\x01\x12\x1f\n" +
+	"\bensemble\x18) \x01(\tH\x16R\bensemble\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2688,7 +2705,8 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_inheritB\f\n" +
 	"\n" +
-	"_averaging\"\x8b\x01\n" +
+	"_averagingB\v\n" +
+	"\t_ensemble\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +
@@ -2798,7 +2816,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_objectiveB\f\n" +
 	"\n" +
-	"_direction\"\xaf\x05\n" +
+	"_direction\"\xdf\x05\n" +
 	"\x05Trial\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x1b\n" +
 	"\x06status\x18\x02 \x01(\tH\x01R\x06status\x88\x01\x01\x12\x19\n" +
@@ -2816,7 +2834,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06parent\x18\f \x01(\tH\n" +
 	"R\x06parent\x88\x01\x01\x12\x1b\n" +
 	"\x06reason\x18\r \x01(\tH\vR\x06reason\x88\x01\x01\x12 \n" +
-	"\tforked_at\x18( \x01(\x01H\fR\bforkedAt\x88\x01\x01\x1aQ\n" +
+	"\tforked_at\x18( \x01(\x01H\fR\bforkedAt\x88\x01\x01\x12 \n" +
+	"\tscore_val\x18) \x01(\x01H\rR\bscoreVal\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01B\x05\n" +
@@ -2834,7 +2853,9 @@ const file_control_proto_rawDesc = "" +
 	"\a_parentB\t\n" +
 	"\a_reasonB\f\n" +
 	"\n" +
-	"_forked_at\"\xa6\x01\n" +
+	"_forked_atB\f\n" +
+	"\n" +
+	"_score_val\"\xa6\x01\n" +
 	"\x04Line\x12\x11\n" +
 	"\x01n\x18\x01 \x01(\rH\x00R\x01n\x88\x01\x01\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05event\x123\n" +

@@ -144,6 +144,9 @@ func (s *Search) Next() ([]Decision, error) {
 		}
 		switch d.Action {
 		case Start:
+			if r, ok := s.strategy.(Rationed); ok {
+				r.Begin(d.Resource)
+			}
 			cs, err := s.strategy.Ask(1)
 			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
 				s.scheduler.stopStarting()

@@ -9,6 +9,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // TestTrialsForOthers exports a build's trials. Optuna and pyarrow read them where they
@@ -95,5 +100,39 @@ print(json.dumps({"n": len(study.trials), "best": study.best_value, "importance"
 	}
 	if got.N != 12 || got.Best != *ranked[1].Score || got.Trial != ranked[1].Model || got.Steps != 2 || got.Rows != 12 || got.First != ranked[1].Model || got.Importance == 0 {
 		t.Errorf("Python read %+v", got)
+	}
+}
+
+// An ensemble stands below the final model, with what its members cost together.
+func TestStandingsOfAnEnsemble(t *testing.T) {
+	dir := t.TempDir()
+	arch := glm.Arch{Vocab: 320, Dim: 64, Layers: 1, Heads: 2, KVHeads: 2, FFN: 64, Context: 32, Tied: true}.WithDefaults()
+	vote := node.Ensemble{
+		Members: []node.Member{{Model: "final", Weight: 0.75, Arch: arch, Weights: "final.safetensors", Took: 2}, {Model: "t002", Weight: 0.25, Arch: arch, Weights: "t002.safetensors", Took: 3}},
+		Valid:   train.Comparison{Bits: 1.5, Against: 1.6, Taken: true}, HeldOut: &train.Comparison{Bits: 1.7, Against: 1.75},
+	}
+	text, err := json.Marshal(vote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, node.EnsembleDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, node.EnsembleDir, node.EnsembleFile), string(text))
+	held, valid := 1.75, 1.6
+	b := journal.Leaderboard{Trials: []journal.Entry{{ID: "t002", Seconds: 2, Score: &valid}}, Final: &journal.Entry{ID: "final", Seconds: 10, Score: &held, Valid: &valid}}
+	rows, err := standings(dir, b)
+	if err != nil || len(rows) != 3 {
+		t.Fatalf("%+v, %v", rows, err)
+	}
+	if v := rows[1]; v.Model != "ensemble" || v.Level != 2 || !v.CanInfer || *v.Test != 1.7 || *v.Score != 1.5 || v.Latency != 5 || v.FitTime != 12 || v.Params != 2*arch.Params() {
+		t.Errorf("%+v", v)
+	}
+	if f := rows[0]; *f.Test != 1.75 || *f.Score != 1.6 || f.Latency != 2 || rows[2].Latency != 3 || rows[2].Test != nil || rows[2].CanInfer {
+		t.Errorf("%+v", rows)
+	}
+	write(t, filepath.Join(dir, node.EnsembleDir, node.EnsembleFile), "{")
+	if _, err := standings(dir, b); err == nil || !strings.Contains(err.Error(), node.EnsembleFile) {
+		t.Errorf("a damaged ensemble: %v", err)
 	}
 }

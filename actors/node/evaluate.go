@@ -21,6 +21,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/token"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -66,7 +67,18 @@ func (s *site) evaluate(ctx context.Context, st journal.State) (score train.Scor
 	if err != nil {
 		return score, on, err
 	}
-	return score, on, durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n'))
+	if err := durable.WriteFile(s.path("trials", "final", "eval.json"), append(b, '\n')); err != nil {
+		return score, on, err
+	}
+	if s.spec.Ensemble == "auto" && !s.crew.on.CUDA { // the vote is scored on processors, which a GPU's models are too large for
+		if err := s.ensemble(ctx, st, task, tensors); err != nil {
+			if context.Cause(ctx) != nil {
+				return score, on, err
+			}
+			s.notice(fmt.Sprintf("no ensemble was made: %v", err))
+		}
+	}
+	return score, on, nil
 }
 
 // heldOut scores what a task has trained on the held-out part.
@@ -142,45 +154,17 @@ func (s *site) scoreHere(ctx context.Context, a glm.Arch, tensors engine.StateDi
 // divided by the bytes of the file; a file of examples on what the model has to
 // say in each.
 func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string) (Evaluation, error) {
-	cfg := data.DefaultConfig()
-	cfg.Files, cfg.Exact, cfg.Near, cfg.MinLength = []string{path}, false, false, 0
-	p, err := data.Probe(ctx, cfg)
-	if err != nil {
-		return Evaluation{}, err
-	}
 	dir, err := os.MkdirTemp("", "autoglm-eval-")
 	if err != nil {
 		return Evaluation{}, err
 	}
 	defer os.RemoveAll(dir)
-	e := Evaluation{Part: path, Task: string(p.Task)}
-	bin := filepath.Join(dir, "test.bin")
-	if p.Files[0].Format == "text" {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return e, err
-		}
-		sum := sha256.Sum256(text)
-		e.SHA256 = hex.EncodeToString(sum[:])
-		src := &document{text: string(text)}
-		if err := train.Tokenize(ctx, src, b.Tokenizer, bin, false); err != nil {
-			return e, err
-		}
-	} else {
-		cfg.Valid = []string{path}
-		if _, err := data.Prepare(ctx, cfg, dir, data.Events{}); err != nil {
-			return e, err
-		}
-		r, err := data.OpenPart(dir, "test")
-		if err != nil {
-			return e, err
-		}
-		err = train.Tokenize(ctx, r, b.Tokenizer, bin, false)
-		if err = errors.Join(err, r.Close()); err != nil {
-			return e, err
-		}
+	e, c, p, err := layFile(ctx, b.Tokenizer, path, dir)
+	if err != nil {
+		return e, err
 	}
-	m, err := native.New(b.Arch, native.Options{Threads: min(runtime.NumCPU(), evalSequences), MaxBatch: evalSequences, MaxSeq: b.Arch.Context, Inference: true})
+	defer c.Close()
+	m, err := native.New(b.Arch, native.Options{Threads: evalThreads(), MaxBatch: evalSequences, MaxSeq: b.Arch.Context, Inference: true})
 	if err != nil {
 		return e, err
 	}
@@ -188,20 +172,62 @@ func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string) (Evaluatio
 	if err := m.Load(b.Params); err != nil {
 		return e, err
 	}
-	c, err := train.OpenCorpus(bin)
-	if err != nil {
-		return e, err
-	}
-	defer c.Close()
 	score, err := train.Sliding(ctx, m, c, b.Arch.Context, evalSequences, train.Share{})
 	if err != nil {
 		return e, err
 	}
-	e.Bytes, e.Tokens, e.NLL, e.BitsPerByte, e.Perplexity = score.Bytes, score.Tokens, score.NLL, score.BitsPerByte(), score.Perplexity()
+	e.scored(score)
 	if p.Files[0].Format != "text" {
 		e.Metric, e.Value, e.Examples, err = taskMetric(ctx, b.Arch, b.Params, b.Tokenizer, dir, p.Task)
 	}
 	return e, err
+}
+
+// evalThreads are those of a score that no job is part of.
+func evalThreads() int { return min(runtime.NumCPU(), evalSequences) }
+
+func (e *Evaluation) scored(s train.Score) {
+	e.Bytes, e.Tokens, e.NLL, e.BitsPerByte, e.Perplexity = s.Bytes, s.Tokens, s.NLL, s.BitsPerByte(), s.Perplexity()
+}
+
+// layFile lays a user's file down as tokens, in a folder of the caller's.
+func layFile(ctx context.Context, tok *token.Tokenizer, path, dir string) (Evaluation, *train.Corpus, *data.ProbeResult, error) {
+	e := Evaluation{Part: path}
+	cfg := data.DefaultConfig()
+	cfg.Files, cfg.Exact, cfg.Near, cfg.MinLength = []string{path}, false, false, 0
+	p, err := data.Probe(ctx, cfg)
+	if err != nil {
+		return e, nil, nil, err
+	}
+	e.Task = string(p.Task)
+	bin := filepath.Join(dir, "test.bin")
+	if p.Files[0].Format == "text" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return e, nil, nil, err
+		}
+		sum := sha256.Sum256(text)
+		e.SHA256 = hex.EncodeToString(sum[:])
+		src := &document{text: string(text)}
+		if err := train.Tokenize(ctx, src, tok, bin, false); err != nil {
+			return e, nil, nil, err
+		}
+	} else {
+		cfg.Valid = []string{path}
+		if _, err := data.Prepare(ctx, cfg, dir, data.Events{}); err != nil {
+			return e, nil, nil, err
+		}
+		r, err := data.OpenPart(dir, "test")
+		if err != nil {
+			return e, nil, nil, err
+		}
+		err = train.Tokenize(ctx, r, tok, bin, false)
+		if err = errors.Join(err, r.Close()); err != nil {
+			return e, nil, nil, err
+		}
+	}
+	c, err := train.OpenCorpus(bin)
+	return e, c, p, err
 }
 
 // document is one plain text.

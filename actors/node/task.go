@@ -156,6 +156,7 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
 	}
 	t.Trial, t.Final, t.Config = "final", true, trialConfig(s.spec, p, winner)
+	t.Average = s.spec.Averaging == "auto"
 	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
 	from, err := train.CheckpointState(t.From)
 	if err != nil {

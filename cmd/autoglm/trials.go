@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -101,14 +103,18 @@ func boardOf(dir string) (journal.Leaderboard, error) {
 
 // standing is a line of leaderboard.
 type standing struct {
-	Place     int      `json:"place"` // 0 is the final model
+	Place     int      `json:"place"` // 0 is the final model, and the ensemble
 	Model     string   `json:"model"`
-	Score     *float64 `json:"score_val"` // null where there is none; lower is better
+	Test      *float64 `json:"score_test"`        // on the held-out part; null where it was not scored there; lower is better
+	Score     *float64 `json:"score_val"`         // on what chose; null where there is none
+	Latency   float64  `json:"latency,omitempty"` // ms to score a thousand tokens on the machine that built it; 0 is not measured
 	Params    int64    `json:"params"`
 	Megabytes float64  `json:"megabytes"`
 	Tokens    int64    `json:"tokens"`
 	FitTime   float64  `json:"fit_time"` // seconds of its own training
 	PerSecond float64  `json:"tokens_per_s"`
+	Level     int      `json:"stack_level"` // 1 is one model, 2 an ensemble
+	CanInfer  bool     `json:"can_infer"`   // its weights are kept as it was scored
 	Status    string   `json:"status"`
 	Parent    string   `json:"parent,omitempty"`
 	Reason    string   `json:"reason"`
@@ -120,12 +126,13 @@ type standing struct {
 	costs  []string    // columns, and the mark
 }
 
-// standings are the final model, where there is one, and the trials, best first.
-func standings(dir string, b journal.Leaderboard) []standing {
+// standings are the final model and the ensemble, where there are such, and the trials,
+// best first.
+func standings(dir string, b journal.Leaderboard) ([]standing, error) {
 	var out []standing
 	add := func(place int, e journal.Entry) {
 		out = append(out, standing{
-			Place: place, Model: e.ID, Score: e.Score, Params: e.Params, Megabytes: 4e-6 * float64(e.Params), Tokens: e.Tokens, FitTime: e.Seconds,
+			Place: place, Model: e.ID, Score: e.Score, Params: e.Params, Megabytes: 4e-6 * float64(e.Params), Tokens: e.Tokens, FitTime: e.Seconds, Level: 1,
 			PerSecond: e.PerSecond, Status: e.Status, Parent: e.Parent, Reason: e.Reason,
 			Cost: e.Cost, Misses: e.Misses, Front: e.Front, Knee: e.Knee,
 		})
@@ -139,14 +146,44 @@ func standings(dir string, b journal.Leaderboard) []standing {
 	}
 	if b.Final != nil {
 		add(0, *b.Final)
+		f := &out[0]
+		f.Test, f.Score = b.Final.Score, b.Final.Valid
 		if info, err := os.Stat(filepath.Join(dir, "bundle", bundle.WeightsFile)); err == nil {
-			out[0].Megabytes = 1e-6 * float64(info.Size())
+			f.Megabytes, f.CanInfer = 1e-6*float64(info.Size()), true
 		}
 	}
 	for i, e := range b.Trials {
 		add(i+1, e)
+		if _, err := train.CheckpointState(train.BestDir(filepath.Join(dir, "trials", e.ID))); err == nil {
+			out[len(out)-1].CanInfer = true // see job.Spec.Costed
+		}
 	}
-	return out
+	vote, err := node.ReadEnsemble(filepath.Join(dir, node.EnsembleDir))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(vote.Members) == 0 {
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	row := standing{Model: "ensemble", Level: 2, CanInfer: true, Status: "finished", Score: &vote.Valid.Bits}
+	if vote.HeldOut != nil {
+		row.Test = &vote.HeldOut.Bits
+	}
+	var names []string
+	for _, m := range vote.Members {
+		names = append(names, fmt.Sprintf("%.2f %s", m.Weight, m.Model))
+		row.Params += m.Arch.Params()
+		row.Megabytes += 4e-6 * float64(m.Arch.Params())
+		row.Latency += m.Took
+		for i := range out {
+			if out[i].Model == m.Model {
+				out[i].Latency = m.Took
+				row.Tokens, row.FitTime = row.Tokens+out[i].Tokens, row.FitTime+out[i].FitTime
+			}
+		}
+	}
+	row.Reason = "the vote of " + strings.Join(names, " + ")
+	return slices.Insert(out, min(1, len(out)), row), nil
 }
 
 func leaderboardCommand() *cobra.Command {
@@ -157,12 +194,21 @@ func leaderboardCommand() *cobra.Command {
 		Long: `Leaderboard ranks what a build has trained, as users of AutoGluon know it: the final
 model first, then the trials.
 
-  score_val  bits per byte, lower is better: of the final model on the held-out part,
-             of a trial on a sample of the validation part. Trials that went further
-             stand before those that were stopped, whatever their score
+  score_test bits per byte on the held-out part, which nothing was chosen by; lower is
+             better. Trials are not scored there
+  score_val  bits per byte on what chose: of the final model and the ensemble on text
+             that the final training left out, of a trial on a sample of the
+             validation part. Trials that went further stand before those that were
+             stopped, whatever their score
+  latency    milliseconds to score a thousand tokens on the machine that built it, of
+             models that an ensemble was made of
   params, MB the model's size; a trial's MB are of its weights in float32
   tokens     that it was trained on, without those of a parent whose weights it began from
   fit_time   seconds of its own training, and tokens/s of that
+  level      1 is one model, 2 the ensemble: a vote of several (job field ensemble), which
+             autoglm eval DIR/ensemble scores
+  infer      whether its weights are kept as they were scored: a trial's checkpoint is
+             from before its rate fell, unless the job has several objectives
   status     finished, stopped (others did better), paused, running or failed
   reason     why it went so far, or why it failed
 
@@ -183,7 +229,10 @@ autoglm trials has the parameters of each.`,
 			if err != nil {
 				return err
 			}
-			rows := standings(args[0], b)
+			rows, err := standings(args[0], b)
+			if err != nil {
+				return err
+			}
 			if asJSON {
 				if rows == nil {
 					rows = []standing{}
@@ -208,20 +257,32 @@ func standingTable(rows []standing, costs []string) string {
 	if head != "" {
 		head += "mark\t"
 	}
-	fmt.Fprintln(t, "\tmodel\tscore_val\t"+head+"params\tMB\ttokens\tfit_time\ttokens/s\tstatus\treason")
+	fmt.Fprintln(t, "\tmodel\tscore_test\tscore_val\tlatency\t"+head+"params\tMB\ttokens\tfit_time\ttokens/s\tlevel\tinfer\tstatus\treason")
+	number := func(x *float64) string {
+		if x == nil {
+			return "–"
+		}
+		return fmt.Sprintf("%.4f", *x)
+	}
 	for _, r := range rows {
-		place, score := fmt.Sprint(r.Place), "–"
-		if r.Place == 0 {
+		place, latency, infer := fmt.Sprint(r.Place), "–", "no"
+		switch {
+		case r.Level > 1:
+			place = ""
+		case r.Place == 0:
 			place = "★"
 		}
-		if r.Score != nil {
-			score = fmt.Sprintf("%.4f", *r.Score)
+		if r.Latency > 0 {
+			latency = fmt.Sprintf("%.1f ms", r.Latency)
 		}
-		cells := strings.Join(r.costs, "\t")
+		cells := strings.Repeat("–\t", strings.Count(head, "\t")) // of an ensemble
 		if len(r.costs) > 0 {
-			cells += "\t"
+			cells = strings.Join(r.costs, "\t") + "\t"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s%s\t%.2f\t%d\t%.1f s\t%.0f\t%s\t%s\n", place, r.Model, score, cells, size(r.Params), r.Megabytes, r.Tokens, r.FitTime, r.PerSecond, r.Status, clip(firstLine(r.Reason), 70))
+		if r.CanInfer {
+			infer = "yes"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s%s\t%.2f\t%d\t%.1f s\t%.0f\t%d\t%s\t%s\t%s\n", place, r.Model, number(r.Test), number(r.Score), latency, cells, size(r.Params), r.Megabytes, r.Tokens, r.FitTime, r.PerSecond, r.Level, infer, r.Status, clip(firstLine(r.Reason), 70))
 	}
 	_ = t.Flush() // into memory
 	return out.String()

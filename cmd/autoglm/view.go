@@ -258,7 +258,15 @@ func (v *view) plain(u driver.Update) {
 	case journal.FinalStarted:
 		say("final     trains %s to the end", e.Trial.Trial)
 	case journal.FinalEnded:
-		say("final     trained, %d steps%s", e.Trial.State.Step, costWords(&u.Board, e.Trial.Cost))
+		how := ""
+		if a := e.Trial.Averaging; a != nil {
+			what := "its last parameters are kept"
+			if a.Taken {
+				what = "the average of its parameters is taken"
+			}
+			how = fmt.Sprintf("; %s: averaged %.4f bits per byte, without %.4f, noise %.4f", what, a.Bits, a.Against, a.Noise)
+		}
+		say("final     trained, %d steps%s%s", e.Trial.State.Step, costWords(&u.Board, e.Trial.Cost), how)
 	case journal.Evaluated:
 		where := ""
 		if p := e.Placed; p != nil {

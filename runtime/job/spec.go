@@ -20,6 +20,8 @@ type Spec struct {
 	HardwareConstraint string            `json:"hardware_constraint"`  // see device.ParseRequest
 	SearchStrategy     string            `json:"search_strategy"`      // one of search.Names
 	Inherit            string            `json:"inherit"`              // whether trials begin from the weights of their parents, one of Inherits
+	Averaging          string            `json:"averaging"`            // of the final training's parameters, one of Averagings
+	Ensemble           string            `json:"ensemble"`             // of the final model and trials, one of Ensembles
 	Scheduler          string            `json:"scheduler"`            // how trials are rationed, one of search.Schedulers
 	Seed               uint64            `json:"seed"`                 // of everything random
 	Budget             Budget            `json:"budget"`               //
@@ -190,11 +192,20 @@ func Inherits() []string { return []string{"auto", "off"} }
 // older journals, which do not say, do not.
 func (s *Spec) Inheriting() bool { return s.Inherit == "auto" }
 
+// Averagings lists what averaging may say: auto averages the parameters of the final
+// training's last part (engine native), and makes that the model where it is better on
+// text kept for choosing, by more than noise; off does not.
+func Averagings() []string { return []string{"auto", "off"} }
+
+// Ensembles lists what ensemble may say: auto votes among the final model and the trials
+// that come near it, where that is better; off does not.
+func Ensembles() []string { return []string{"auto", "off"} }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
-		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Seed: 1,
+		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Averaging: "auto", Ensemble: "auto", Seed: 1,
 		Objective: BitsPerByte, Objectives: []string{BitsPerByte}, ServesOn: "cpu-1", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
@@ -248,6 +259,12 @@ func (s *Spec) Validate() error {
 	// Jobs of older journals have none.
 	if s.Inherit != "" && !contains(Inherits(), s.Inherit) {
 		return fieldError("inherit", "%q is not one of %s%s", s.Inherit, strings.Join(Inherits(), ", "), didYouMean(s.Inherit, Inherits()))
+	}
+	if s.Averaging != "" && !contains(Averagings(), s.Averaging) {
+		return fieldError("averaging", "%q is not one of %s%s", s.Averaging, strings.Join(Averagings(), ", "), didYouMean(s.Averaging, Averagings()))
+	}
+	if s.Ensemble != "" && !contains(Ensembles(), s.Ensemble) {
+		return fieldError("ensemble", "%q is not one of %s%s", s.Ensemble, strings.Join(Ensembles(), ", "), didYouMean(s.Ensemble, Ensembles()))
 	}
 	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
 		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))

@@ -46,6 +46,8 @@ type TrialReport struct {
 	Failed    bool        `json:"failed,omitempty"`
 	Err       string      `json:"err,omitempty"`
 	Cost      *train.Cost `json:"cost,omitempty"` // of generating with it, where the job asks
+	// Of a final training: how the average of its parameters compares.
+	Averaging *train.Comparison `json:"averaging,omitempty"`
 }
 
 // Placed says where work was done that may run on either kind of device.

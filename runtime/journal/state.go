@@ -227,10 +227,11 @@ type Entry struct {
 	Parent    string       `json:"parent"`              // trial whose weights it began from
 	ForkedAt  float64      `json:"forked_at,omitempty"` // of a fork: how far its parent had been trained, in the plan's unit
 	Reason    string       `json:"reason"`
-	Cost      *train.Cost  `json:"cost,omitempty"`   // of generating with it, where the job asks
-	Misses    []string     `json:"misses,omitempty"` // constraints, by what is measured, in words
-	Front     bool         `json:"front,omitempty"`  // no other that holds the constraints is as good in all objectives and better in one
-	Knee      bool         `json:"knee,omitempty"`   // … of these, the one between the objectives
+	Cost      *train.Cost  `json:"cost,omitempty"`      // of generating with it, where the job asks
+	Misses    []string     `json:"misses,omitempty"`    // constraints, by what is measured, in words
+	Front     bool         `json:"front,omitempty"`     // no other that holds the constraints is as good in all objectives and better in one
+	Knee      bool         `json:"knee,omitempty"`      // … of these, the one between the objectives
+	Valid     *float64     `json:"score_val,omitempty"` // of the final training, whose Score is on the held-out part: on text kept for choosing
 }
 
 // Leaderboard is leaderboard.json.
@@ -328,11 +329,15 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			f.Config, f.Params, f.Cost = w.Config, w.Params, w.Cost
 		}
 		if s.Final != nil {
-			bits := s.Final.Bits
+			bits, valid := s.Final.Bits, s.Final.Bits
+			f.Valid = &valid
 			if s.Score != nil {
 				bits = s.Score.BitsPerByte() // on the held-out part
 			}
 			f.Status, f.Score, f.Bits, f.Cost = "finished", &bits, &bits, cmp.Or(s.Final.Cost, f.Cost)
+			if a := s.Final.Averaging; a != nil && a.Taken {
+				f.Reason += fmt.Sprintf("; the average of its parameters, by %.4f bits per byte better on text kept for choosing (noise %.4f)", a.Against-a.Bits, a.Noise)
+			}
 			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
 		}
 		f.Misses = misses(f, bounds)

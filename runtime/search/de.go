@@ -31,17 +31,22 @@ func (e *de) Ask(n int) ([]space.Config, error) {
 		if target == nil || len(e.results()) < e.opts.Startup || len(of) < 3 {
 			return e.design.next(rng)
 		}
-		for range 64 {
-			for i := range 3 { // three different ones to the front
-				k := i + rng.IntN(len(of)-i)
-				of[i], of[k] = of[k], of[i]
-			}
-			if c := e.config(e.trial(target, of, rng), rng); e.space.Feasible(c) == nil {
-				return c, nil
-			}
-		}
-		return e.space.Mutate(target.config, 1, nil, rng)
+		return e.cross(target, of, rng)
 	})
+}
+
+// cross proposes a trial for the target's place that holds the constraints.
+func (e *de) cross(target *observation, of []*observation, rng *rand.Rand) (space.Config, error) {
+	for range 64 {
+		for i := range 3 { // three different ones to the front
+			k := i + rng.IntN(len(of)-i)
+			of[i], of[k] = of[k], of[i]
+		}
+		if c := e.config(e.trial(target, of, rng), rng); e.space.Feasible(c) == nil {
+			return c, nil
+		}
+	}
+	return e.space.Mutate(target.config, 1, nil, rng)
 }
 
 // trial crosses the target with a mutant.

@@ -31,7 +31,8 @@
 // auto mixes gp, forest and tpe. These learn most from few trials of any kind of space;
 // gp where scores are smooth, forest where they are not, tpe is the fastest (under a
 // millisecond a proposal after a thousand results) and the one that others are measured
-// by; cma-es, de and nsga2 need hundreds, cma-es mostly numbers; gp, nsga2, tpe and
+// by; cma-es, de, dehb and nsga2 need hundreds, cma-es mostly numbers, and dehb is de for
+// schedulers with rungs; gp, nsga2, tpe and
 // forest take several objectives. Where a job knows what to begin with (Options.Initial),
 // auto's first trials stay near it, as those of evolutionary do, and where it has few
 // trials (Options.Trials) all are evolutionary's. All hold constraints known beforehand (space.Constraint),

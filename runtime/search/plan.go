@@ -265,6 +265,7 @@ const (
 	leastMembers = 5 // of which a fifth is one
 	mostMembers  = 20
 	intervals    = 8
+	minInterval  = 1 // seconds, beside which scoring and starting are little
 )
 
 // population lays the budget out for pbt: all members train to the top, in equal
@@ -275,8 +276,12 @@ func (p *Plan) population(n Needs, trials int, cost, top float64) {
 	if n.Trials == 0 {
 		trials = min(max(trials, leastMembers), mostMembers)
 		share := func() float64 { return float64(trials) * (float64(k)*(1+p.Cool) - p.Cool) }
-		for p.Unit == Seconds && k > 2 && cost/share() < minRung {
-			k--
+		for p.Unit == Seconds && cost/share() < minInterval && (k > 2 || trials > leastMembers) {
+			if k > 4 || trials == leastMembers {
+				k--
+			} else {
+				trials--
+			}
 		}
 		top = cost / share() * float64(k)
 	}

@@ -160,6 +160,9 @@ func (s *Search) Next() ([]Decision, error) {
 		}
 		switch d.Action {
 		case Start:
+			if r, ok := s.strategy.(Rationed); ok {
+				r.Begin(d.Resource)
+			}
 			c, err := s.ask(&d)
 			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
 				s.exhausted = true

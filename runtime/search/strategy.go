@@ -51,7 +51,7 @@ type Options struct {
 	Past       []Past  // of earlier searches: see transfer
 	Trials     int     // that the search will have; 0 is unknown
 	Startup    int     // configurations before a model is trusted; 0 means 10
-	Population int     // of evolution and de, 0 means 20; of nsga2, 0 means 50
+	Population int     // of evolution, de and dehb, 0 means 20; of nsga2, 0 means 50
 	Random     float64 // share of proposals that "tpe" and "bohb" draw at random; 0 means a third under "bohb"
 }
 
@@ -66,6 +66,7 @@ var makers = []struct {
 	{"evolutionary", func(h *history) Strategy { h.ownFirst = true; return newMixed(h) }},
 	{"evolution", func(h *history) Strategy { return &evolution{h} }},
 	{"de", func(h *history) Strategy { return newDE(h) }},
+	{"dehb", func(h *history) Strategy { return newDEHB(h) }},
 	{"nsga2", func(h *history) Strategy { return newNSGA2(h) }},
 	{"tpe", func(h *history) Strategy { return newTPE(h) }},
 	{"forest", func(h *history) Strategy { return newForest(h) }},
@@ -90,6 +91,8 @@ func Names() []string {
 //	sobol         a scrambled Sobol sequence, whose points lie more evenly
 //	evolution     regularised evolution over all dimensions
 //	de            differential evolution
+//	dehb          differential evolution with a population of each rung, for schedulers
+//	              with rungs
 //	nsga2         NSGA-II, for several objectives
 //	tpe           multivariate TPE over all dimensions, for one objective or several
 //	forest        a random forest and expected improvement, as SMAC; for one objective or

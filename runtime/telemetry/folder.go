@@ -28,6 +28,17 @@ type evaluation struct {
 	Examples    int     `json:"examples"`
 }
 
+// ensemble is the part of ensemble.json that the report shows.
+type ensemble struct {
+	Members []struct {
+		Model  string  `json:"model"`
+		Weight float64 `json:"weight"`
+	} `json:"members"`
+	Candidates int               `json:"candidates"`
+	Valid      train.Comparison  `json:"validation"`
+	HeldOut    *train.Comparison `json:"held_out"`
+}
+
 // Sample is a completion that the finished model wrote.
 type Sample struct {
 	Prompt     string `json:"prompt"`
@@ -70,6 +81,7 @@ type folder struct {
 	board    journal.Leaderboard
 	data     *data.Report // nil: not there
 	eval     *evaluation  // nil: not there
+	ensemble *ensemble    // nil: none was tried
 	samples  []Sample
 	warnings []string // files that can't be read
 }
@@ -101,6 +113,10 @@ func readFolder(dir string, st *journal.State) *folder {
 	var e evaluation
 	if f.json(&e, "bundle", "eval.json") || f.json(&e, "trials", "final", "eval.json") {
 		f.eval = &e
+	}
+	var vote ensemble
+	if f.json(&vote, "ensemble", "ensemble.json") {
+		f.ensemble = &vote
 	}
 	f.json(&f.samples, samplesFile)
 	return f

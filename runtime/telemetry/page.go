@@ -96,6 +96,7 @@ type page struct {
 	PlanTable table
 	Samples   []Sample
 	Winner    string
+	Choices   []string // between the winner and what was made of it
 	Config    table
 	Links     []link
 	ECharts   string
@@ -530,7 +531,36 @@ func (p *page) warm(past []search.Past) {
 	}
 }
 
+// choices says what became of the average of the winner's parameters, and of a vote.
+func (p *page) choices(f *folder) {
+	if r := f.state.Final; r != nil && r.Averaging != nil {
+		a, what := r.Averaging, "The parameters are those of the training itself"
+		if a.Taken {
+			what = "The parameters are a moving average of the training's"
+		}
+		p.Choices = append(p.Choices, fmt.Sprintf("%s: on text kept for choosing the average has %s bits per byte and they have %s; the difference's standard error is %s, and the average is taken where it is better by twice that.", what, bits(a.Bits), bits(a.Against), bits(a.Noise)))
+	}
+	e := f.ensemble
+	if e == nil {
+		return
+	}
+	if len(e.Members) == 0 {
+		p.Choices = append(p.Choices, fmt.Sprintf("No vote of %s was better than the final model by more than noise.", count(e.Candidates, "model", "models")))
+		return
+	}
+	var names []string
+	for _, m := range e.Members {
+		names = append(names, fmt.Sprintf("%.2f %s", m.Weight, clip(m.Model, 40)))
+	}
+	text := fmt.Sprintf("A vote is better than the final model alone (ensemble/): %s. On text kept for choosing it has %s bits per byte, the final model %s", strings.Join(names, " + "), bits(e.Valid.Bits), bits(e.Valid.Against))
+	if h := e.HeldOut; h != nil {
+		text += fmt.Sprintf("; on the held-out part %s and %s, with a standard error of %s", bits(h.Bits), bits(h.Against), bits(h.Noise))
+	}
+	p.Choices = append(p.Choices, text+". The bundle is the final model.")
+}
+
 func (p *page) winner(f *folder) {
+	p.choices(f)
 	var e *journal.Entry
 	switch {
 	case f.board.Final != nil:

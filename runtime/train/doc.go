@@ -18,7 +18,14 @@
 //
 // Invariants: which tokens a step sees depends on the seed and the step's number
 // alone; a run that is stopped and continued from its checkpoint takes the same
-// steps as one that was not; all ranks hold the same parameters after each step.
+// steps as one that was not; all ranks hold the same parameters after each step, and
+// the same average of them.
+//
+// A fork (Task.FromSequences) begins with another trial's checkpoint of a rung, its
+// optimiser and its place in the data; with its parent's configuration it takes the
+// parent's very steps. A final training may keep an average of its parameters
+// (Task.Average), which becomes the model where it is better on the guard by more than
+// noise. Select has several models vote.
 //
 // Vocabulary: batch_tokens is the tokens of one optimiser step over all ranks;
 // micro-batch, what one Backward sees; segment, a stretch of training up to a

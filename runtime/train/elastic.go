@@ -165,8 +165,9 @@ func (r *Run) level(st State) (State, error) {
 
 // header goes before the tensors of a transfer.
 type header struct {
-	State State
-	Phase phase
+	State   State
+	Phase   phase
+	Average bool // an average follows the model's tensors
 }
 
 const headerBytes = 16384
@@ -175,7 +176,7 @@ const headerBytes = 16384
 func (r *Run) transfer(st State, root int, behind bool) (State, error) {
 	half := make([]uint16, headerBytes/2)
 	if r.Rank == root {
-		b, err := json.Marshal(header{st, r.phase})
+		b, err := json.Marshal(header{st, r.phase, r.average != nil})
 		if err != nil {
 			return st, err
 		}
@@ -189,9 +190,27 @@ func (r *Run) transfer(st State, root int, behind bool) (State, error) {
 	if err := r.Ring.Broadcast(ring.Buffer{Half: half, DType: ring.BF16}, root); err != nil {
 		return st, err
 	}
+	b := make([]byte, 0, headerBytes)
+	for _, h := range half {
+		b = append(b, byte(h), byte(h>>8))
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	var h header
+	if err := json.Unmarshal([]byte(line), &h); err != nil {
+		return st, fmt.Errorf("state from rank %d: %w", root, err)
+	}
+	tensors := r.Model.State()
+	if h.Average {
+		a := r.average
+		if a == nil { // this rank's engine keeps none
+			_, size := r.Config.Arch.Layout()
+			a = &average{mean: make([]float32, size)}
+		}
+		tensors = append(tensors, a.state()...)
+	}
 	var got engine.StateDict
 	var scratch []float32
-	for _, t := range r.Model.State() {
+	for _, t := range tensors {
 		buf := t.Data
 		if r.Rank != root {
 			if len(scratch) < len(t.Data) || behind {
@@ -209,13 +228,8 @@ func (r *Run) transfer(st State, root int, behind bool) (State, error) {
 	if !behind {
 		return st, nil
 	}
-	b := make([]byte, 0, headerBytes)
-	for _, h := range half {
-		b = append(b, byte(h), byte(h>>8))
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	var h header
-	if err := json.Unmarshal([]byte(line), &h); err != nil {
+	got, err := r.average.load(got)
+	if err != nil {
 		return st, fmt.Errorf("state from rank %d: %w", root, err)
 	}
 	if err := r.Model.Load(got); err != nil {

@@ -91,6 +91,7 @@ type Run struct {
 	Regroup func() bool
 
 	elastic
+	average *average // of a final training, nil where there is none
 	sync    *meter
 	compute time.Duration // of forward and backward, since the last report
 	shares  balance
@@ -198,6 +199,7 @@ func (r *Run) to(ctx context.Context, st State, seg Segment) (State, error) {
 			return st, fmt.Errorf("%w at step %d: loss is %g", ErrDiverged, st.Step+1, loss)
 		}
 		st.Step++
+		r.average.add(st.Step)
 		if r.phase == flatEnd {
 			r.phase = decay
 		}
@@ -232,7 +234,7 @@ func (r *Run) checkpoint(st State) error {
 	if err != nil || r.Rank != 0 {
 		return err
 	}
-	if err := r.Events.Checkpoint(st, s); err != nil {
+	if err := r.Events.Checkpoint(st, append(s, r.average.state()...)); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	return nil

@@ -54,6 +54,7 @@ type Task struct {
 	// the rate falls: nothing goes on from here.
 	Final     bool    `msgpack:"final"`
 	EvalEvery float64 `msgpack:"eval_every"` // positions between evaluations before the last; 0 is none
+	Average   bool    `msgpack:"average"`    // of a final training: the average of its parameters is the model, where it is better
 	// Stop ends a trial before its segment, see search.Rule; nil is never. Its curve is
 	// measured on SampleTokens at CurvePoints places of the flat part. Resource is what
 	// the segment's end counts for in the rule's measure.
@@ -92,6 +93,8 @@ type Report struct {
 	PerSecond float64 `json:"tokens_per_s" msgpack:"tokens_per_s"`
 	Stopped   string  `json:"stopped,omitempty" msgpack:"stopped"` // why the task's rule ended it; Bits is then the curve's last
 	Cost      *Cost   `json:"cost,omitempty" msgpack:"cost"`       // where the task asks for it: added by whoever runs rank 0
+	// Averaging is nil where parameters were not averaged.
+	Averaging *Comparison `json:"averaging,omitempty" msgpack:"averaging"`
 }
 
 // ErrMemory means that the trial would not fit into the memory it may take.
@@ -126,14 +129,18 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		return rep, err
 	}
 	defer m.Close()
-	st, err := t.restore(m, env.Rank == 0)
+	var avg *average
+	if t.Average && t.Final && t.Zero == 0 {
+		avg = newAverage(m)
+	}
+	st, err := t.restore(m, avg, env.Rank == 0)
 	if err != nil {
 		return rep, err
 	}
 	r := Run{
 		Model: m, Config: t.Config, Train: corpus, Valid: valid, Rank: env.Rank, World: env.World, Ring: env.Ring, Clock: env.Clock,
 		ByteLen: func(id int32) int { return t.ByteLens[id] }, EvalTokens: t.EvalTokens,
-		Balance: t.Balance, Rejoin: env.Rejoin, Regroup: env.Regroup, Compression: t.Compression,
+		Balance: t.Balance, Rejoin: env.Rejoin, Regroup: env.Regroup, Compression: t.Compression, average: avg,
 	}
 	defer func() {
 		err = errors.Join(err, r.Close(err))
@@ -158,7 +165,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		r.Events.Scored = env.Scored
 		if t.Final {
 			r.Events.Best = func(s State, m engine.Model, _ float64) error {
-				return SaveCheckpoint(t.best(), parameters(m.State()), s)
+				return SaveCheckpoint(t.best(), Parameters(m.State()), s)
 			}
 		}
 		return nil
@@ -214,7 +221,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		if !t.Keep || r.Rank != 0 {
 			return nil
 		}
-		if err := SaveCheckpoint(t.best(), parameters(m.State()), st); err != nil {
+		if err := SaveCheckpoint(t.best(), Parameters(m.State()), st); err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}
 		return nil
@@ -276,8 +283,16 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 		if st.BestStep > 0 && st.BestBits < bits {
 			rep.Bits, rep.State = st.BestBits, st
 		} else if r.Rank == 0 {
-			if err := SaveCheckpoint(t.best(), parameters(m.State()), st); err != nil {
+			if err := SaveCheckpoint(t.best(), Parameters(m.State()), st); err != nil {
 				return rep, fmt.Errorf("checkpoint: %w", err)
+			}
+		}
+		if avg != nil && avg.n[0] > 0 && r.Rank == 0 {
+			if rep.Averaging, err = avg.choose(t, &r); err != nil {
+				return rep, fmt.Errorf("averaging: %w", err)
+			}
+			if rep.Averaging.Taken {
+				rep.Bits = rep.Averaging.Bits
 			}
 		}
 		return rep, nil
@@ -319,7 +334,7 @@ func (t Task) keep(ctx context.Context, r *Run, st State) error {
 	if r.Rank != 0 || r.Shard != nil || context.Cause(ctx) == nil || st.Step == 0 {
 		return nil
 	}
-	return SaveCheckpoint(t.checkpoint(), r.Model.State(), st)
+	return SaveCheckpoint(t.checkpoint(), append(r.Model.State(), r.average.state()...), st)
 }
 
 func (t Task) checkpoint() string { return filepath.Join(t.Dir, "checkpoint") }
@@ -331,7 +346,7 @@ func BestDir(dir string) string { return filepath.Join(dir, "best") }
 // restore loads the trial's own checkpoint, or the one it starts from, or grows the one
 // it inherits. What was forked or has grown becomes the trial's own at once, with save:
 // whatever becomes of its parent, a restart begins from the same.
-func (t Task) restore(m engine.Model, save bool) (State, error) {
+func (t Task) restore(m engine.Model, avg *average, save bool) (State, error) {
 	damaged := func(dir, mend string, err error) (State, error) {
 		return State{}, fmt.Errorf("%w: %s: %w; %s", ErrCheckpoint, dir, err, mend)
 	}
@@ -343,6 +358,9 @@ func (t Task) restore(m engine.Model, save bool) (State, error) {
 		sd, st, err := LoadCheckpoint(dir)
 		if errors.Is(err, fs.ErrNotExist) && (dir != t.From || !save) { // other ranks get it from the first
 			continue
+		}
+		if err == nil {
+			sd, err = avg.load(sd)
 		}
 		if err == nil {
 			err = m.Load(sd)
@@ -390,8 +408,8 @@ func (t Task) takeOver(m engine.Model, st State, save bool) error {
 	return nil
 }
 
-// parameters drops the optimiser's tensors.
-func parameters(s engine.StateDict) engine.StateDict {
+// Parameters drops the optimiser's tensors.
+func Parameters(s engine.StateDict) engine.StateDict {
 	var out engine.StateDict
 	for _, t := range s {
 		if len(t.Name) < 10 || t.Name[:10] != "optimizer." {

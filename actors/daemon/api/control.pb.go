@@ -1384,6 +1384,8 @@ type Spec struct {
 	Objectives           []string               `protobuf:"bytes,30,rep,name=objectives,proto3" json:"objectives,omitempty"`
 	ServesOn             *string                `protobuf:"bytes,31,opt,name=serves_on,json=servesOn,proto3,oneof" json:"serves_on,omitempty"`
 	WarmStart            []string               `protobuf:"bytes,35,rep,name=warm_start,json=warmStart,proto3" json:"warm_start,omitempty"` // of a job file; a call names files with warm
+	Averaging            *string                `protobuf:"bytes,40,opt,name=averaging,proto3,oneof" json:"averaging,omitempty"`
+	Ensemble             *string                `protobuf:"bytes,41,opt,name=ensemble,proto3,oneof" json:"ensemble,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1640,6 +1642,20 @@ func (x *Spec) GetWarmStart() []string {
 		return x.WarmStart
 	}
 	return nil
+}
+
+func (x *Spec) GetAveraging() string {
+	if x != nil && x.Averaging != nil {
+		return *x.Averaging
+	}
+	return ""
+}
+
+func (x *Spec) GetEnsemble() string {
+	if x != nil && x.Ensemble != nil {
+		return *x.Ensemble
+	}
+	return ""
 }
 
 type Budget struct {
@@ -2388,6 +2404,7 @@ type Trial struct {
 	Front         *bool                      `protobuf:"varint,16,opt,name=front,proto3,oneof" json:"front,omitempty"`
 	Knee          *bool                      `protobuf:"varint,17,opt,name=knee,proto3,oneof" json:"knee,omitempty"`
 	ForkedAt      *float64                   `protobuf:"fixed64,40,opt,name=forked_at,json=forkedAt,proto3,oneof" json:"forked_at,omitempty"`
+	ScoreVal      *float64                   `protobuf:"fixed64,41,opt,name=score_val,json=scoreVal,proto3,oneof" json:"score_val,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2544,6 +2561,13 @@ func (x *Trial) GetKnee() bool {
 func (x *Trial) GetForkedAt() float64 {
 	if x != nil && x.ForkedAt != nil {
 		return *x.ForkedAt
+	}
+	return 0
+}
+
+func (x *Trial) GetScoreVal() float64 {
+	if x != nil && x.ScoreVal != nil {
+		return *x.ScoreVal
 	}
 	return 0
 }
@@ -3071,7 +3095,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xa5\r\n" +
+	"\x05_size\"\x84\x0e\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -3110,7 +3134,9 @@ const file_control_proto_rawDesc = "" +
 	"objectives\x12 \n" +
 	"\tserves_on\x18\x1f \x01(\tH\x15R\bservesOn\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"warm_start\x18# \x03(\tR\twarmStart\x1a8\n" +
+	"warm_start\x18# \x03(\tR\twarmStart\x12!\n" +
+	"\taveraging\x18( \x01(\tH\x16R\taveraging\x88\x01\x01\x12\x1f\n" +
+	"\bensemble\x18) \x01(\tH\x17R\bensemble\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3150,7 +3176,10 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_inheritB\f\n" +
 	"\n" +
-	"_serves_on\"\x8b\x01\n" +
+	"_serves_onB\f\n" +
+	"\n" +
+	"_averagingB\v\n" +
+	"\t_ensemble\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +
@@ -3271,7 +3300,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_objectiveB\f\n" +
 	"\n" +
-	"_direction\"\xb4\x06\n" +
+	"_direction\"\xe4\x06\n" +
 	"\x05Trial\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x1b\n" +
 	"\x06status\x18\x02 \x01(\tH\x01R\x06status\x88\x01\x01\x12\x19\n" +
@@ -3293,7 +3322,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06misses\x18\x0f \x03(\tR\x06misses\x12\x19\n" +
 	"\x05front\x18\x10 \x01(\bH\fR\x05front\x88\x01\x01\x12\x17\n" +
 	"\x04knee\x18\x11 \x01(\bH\rR\x04knee\x88\x01\x01\x12 \n" +
-	"\tforked_at\x18( \x01(\x01H\x0eR\bforkedAt\x88\x01\x01\x1aQ\n" +
+	"\tforked_at\x18( \x01(\x01H\x0eR\bforkedAt\x88\x01\x01\x12 \n" +
+	"\tscore_val\x18) \x01(\x01H\x0fR\bscoreVal\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01B\x05\n" +
@@ -3313,7 +3343,9 @@ const file_control_proto_rawDesc = "" +
 	"\x06_frontB\a\n" +
 	"\x05_kneeB\f\n" +
 	"\n" +
-	"_forked_at\"\xaa\x02\n" +
+	"_forked_atB\f\n" +
+	"\n" +
+	"_score_val\"\xaa\x02\n" +
 	"\x04Cost\x12 \n" +
 	"\tlatency_s\x18\x01 \x01(\x01H\x00R\blatencyS\x88\x01\x01\x12&\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03H\x01R\vmemoryBytes\x88\x01\x01\x12\"\n" +

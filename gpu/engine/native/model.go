@@ -99,7 +99,8 @@ type Model struct {
 		hyper  engine.Hyper
 		clip   float64
 		logits []float32
-		active int // workers that have sequences
+		each   []float32 // the rows' losses, where they are asked for
+		active int       // workers that have sequences
 	}
 	over handOver // of the gradient that Backward computes
 }
@@ -229,6 +230,17 @@ func (m *Model) Backward(b engine.Batch, sync engine.GradientSync) (float64, err
 
 // Eval implements engine.Model.
 func (m *Model) Eval(b engine.Batch) (float64, int, error) { return m.passes(b, scoring) }
+
+// EvalEach is Eval that leaves the negative log-likelihood of each scored target in nll,
+// [B, T], and does not touch the others.
+func (m *Model) EvalEach(b engine.Batch, nll []float32) (float64, int, error) {
+	if len(nll) < b.B*b.T {
+		return 0, 0, fmt.Errorf("native: %d places for the scores of %d tokens", len(nll), b.B*b.T)
+	}
+	m.job.each = nll
+	defer func() { m.job.each = nil }()
+	return m.passes(b, scoring)
+}
 
 // Logits is the forward pass alone, without dropout: [B, T, V] in new memory.
 func (m *Model) Logits(b engine.Batch) ([]float32, error) {

@@ -404,7 +404,10 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 		w.linear(w.logit, V, x, C, r1-r0, w.w.head, false, nil)
 		losses := func(from, to int) {
 			for r := from; r < to; r++ {
-				w.crossEntropy(w.logit[r*V:(r+1)*V], targets[r], b.Norm)
+				loss := w.crossEntropy(w.logit[r*V:(r+1)*V], targets[r], b.Norm)
+				if each := w.model.job.each; each != nil {
+					each[s0*T+r0+r] = float32(loss)
+				}
 			}
 		}
 		if mode != training {
@@ -429,23 +432,25 @@ func anyScored(targets []int32) bool {
 	return false
 }
 
-// crossEntropy adds one row's loss and, when training, turns its logits into
+// crossEntropy adds one row's loss, returns it and, when training, turns its logits into
 // their gradient: (p·(1 + 2·z·logZ) − onehot)/norm.
-func (w *worker) crossEntropy(row []float32, target int32, norm float64) {
+func (w *worker) crossEntropy(row []float32, target int32, norm float64) (loss float64) {
 	train := w.model.job.mode == training
 	if target == engine.Ignore {
 		if train {
 			clear(row)
 		}
-		return
+		return 0
 	}
 	top, own := kernel.Max(row), row[target]
 	sum := kernel.ExpSum(row, row, 1, top)
 	logZ := float64(top) + math.Log(float64(sum))
-	w.nll += logZ - float64(own)
+	loss = logZ - float64(own)
+	w.nll += loss
 	w.tokens++
 	if train {
 		kernel.Scale(row, float32((1+2*w.model.opt.ZLoss*logZ)/(float64(sum)*norm)))
 		row[target] -= float32(1 / norm)
 	}
+	return loss
 }

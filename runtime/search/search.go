@@ -147,7 +147,8 @@ func (s *Search) Next() ([]Decision, error) {
 		}
 		if d.Action == Start {
 			cs, err := s.strategy.Ask(1)
-			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
+			// Where few configurations hold the constraints, none may be found though some were.
+			if (errors.Is(err, ErrExhausted) || errors.Is(err, space.ErrInfeasible)) && len(s.order) > 0 {
 				s.scheduler.stopStarting()
 				continue
 			}

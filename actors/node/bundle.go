@@ -77,7 +77,11 @@ func BundleTrial(ctx context.Context, dir string, st *journal.State, trial, out 
 	}
 	s := newSite(dir, st.Spec, &crew{threads: 1})
 	task := train.Task{Trial: trial, Dir: s.path("trials", trial), Config: trialConfig(st.Spec, *st.Plan, start)}
-	e, _, _, err := s.heldOut(ctx, task)
+	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
+	if err != nil {
+		return Evaluation{}, err
+	}
+	e, _, _, err := s.heldOut(ctx, task, tensors)
 	if err != nil {
 		return e, err
 	}

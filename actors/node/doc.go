@@ -9,7 +9,8 @@
 // processors; what is work for processors alone (cleaning, the tokenizer, token
 // files, answers that are generated for the task's metric) takes those that nobody
 // keeps busy: place.go. How long training takes is foretold by the measured time of
-// a step: forecast.go.
+// a step: forecast.go. What it takes to generate with a model is foretold in the same way,
+// and measured once for each shape by whoever runs rank 0 of its training: serving.go.
 //
 // CUDA in a worker process has never run: what runs here are the same requests,
 // leases and processes with an engine of the processor in CUDA's place.

@@ -59,7 +59,11 @@ func (s *site) evaluate(ctx context.Context, st journal.State) (score train.Scor
 	if err := s.final(st, *st.Plan, &task); err != nil {
 		return score, on, err
 	}
-	e, score, on, err := s.heldOut(ctx, task)
+	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
+	if err != nil {
+		return score, on, err
+	}
+	e, score, on, err := s.heldOut(ctx, task, tensors)
 	if err != nil {
 		return score, on, err
 	}
@@ -82,17 +86,13 @@ func (s *site) evaluate(ctx context.Context, st journal.State) (score train.Scor
 }
 
 // heldOut scores what a task has trained on the held-out part.
-func (s *site) heldOut(ctx context.Context, task train.Task) (e Evaluation, score train.Score, on *journal.Placed, err error) {
+func (s *site) heldOut(ctx context.Context, task train.Task, tensors engine.StateDict) (e Evaluation, score train.Score, on *journal.Placed, err error) {
 	rep, err := s.report()
 	if err != nil {
 		return e, score, on, err
 	}
 	a := task.Config.Arch
 	if err := s.ensure(ctx, a.Vocab, false); err != nil {
-		return e, score, on, err
-	}
-	tensors, _, err := train.LoadCheckpoint(train.BestDir(task.Dir))
-	if err != nil {
 		return e, score, on, err
 	}
 	if score, on, err = s.score(ctx, task, tensors, s.corpus(a.Vocab, "test")); err != nil {

@@ -327,7 +327,22 @@ func doctorCommand() *cobra.Command {
 }
 
 func configCommand() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Work with job files and files of nodes"}
+	c := &cobra.Command{
+		Use: "config", Short: "Work with job files and files of nodes",
+		Long: `Config checks files of jobs and nodes. Of a job, beside what the README lists:
+
+  objectives   the main score, bits_per_byte, and what else is to be small: latency
+               (seconds of a generated token), memory (bytes resident while generating),
+               size (bytes of weights and tokenizer), energy (joules of a token)
+  serves_on    the processors that the finished model generates on: cpu-1, cpu-4
+  constraints  max_latency            of a generated token, such as 20ms
+               max_size_mb            of weights and tokenizer, 10^6 bytes
+               max_serving_memory_mb  while generating, 10^6 bytes
+               max_params
+               max_memory_mb          while training, MiB
+
+The knee of the front is trained to the end; autoglm bundle makes a bundle of another.`,
+	}
 	c.AddCommand(&cobra.Command{
 		Use:   "check FILE…",
 		Short: "Check files of jobs and nodes and print them with all defaults",

@@ -7,6 +7,9 @@
 //	m := job.NewMachine(job.StagesOf(spec), job.Resources{CPUs: 8})
 //	for _, a := range m.Step(job.Event{Kind: job.Begin}) { … }
 //
+// A job has one objective or several (Spec.Goals), and constraints; those on what it costs
+// to generate with a model are Spec.Bounds.
+//
 // Duties: a Machine's owner carries every Action out and reports its end as an
 // Event; the Machine itself holds no clock and starts nothing.
 //

@@ -39,6 +39,16 @@
 // propose nothing twice, and rank what misses a measured constraint
 // (Result.Violations) below what holds it.
 //
+// # Several objectives and constraints
+//
+// An Outcome may carry Scores of several objectives, the main one first, and Violations of
+// measured constraints. Strategies learn of both, but for de and cma-es (see Several),
+// which look at the main score. A rung promotes those that hold the constraints by
+// non-dominated fronts, of a front its ends and then what lies farthest from others; those
+// that miss one come last, the least missed first. Front, Knee and Hypervolume are for who
+// looks at the result. A rule knows the main score alone, and passes over what misses a
+// constraint.
+//
 // # Schedulers and rules
 //
 // A Scheduler divides training among trials: between rungs it starts, promotes and

@@ -177,3 +177,37 @@ func TestRulesPassOverWhatMissesAConstraint(t *testing.T) {
 		t.Errorf("the rule compares with %+v, want the curve of b", d.Stop.Others)
 	}
 }
+
+// A search that finds nothing more within its constraints ends with what it has tried.
+func TestSearchThatFindsNothingMore(t *testing.T) {
+	sp, err := space.New(space.MustParse("x", "uniform(0, 1)"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := space.Config{"x": space.Number(0.5)}
+	sp = sp.Constrain(func(c space.Config) error {
+		if c.Float("x") != 0.5 {
+			return fmt.Errorf("x is not a half")
+		}
+		return nil
+	})
+	st, err := NewStrategy("auto", sp, Options{Initial: []space.Config{first}, Trials: 6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(st, NewHyperband([]Bracket{{Trials: 6, Keep: []int{6, 2}, Resources: []float64{1, 3}}}), 1)
+	for !s.Done() {
+		next, err := s.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range next {
+			if err := s.Report(d.Seq, Outcome{Score: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if r := s.Ranking(); len(r) != 1 || r[0].Resource != 3 {
+		t.Errorf("%+v", r)
+	}
+}

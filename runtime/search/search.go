@@ -164,7 +164,8 @@ func (s *Search) Next() ([]Decision, error) {
 				r.Begin(d.Resource)
 			}
 			c, err := s.ask(&d)
-			if errors.Is(err, ErrExhausted) && len(s.order) > 0 {
+			// Where few configurations hold the constraints, none may be found though some were.
+			if (errors.Is(err, ErrExhausted) || errors.Is(err, space.ErrInfeasible)) && len(s.order) > 0 {
 				s.exhausted = true
 				s.scheduler.stopStarting()
 				continue

@@ -8,6 +8,8 @@
 //		return err
 //	})
 //
+// Latency times a decoder.
+//
 // The caller's duties: the Decoder belongs to the calling goroutine while
 // Generate runs, and sequence req.Seq is Generate's own; it is dropped at the
 // end. emit is called from the same goroutine, with valid UTF-8, never empty; it

@@ -23,5 +23,6 @@
 // importance is how much worse a model of the scores predicts when one parameter
 // is shuffled; alone and together (fANOVA) are the parts of that model's variance that
 // parameters and pairs of them explain; the front holds the trials that no other beats in both cost and
-// score.
+// score; of several objectives the front of what holds the constraints is the journal's, its
+// hypervolume the share of the box between the best and the worst that it dominates.
 package telemetry

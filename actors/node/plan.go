@@ -47,15 +47,17 @@ func (s *site) Plan(ctx context.Context, active float64) (search.Plan, error) {
 	if err != nil {
 		return p, s.input(&job.FieldError{Path: "budget.wall_clock", Msg: err.Error()})
 	}
+	if s.spec.Timed() {
+		if p.TokenTimes, err = timeTokens(ctx, s.spec.ServingThreads(), p.MaxParams); err != nil {
+			return p, err
+		}
+	}
 	_, first, err := s.space(p)
 	if err != nil {
 		return p, err
 	}
 	p.BaseWidth = first.Int(space.Dim)
-	if s.spec.Timed() {
-		p.TokenTimes, err = timeTokens(ctx, s.spec.ServingThreads(), p.MaxParams)
-	}
-	return p, err
+	return p, nil
 }
 
 // space builds the space of a plan.

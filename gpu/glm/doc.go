@@ -1,6 +1,6 @@
 // Package glm is the model family: the shape of a decoder (Arch), the names and
-// places of its parameters (Layout), their number, their initial values, how those of
-// a smaller shape become those of a larger one that computes the same (Growth), and
+// places of its parameters (Layout), their number, their initial values and how these
+// and rates depend on the width (Width), how those of a smaller shape become those of a larger one that computes the same (Growth), and
 // what training them costs in memory (TrainingBytes) and in time (StepSeconds, from
 // Rates that Probes measure). It holds no arithmetic on activations; engines do.
 //

@@ -67,6 +67,9 @@
 // go on falls below 5 %. A stopped trial is not promoted; the strategy learns where it
 // stood.
 //
+// Plan.Odds tells what a schedule is likely to find, by playing it through over trials
+// drawn at random.
+//
 // # Order
 //
 // Results may arrive in any order, yet decisions do not depend on it: decision k
@@ -101,5 +104,6 @@
 // Vocabulary: a trial is one configuration, a resource the amount of training it
 // has had (in the units of the plan), a rung a resource level at which trials are
 // compared, a bracket one run of successive halving, a decision "start" or
-// "promote", a fork a trial that goes on where another stood, a curve the scores of a trial inside its rungs, a rule what stops it there.
+// "promote", a fork a trial that goes on where another stood, a curve the scores of a
+// trial inside its rungs, a rule what stops it there.
 package search

@@ -57,6 +57,22 @@ func TestLessons(t *testing.T) {
 	}
 }
 
+// TestLearningCurves reads the table that is kept here.
+func TestLearningCurves(t *testing.T) {
+	ls, err := readLessons("../testdata/lmcurves.csv.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(ls) != 2 {
+		t.Fatalf("%d texts", len(ls))
+	}
+	for _, l := range ls {
+		if len(l.curves) != 360 || l.epochs != 20 || l.best < 2 || l.best > 3.5 {
+			t.Errorf("%s: %d curves of %d epochs, the best %g", l.name, len(l.curves), l.epochs, l.best)
+		}
+	}
+}
+
 // TestReplays: every scheduler finds the one configuration that is best, spends no epoch
 // twice and none beyond the last, whichever strategy asks.
 func TestReplays(t *testing.T) {

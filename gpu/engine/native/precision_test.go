@@ -33,9 +33,12 @@ func mean(x []float64) float64 {
 // training agree within what rounding explains, scores are float32's, and bf16
 // gives the same bits from run to run.
 func TestPrecisions(t *testing.T) {
-	a := arch(64, 2, 4, 2, 192, 61, true)
+	layers, steps := 2, 60
+	if testing.Short() {
+		layers = 1
+	}
+	a := arch(64, layers, 4, 2, 192, 61, true)
 	const B, T = 4, 32
-	steps := 60
 	if !kernel.FastBF16() {
 		steps = 10 // the portable products are slow
 	}

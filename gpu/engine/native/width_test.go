@@ -13,6 +13,9 @@ import (
 // as large in a model eight times as wide, where the standard parametrisation changes them
 // several times as much.
 func TestStepsDoNotGrowWithWidth(t *testing.T) {
+	if testing.Short() {
+		t.Skip("trains wide models")
+	}
 	for _, tied := range []bool{true, false} {
 		change := func(dim, base int) float64 {
 			a := glm.Arch{Vocab: 50, Dim: dim, Layers: 2, Heads: dim / 32, KVHeads: dim / 32, FFN: 2 * dim, Context: 16, Tied: tied}.WithDefaults()

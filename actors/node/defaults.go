@@ -1,12 +1,24 @@
 package node
 
 import (
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
 
-// sizes are the shapes from which a search starts, smallest first: width, layers.
-var sizes = []struct{ dim, layers int }{
+// shape is a width and a number of layers.
+type shape struct{ dim, layers int }
+
+// arch is a model of the shape that a search starts from.
+func (s shape) arch(vocab, context int) glm.Arch {
+	return glm.Arch{
+		Vocab: vocab, Dim: s.dim, Layers: s.layers, Heads: headsOf(s.dim), KVHeads: headsOf(s.dim), FFN: ffnRatio * s.dim,
+		Context: context, Tied: true,
+	}.WithDefaults()
+}
+
+// sizes are the shapes from which a search starts, smallest first.
+var sizes = []shape{
 	{64, 2}, {64, 4}, {128, 3}, {128, 4}, {128, 6}, {192, 4}, {192, 6}, {256, 4}, {256, 6}, {320, 6}, {384, 6}, {384, 8}, {512, 8}, {640, 10}, {768, 12},
 }
 

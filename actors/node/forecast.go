@@ -49,11 +49,7 @@ func (p pacer) ofSize(spec job.Spec, bytes int64) func(params int64, devices int
 			context = contextFor(0, params)
 		}
 		at := func(i int) (search.Pace, float64) {
-			s := sizes[i]
-			a := glm.Arch{
-				Vocab: vocabFor(bytes), Dim: s.dim, Layers: s.layers, Heads: headsOf(s.dim), KVHeads: headsOf(s.dim), FFN: ffnRatio * s.dim,
-				Context: context, Tied: true,
-			}.WithDefaults()
+			a := sizes[i].arch(vocabFor(bytes), context)
 			c := train.Config{Arch: a, BatchTokens: batchTokens, Optimizer: engine.AdamW, Precision: engine.Precision(spec.Precision)}
 			return p.pace(c, devices), math.Log(float64(a.MatrixParams()))
 		}

@@ -138,10 +138,7 @@ func (v serving) widen(l *space.Limits, corpus int64) {
 	}
 	allowed := int64(0)
 	for _, s := range sizes {
-		a := glm.Arch{
-			Vocab: min(vocabFor(corpus), l.MaxVocab), Dim: s.dim, Layers: s.layers, Heads: headsOf(s.dim), KVHeads: headsOf(s.dim), FFN: ffnRatio * s.dim,
-			Context: max(l.Context, 64), Tied: true,
-		}.WithDefaults()
+		a := s.arch(min(vocabFor(corpus), l.MaxVocab), max(l.Context, 64))
 		holds := true
 		for _, b := range bounds {
 			holds = holds && v.miss(a, b) == nil

@@ -6,12 +6,15 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/token"
 	"github.com/open-autoglm/autoglm/runtime/train"
@@ -51,6 +54,35 @@ func Prepare(dir, path string, keep, vocab int) (Corpus, error) {
 		return c, err
 	}
 	return c, train.Tokenize(context.Background(), &document{text[cut:]}, tok, c.Valid, true)
+}
+
+// Training makes a decoder on engine native and its run over the corpus, as cfg says. The
+// caller closes it when the run is over.
+func (c Corpus) Training(cfg train.Config, threads int) (run *train.Run, closed func(), err error) {
+	m, err := native.New(cfg.Arch, native.Options{
+		Threads: threads, MaxBatch: cfg.Sequences(), MaxSeq: cfg.Arch.Context, Optimizer: cfg.Optimizer, Precision: cfg.Precision, Seed: cfg.Seed, BaseWidth: cfg.BaseWidth,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	learn, err := train.OpenCorpus(c.Train)
+	if err != nil {
+		return nil, nil, errors.Join(err, m.Close())
+	}
+	valid, err := train.OpenCorpus(c.Valid)
+	if err != nil {
+		return nil, nil, errors.Join(err, learn.Close(), m.Close())
+	}
+	begin := time.Now()
+	run = &train.Run{
+		Model: m, Config: cfg, Train: learn, Valid: valid, World: 1, Clock: func() time.Duration { return time.Since(begin) },
+		ByteLen: func(id int32) int { return c.ByteLens[id] },
+	}
+	return run, func() {
+		valid.Close()
+		learn.Close()
+		m.Close()
+	}, nil
 }
 
 // read is a text, as Prepare takes it.

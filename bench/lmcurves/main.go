@@ -33,7 +33,6 @@ import (
 
 	"github.com/open-autoglm/autoglm/bench/corpus"
 	"github.com/open-autoglm/autoglm/gpu/engine"
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/train"
@@ -56,6 +55,24 @@ var grid = struct {
 }{
 	lr: []float64{2e-4, 6e-4, 2e-3, 6e-3, 2e-2}, dim: []int{32, 64, 96, 128}, layers: []int{1, 2, 4}, batch: []int{256, 512, 1024},
 	optimizer: []engine.Optimizer{engine.AdamW, engine.Muon},
+}
+
+// configs yields the grid's.
+func configs(yield func(train.Config) bool) {
+	for _, lr := range grid.lr {
+		for _, dim := range grid.dim {
+			for _, layers := range grid.layers {
+				a := glm.Arch{Vocab: vocab, Dim: dim, Layers: layers, Heads: dim / 32, KVHeads: dim / 32, FFN: 3 * dim, Context: context_, Tied: true}.WithDefaults()
+				for _, batch := range grid.batch {
+					for _, opt := range grid.optimizer {
+						if !yield(train.Config{Arch: a, BatchTokens: batch, Optimizer: opt, LR: lr, MuonLR: 3 * lr, WeightDecay: 0.01, Warmup: 10, Schedule: "cosine", Seed: 1}) {
+							return
+						}
+					}
+				}
+			}
+		}
+	}
 }
 
 func main() {
@@ -167,40 +184,31 @@ func (t *table) save() error {
 // fill trains what is missing of a text.
 func (t *table) fill(ctx context.Context, text string, c corpus.Corpus) error {
 	saved := time.Now()
-	for _, lr := range grid.lr {
-		for _, dim := range grid.dim {
-			for _, layers := range grid.layers {
-				for _, batch := range grid.batch {
-					for _, opt := range grid.optimizer {
-						row := []string{text, strconv.FormatFloat(lr, 'g', -1, 64), strconv.Itoa(dim), strconv.Itoa(layers), strconv.Itoa(batch), string(opt)}
-						if t.has[key(row)] {
-							continue
-						}
-						arch := glm.Arch{Vocab: vocab, Dim: dim, Layers: layers, Heads: dim / 32, KVHeads: dim / 32, FFN: 3 * dim, Context: context_, Tied: true}.WithDefaults()
-						bits, err := curve(ctx, c, train.Config{
-							Arch: arch, BatchTokens: batch, Optimizer: opt, LR: lr, MuonLR: 3 * lr, WeightDecay: 0.01, Warmup: 10, Schedule: "cosine", Seed: 1,
-						})
-						if err != nil {
-							return errors.Join(err, t.save())
-						}
-						row = append(row, fmt.Sprintf("%.1f", checkpoints*each*arch.FLOPsPerToken(context_)/1e9))
-						for i := range checkpoints {
-							cell := ""
-							if i < len(bits) {
-								cell = fmt.Sprintf("%.4f", bits[i])
-							}
-							row = append(row, cell)
-						}
-						t.rows = append(t.rows, row)
-						fmt.Fprintln(os.Stderr, strings.Join(row, ","))
-						if time.Since(saved) > time.Minute {
-							saved = time.Now()
-							if err := t.save(); err != nil {
-								return err
-							}
-						}
-					}
-				}
+	for cfg := range configs {
+		row := []string{
+			text, strconv.FormatFloat(cfg.LR, 'g', -1, 64), strconv.Itoa(cfg.Arch.Dim), strconv.Itoa(cfg.Arch.Layers), strconv.Itoa(cfg.BatchTokens), string(cfg.Optimizer),
+		}
+		if t.has[key(row)] {
+			continue
+		}
+		bits, err := curve(ctx, c, cfg)
+		if err != nil {
+			return errors.Join(err, t.save())
+		}
+		row = append(row, fmt.Sprintf("%.1f", checkpoints*each*cfg.Arch.FLOPsPerToken(context_)/1e9))
+		for i := range checkpoints {
+			cell := ""
+			if i < len(bits) {
+				cell = fmt.Sprintf("%.4f", bits[i])
+			}
+			row = append(row, cell)
+		}
+		t.rows = append(t.rows, row)
+		fmt.Fprintln(os.Stderr, strings.Join(row, ","))
+		if time.Since(saved) > time.Minute {
+			saved = time.Now()
+			if err := t.save(); err != nil {
+				return err
 			}
 		}
 	}
@@ -209,29 +217,15 @@ func (t *table) fill(ctx context.Context, text string, c corpus.Corpus) error {
 
 // curve trains a configuration: its scores, fewer where it diverged.
 func curve(ctx context.Context, c corpus.Corpus, cfg train.Config) ([]float64, error) {
-	m, err := native.New(cfg.Arch, native.Options{Threads: 1, MaxBatch: cfg.Sequences(), MaxSeq: cfg.Arch.Context, Optimizer: cfg.Optimizer, Seed: cfg.Seed})
+	run, closed, err := c.Training(cfg, 1)
 	if err != nil {
 		return nil, err
 	}
-	defer m.Close()
-	trainOn, err := train.OpenCorpus(c.Train)
-	if err != nil {
-		return nil, err
-	}
-	defer trainOn.Close()
-	valid, err := train.OpenCorpus(c.Valid)
-	if err != nil {
-		return nil, err
-	}
-	defer valid.Close()
+	defer closed()
 	steps := checkpoints * each / cfg.BatchTokens
 	var bits []float64
-	begin := time.Now()
-	run := train.Run{
-		Model: m, Config: cfg, Train: trainOn, Valid: valid, World: 1, Clock: func() time.Duration { return time.Since(begin) },
-		ByteLen: func(id int32) int { return c.ByteLens[id] }, EvalEvery: each / float64(cfg.BatchTokens), EvalTokens: evalTokens,
-		Events: train.Events{Scored: func(_ train.State, s train.Score) { bits = append(bits, s.BitsPerByte()) }},
-	}
+	run.EvalEvery, run.EvalTokens = each/float64(cfg.BatchTokens), evalTokens
+	run.Events.Scored = func(_ train.State, s train.Score) { bits = append(bits, s.BitsPerByte()) }
 	_, err = run.To(ctx, train.State{}, train.Segment{Steps: steps})
 	if err != nil && !errors.Is(err, train.ErrDiverged) {
 		return nil, err

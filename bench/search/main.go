@@ -29,6 +29,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -115,58 +116,38 @@ func run(ctx context.Context) error {
 		searcher searcher
 		seed     int
 	}
-	queue := make(chan work)
-	var mu sync.Mutex
-	var curves []curve
-	var failure error
-	out := json.NewEncoder(os.Stdout)
-	watched := term.IsTerminal(int(os.Stderr.Fd()))
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for range *workers {
-		wg.Go(func() {
-			for w := range queue {
-				if ctx.Err() != nil {
-					continue
-				}
-				begin := time.Now()
-				best, asked, err := w.searcher.search(ctx, w.task, w.seed, *trials, *pending)
-				c := curve{Task: w.task.name, Strategy: w.searcher.name, Seed: w.seed, Best: best, AskMS: asked.Seconds() * 1000 / float64(max(len(best), 1))}
-				mu.Lock()
-				switch {
-				case err != nil && failure == nil:
-					failure = fmt.Errorf("%s on %s, seed %d: %w", w.searcher.name, w.task.name, w.seed, err)
-					cancel()
-				case err == nil:
-					curves = append(curves, c)
-					if *asJSON {
-						if err := out.Encode(c); err != nil && failure == nil {
-							failure = err
-							cancel()
-						}
-					} else if watched {
-						fmt.Fprintf(os.Stderr, "\r%-70s", fmt.Sprintf("%s %s seed %d: %.3g after %.1f s", w.task.name, w.searcher.name, w.seed, best[len(best)-1], time.Since(begin).Seconds()))
-					}
-				}
-				mu.Unlock()
-			}
-		})
-	}
+	var works []work
 	for _, s := range searchers {
 		for _, t := range ts {
 			for seed := range *seeds {
-				queue <- work{t, s, seed}
+				works = append(works, work{t, s, seed})
 			}
 		}
 	}
-	close(queue)
-	wg.Wait()
-	if failure != nil {
-		return failure
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("interrupted")
+	var mu sync.Mutex
+	var curves []curve
+	out := json.NewEncoder(os.Stdout)
+	watched := term.IsTerminal(int(os.Stderr.Fd()))
+	err = sideBySide(ctx, *workers, works, func(ctx context.Context, w work) error {
+		begin := time.Now()
+		best, asked, err := w.searcher.search(ctx, w.task, w.seed, *trials, *pending)
+		if err != nil {
+			return fmt.Errorf("%s on %s, seed %d: %w", w.searcher.name, w.task.name, w.seed, err)
+		}
+		c := curve{Task: w.task.name, Strategy: w.searcher.name, Seed: w.seed, Best: best, AskMS: asked.Seconds() * 1000 / float64(max(len(best), 1))}
+		mu.Lock()
+		defer mu.Unlock()
+		curves = append(curves, c)
+		if *asJSON {
+			return out.Encode(c)
+		}
+		if watched {
+			fmt.Fprintf(os.Stderr, "\r%-70s", fmt.Sprintf("%s %s seed %d: %.3g after %.1f s", w.task.name, w.searcher.name, w.seed, best[len(best)-1], time.Since(begin).Seconds()))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if *asJSON {
 		return nil
@@ -183,6 +164,34 @@ func run(ctx context.Context) error {
 	}
 	summarise(os.Stdout, ts, curves)
 	return nil
+}
+
+// sideBySide does all works, so many at a time. The first error ends the others.
+func sideBySide[W any](parent context.Context, at int, works []W, do func(context.Context, W) error) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	queue := make(chan W)
+	var wg sync.WaitGroup
+	for range at {
+		wg.Go(func() {
+			for w := range queue {
+				if ctx.Err() == nil {
+					if err := do(ctx, w); err != nil {
+						cancel(err)
+					}
+				}
+			}
+		})
+	}
+	for _, w := range works {
+		queue <- w
+	}
+	close(queue)
+	wg.Wait()
+	if parent.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return context.Cause(ctx)
 }
 
 func split(s string) []string {

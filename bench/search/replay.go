@@ -396,42 +396,31 @@ func replays(ctx context.Context, out io.Writer, path string, own, peers []strin
 		l    *lesson
 		seed int
 	}
-	queue := make(chan work)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var mu sync.Mutex
-	var done []replayed
-	var wg sync.WaitGroup
-	for range side {
-		wg.Go(func() {
-			for w := range queue {
-				if ctx.Err() != nil {
-					continue
-				}
-				r, err := w.l.run(ctx, w.tool, slices.Contains(peers, w.tool), script, w.seed, workers, trainings)
-				mu.Lock()
-				if err == nil && asJSON {
-					err = json.NewEncoder(out).Encode(r)
-				}
-				done = append(done, r)
-				mu.Unlock()
-				if err != nil {
-					cancel(fmt.Errorf("%s on %s, seed %d: %w", w.tool, w.l.name, w.seed, err))
-				}
-			}
-		})
-	}
 	tools := slices.Concat(own, peers)
+	var works []work
 	for _, tool := range tools {
 		for _, l := range ls {
 			for seed := range seeds {
-				queue <- work{tool, l, seed}
+				works = append(works, work{tool, l, seed})
 			}
 		}
 	}
-	close(queue)
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
+	var mu sync.Mutex
+	var done []replayed
+	err = sideBySide(ctx, side, works, func(ctx context.Context, w work) error {
+		r, err := w.l.run(ctx, w.tool, slices.Contains(peers, w.tool), script, w.seed, workers, trainings)
+		if err != nil {
+			return fmt.Errorf("%s on %s, seed %d: %w", w.tool, w.l.name, w.seed, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, r)
+		if asJSON {
+			return json.NewEncoder(out).Encode(r)
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if !asJSON {
@@ -493,13 +482,7 @@ func summariseReplays(w io.Writer, ls []*lesson, tools []string, done []replayed
 	}
 	same := func(x []float64) []float64 { return x }
 	rng := rand.New(rand.NewPCG(1, 2))
-	resample := func(x []float64) []float64 {
-		out := make([]float64, len(x))
-		for i := range out {
-			out[i] = x[rng.IntN(len(x))]
-		}
-		return out
-	}
+	again := func(x []float64) []float64 { return resample(rng, x) }
 	fmt.Fprintf(w, "%-24s", "epochs to within 1 %")
 	for _, l := range ls {
 		fmt.Fprintf(w, " %12s", l.name)
@@ -514,12 +497,7 @@ func summariseReplays(w io.Writer, ls []*lesson, tools []string, done []replayed
 			}
 			fmt.Fprintf(w, " %12.0f", s)
 		}
-		const draws = 1000
-		x := make([]float64, draws)
-		for i := range x {
-			x[i] = geo(tool, resample) / geo(tools[0], resample)
-		}
-		slices.Sort(x)
-		fmt.Fprintf(w, " %12.0f %8d   %.2f [%.2f, %.2f]\n", geo(tool, same), lost[tool], geo(tool, same)/geo(tools[0], same), x[draws/40], x[draws-1-draws/40])
+		lo, hi := interval(func() float64 { return geo(tool, again) / geo(tools[0], again) })
+		fmt.Fprintf(w, " %12.0f %8d   %.2f [%.2f, %.2f]\n", geo(tool, same), lost[tool], geo(tool, same)/geo(tools[0], same), lo, hi)
 	}
 }

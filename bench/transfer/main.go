@@ -22,11 +22,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/open-autoglm/autoglm/bench/corpus"
 	"github.com/open-autoglm/autoglm/gpu/engine"
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -53,7 +51,7 @@ type trained struct {
 	Base  int     `json:"base_width"` // 0: the standard parametrisation
 	Width int     `json:"width"`
 	LR    float64 `json:"lr"`
-	Bits  float64 `json:"bits_per_byte"` // null-like 99 where it diverged
+	Bits  float64 `json:"bits_per_byte"` // 99 where it diverged
 }
 
 func run(ctx context.Context) error {
@@ -152,28 +150,11 @@ func lowest(rates, bits []float64) (float64, bool) {
 
 // score is the score of one training on the held-out tenth.
 func score(ctx context.Context, c corpus.Corpus, threads, tokens int, cfg train.Config) (float64, error) {
-	m, err := native.New(cfg.Arch, native.Options{
-		Threads: threads, MaxBatch: cfg.Sequences(), MaxSeq: cfg.Arch.Context, Optimizer: cfg.Optimizer, Precision: cfg.Precision, Seed: cfg.Seed, BaseWidth: cfg.BaseWidth,
-	})
+	run, closed, err := c.Training(cfg, threads)
 	if err != nil {
 		return 0, err
 	}
-	defer m.Close()
-	trainOn, err := train.OpenCorpus(c.Train)
-	if err != nil {
-		return 0, err
-	}
-	defer trainOn.Close()
-	valid, err := train.OpenCorpus(c.Valid)
-	if err != nil {
-		return 0, err
-	}
-	defer valid.Close()
-	begin := time.Now()
-	run := train.Run{
-		Model: m, Config: cfg, Train: trainOn, Valid: valid, World: 1, Clock: func() time.Duration { return time.Since(begin) },
-		ByteLen: func(id int32) int { return c.ByteLens[id] },
-	}
+	defer closed()
 	steps := tokens / cfg.BatchTokens
 	_, err = run.To(ctx, train.State{}, train.Segment{Steps: steps, DecayFrom: 0.75 * float64(steps)})
 	if errors.Is(err, train.ErrDiverged) {

@@ -35,7 +35,7 @@ func costRow(b *journal.Leaderboard, e journal.Entry) string {
 		fmt.Fprintf(&s, " %9s", amount(c, e))
 	}
 	if s.Len() > 0 {
-		fmt.Fprintf(&s, " %-6s", mark(e))
+		fmt.Fprintf(&s, " %-6s", e.Mark())
 	}
 	return s.String()
 }
@@ -46,19 +46,6 @@ func amount(objective string, e journal.Entry) string {
 		return "–"
 	}
 	return job.Amount(objective, job.Value(objective, 0, *e.Cost))
-}
-
-// mark says in a word how an entry stands among several objectives and constraints.
-func mark(e journal.Entry) string {
-	switch {
-	case len(e.Misses) > 0:
-		return "misses"
-	case e.Knee:
-		return "knee"
-	case e.Front:
-		return "front"
-	}
-	return ""
 }
 
 // costWords are a cost in the words of a board's columns, as the end of a line.

@@ -141,7 +141,7 @@ func standings(dir string, b journal.Leaderboard) ([]standing, error) {
 			last.costs = append(last.costs, amount(c, e))
 		}
 		if len(last.costs) > 0 {
-			last.costs = append(last.costs, mark(e))
+			last.costs = append(last.costs, e.Mark())
 		}
 	}
 	if b.Final != nil {

@@ -292,7 +292,7 @@ func bestOf(b journal.Leaderboard) string {
 	for _, c := range b.Columns() {
 		s += ", " + amount(c, *best)
 	}
-	return strings.TrimRight(s+" "+mark(*best), " ")
+	return strings.TrimRight(s+" "+best.Mark(), " ")
 }
 
 // summary is a configuration in a line.

@@ -88,6 +88,20 @@ func (b *Leaderboard) mark() {
 	}
 }
 
+// Mark says in a word how an entry stands among several objectives and constraints: knee,
+// front, misses, or nothing.
+func (e Entry) Mark() string {
+	switch {
+	case len(e.Misses) > 0:
+		return "misses"
+	case e.Knee:
+		return "knee"
+	case e.Front:
+		return "front"
+	}
+	return ""
+}
+
 // Choice is the trial that the final training continues: the best of those that hold the
 // constraints, of several objectives the knee of their front; where none holds them, the
 // one that misses them least, with Misses. One that a user stopped is chosen where there is

@@ -1,6 +1,7 @@
 package search
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -100,7 +101,7 @@ func (p Plan) Odds(draws int, seed uint64) (Odds, error) {
 	for r, n := range ends {
 		o.Ends = append(o.Ends, End{r, n})
 	}
-	slices.SortFunc(o.Ends, func(a, b End) int { return int(math.Copysign(1, a.Resource-b.Resource)) })
+	slices.SortFunc(o.Ends, func(a, b End) int { return cmp.Compare(a.Resource, b.Resource) })
 	slices.Sort(better)
 	o.Median, o.Ninety = quantile(better, 0.5), quantile(better, 0.9)
 	// The least of n shares, each anywhere between 0 and 1, is below x with 1 − (1 − x)ⁿ.

@@ -67,7 +67,7 @@ func columns(b journal.Leaderboard) []column {
 			cost("memory_bytes", func(c *train.Cost) float64 { return float64(c.Memory) }),
 			cost("size_bytes", func(c *train.Cost) float64 { return float64(c.Size) }),
 			cost("energy_j", func(c *train.Cost) float64 { return c.Energy }),
-			column{"mark", text, func(e journal.Entry) any { return mark(e) }},
+			column{"mark", text, func(e journal.Entry) any { return e.Mark() }},
 			column{"misses", text, func(e journal.Entry) any { return strings.Join(e.Misses, "; ") }},
 		)
 	}
@@ -212,7 +212,7 @@ func WriteOptuna(w io.Writer, st *journal.State, sp *space.Space) error {
 			if e.Status == "failed" || t.Values == nil {
 				t.State, t.Values = "FAIL", nil
 			}
-			t.Attributes["mark"], t.Attributes["misses"] = mark(e), e.Misses
+			t.Attributes["mark"], t.Attributes["misses"] = e.Mark(), e.Misses
 		}
 		for _, d := range st.Decisions {
 			if r, ended := st.Outcomes[d.Seq]; ended && d.Trial == e.ID && !r.Failed {

@@ -34,19 +34,6 @@ type plotVolume struct {
 	ID    string `json:"id"`
 }
 
-// mark of an entry among several objectives and constraints.
-func mark(e journal.Entry) string {
-	switch {
-	case len(e.Misses) > 0:
-		return "misses"
-	case e.Knee:
-		return "knee"
-	case e.Front:
-		return "front"
-	}
-	return ""
-}
-
 // drawnIn is the unit of an objective's axis, and by how much it is smaller than that of
 // its values.
 func drawnIn(objective string) (string, float64) {
@@ -82,7 +69,7 @@ func (p *page) goals(f *folder, shown []journal.Entry) {
 		}
 	}
 	point := func(e journal.Entry) plotPoint {
-		q := plotPoint{ID: e.ID, Rung: e.Rung, Mark: mark(e)}
+		q := plotPoint{ID: e.ID, Rung: e.Rung, Mark: e.Mark()}
 		for _, n := range names {
 			v := job.Value(n, *e.Bits, *e.Cost)
 			_, scale := drawnIn(n)

@@ -131,10 +131,9 @@ func ParseOrder(words []string) (Order, error) {
 		}
 		return o, o.checkAmount()
 	case Stop:
-		if len(args) != 1 {
+		if o.Trial = strings.TrimSpace(strings.Join(args, " ")); len(strings.Fields(o.Trial)) != 1 {
 			return fail("name one trial, for example: stop t003")
 		}
-		o.Trial = args[0]
 		return o, nil
 	}
 	return Order{}, fmt.Errorf("%q is no order; there are %v", words[0], OrderKinds())

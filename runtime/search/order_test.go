@@ -36,6 +36,8 @@ func TestParseOrder(t *testing.T) {
 		"extend|+1.5|trials":            "error: trials come whole",
 		"extend|+NaN|tokens":            "error: is not above 0",
 		"stop":                          "error: name one trial",
+		"stop|":                         "error: name one trial",
+		"stop|t001|t002":                "error: name one trial",
 	} {
 		var words []string
 		if text != "" {
@@ -53,7 +55,7 @@ func TestParseOrder(t *testing.T) {
 }
 
 func FuzzParseOrder(f *testing.F) {
-	for _, s := range []string{"enqueue lr=3e-3", "narrow a=1..2 b=[1,2]", "extend +10m", "extend +1e6 tokens", "stop t003", "extend"} {
+	for _, s := range []string{"enqueue lr=3e-3", "narrow a=1..2 b=[1,2]", "extend +10m", "extend +1e6 tokens", "stop t003", "stop ", "extend"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

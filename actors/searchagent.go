@@ -75,7 +75,7 @@ func (a *SearchAgent) replay(ctx actor.Context, h *History) error {
 		s.Widen(a.slots)
 	}
 	a.search, a.ended = s, false
-	reported := map[int]bool{}
+	reported, made := map[int]bool{}, 0
 	for moved := true; moved; {
 		moved = false
 		if len(h.Decisions) == 0 {
@@ -85,6 +85,7 @@ func (a *SearchAgent) replay(ctx actor.Context, h *History) error {
 		if err != nil {
 			return Final{err}
 		}
+		made += len(ds)
 		for _, d := range ds {
 			moved = true
 			if d.Seq >= len(h.Decisions) {
@@ -106,6 +107,9 @@ func (a *SearchAgent) replay(ctx actor.Context, h *History) error {
 				moved = true
 			}
 		}
+	}
+	if made < len(h.Decisions) {
+		return Final{fmt.Errorf("decision %d of the journal does not follow from what stands before it: build again with the version that began", made)}
 	}
 	if h.Closed {
 		s.Close()

@@ -27,7 +27,7 @@ func (s *Supervisor) steer(ctx actor.Context, m *Steer) {
 		from = ctx.Sender()
 	}
 	o := m.Order
-	o.Seq, o.Before, o.Told, o.Brackets = 0, 0, 0, nil
+	o.Seq, o.Before, o.Heard, o.Brackets = 0, 0, nil, nil
 	err := s.steerable(o)
 	if err == nil && o.Kind == search.Extend {
 		o, err = s.extension(o)

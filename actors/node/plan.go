@@ -156,5 +156,9 @@ func newSearch(spec job.Spec, sp *space.Space, first space.Config, past []search
 	if err != nil {
 		return nil, err
 	}
-	return search.New(st, sched, slots), nil
+	out := search.New(st, sched, slots)
+	if p.Unit == search.Seconds { // what a trial gets done hangs on the clock already
+		out.ByArrival()
+	}
+	return out, nil
 }

@@ -218,7 +218,9 @@ func newOurs(name string, l *lesson, seed, workers int) (*ours, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ours{Search: search.New(st, sched, workers), running: map[string]*rung{}}, nil
+	s := search.New(st, sched, workers)
+	s.ByArrival() // as under a budget of wall clock
+	return &ours{Search: s, running: map[string]*rung{}}, nil
 }
 
 // planned is a plan without an end: as many trials as there are configurations.

@@ -18,8 +18,8 @@ func (s *Search) parent(c space.Config) string {
 		return ""
 	}
 	p := l.Parent(c)
-	for _, d := range s.decisions[s.told:] {
-		if d.Trial == p {
+	for seq, d := range s.decisions {
+		if d.Trial == p && !s.learnt[seq] {
 			return "" // it trains now, and its checkpoint changes
 		}
 	}

@@ -53,11 +53,11 @@ func TestInherit(t *testing.T) {
 func TestInheritFromNoneThatTrains(t *testing.T) {
 	c := space.Config{"x": space.Number(1)}
 	s := New(&random{&history{known: map[string]*observation{c.Key(): {parent: "t001"}}}}, NewHyperband(nil), 2)
-	s.decisions, s.told = []Decision{{Seq: 0, Action: Start, Trial: "t001"}}, 1
+	s.decisions, s.learnt = []Decision{{Seq: 0, Action: Start, Trial: "t001"}}, []bool{true}
 	if got := s.parent(c); got != "t001" {
 		t.Errorf("parent %q", got)
 	}
-	s.decisions = append(s.decisions, Decision{Seq: 1, Action: Promote, Trial: "t001"})
+	s.decisions, s.learnt = append(s.decisions, Decision{Seq: 1, Action: Promote, Trial: "t001"}), append(s.learnt, false)
 	if got := s.parent(c); got != "" {
 		t.Errorf("parent %q trains again", got)
 	}

@@ -48,7 +48,7 @@ type Order struct {
 	// Once taken:
 	Seq      int       `json:"seq,omitempty"`      // numbers the orders from 0
 	Before   int       `json:"before,omitempty"`   // the first decision that was made under it
-	Told     int       `json:"told,omitempty"`     // how many results the search had learnt by then
+	Heard    []int     `json:"heard,omitempty"`    // the decisions whose results were learnt since the decision or order before it
 	Brackets []Bracket `json:"brackets,omitempty"` // of extend: what is searched in addition
 }
 
@@ -208,7 +208,7 @@ func (s *Search) Order(o Order) (Order, error) {
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", o.Kind, err)
 	}
-	o.Seq, o.Before, o.Told = len(s.orders), len(s.decisions), s.told
+	o.Seq, o.Before, o.Heard = len(s.orders), len(s.decisions), s.heard
 	s.orders = append(s.orders, o)
 	s.obey(o)
 	return o, nil
@@ -219,7 +219,7 @@ func (s *Search) Order(o Order) (Order, error) {
 func (s *Search) catchUp(k int) bool {
 	for s.obeyed < len(s.orders) && s.orders[s.obeyed].Before <= k {
 		o := s.orders[s.obeyed]
-		if !s.tell(o.Told) {
+		if !s.learnThese(o.Heard) {
 			return false
 		}
 		s.obey(o)
@@ -230,6 +230,7 @@ func (s *Search) catchUp(k int) bool {
 // obey has an order take effect.
 func (s *Search) obey(o Order) {
 	s.obeyed++
+	s.heard = nil
 	switch o.Kind {
 	case Enqueue:
 		s.queue = append(s.queue, o.Config)

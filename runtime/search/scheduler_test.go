@@ -279,6 +279,20 @@ func TestPlansOfSchedulers(t *testing.T) {
 	}
 }
 
+// trained is how a decision ends: the fourth trial fails, and some are stopped by their
+// rule. It adds to the trial's curve.
+func trained(d Decision, curves map[string][]Point) Outcome {
+	score := func(x float64) float64 { return 1 + bowlScore(d.Config) + 2/math.Sqrt(x) }
+	o := Outcome{Score: score(d.Resource), Failed: trialNumber(d.Trial) == 4}
+	for k := 1; d.Stop != nil && k <= 6 && !o.Stopped; k++ {
+		x := d.Stop.From + (d.Stop.Horizon-d.Stop.From)*float64(k)/6
+		curves[d.Trial] = append(curves[d.Trial], Point{x, score(x) + 0.1})
+		o.Why = d.Stop.Judge(curves[d.Trial])
+		o.Curve, o.Stopped = curves[d.Trial], o.Why != ""
+	}
+	return o
+}
+
 // The order in which trials finish changes nothing under any scheduler, whether trials
 // fail, stop by their rule, or end.
 func TestSchedulersDoNotDependOnArrival(t *testing.T) {
@@ -318,15 +332,7 @@ func TestSchedulersDoNotDependOnArrival(t *testing.T) {
 				i := rng.IntN(len(open))
 				d := open[i]
 				open = slices.Delete(open, i, i+1)
-				score := func(x float64) float64 { return 1 + bowlScore(d.Config) + 2/math.Sqrt(x) }
-				o := Outcome{Score: score(d.Resource), Failed: trialNumber(d.Trial) == 4}
-				for k := 1; d.Stop != nil && k <= 6 && !o.Stopped; k++ {
-					x := d.Stop.From + (d.Stop.Horizon-d.Stop.From)*float64(k)/6
-					curves[d.Trial] = append(curves[d.Trial], Point{x, score(x) + 0.1})
-					o.Why = d.Stop.Judge(curves[d.Trial])
-					o.Curve, o.Stopped = curves[d.Trial], o.Why != ""
-				}
-				if err := s.Report(d.Seq, o); err != nil {
+				if err := s.Report(d.Seq, trained(d, curves)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -336,6 +342,133 @@ func TestSchedulersDoNotDependOnArrival(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Fatalf("%s, arrival order %d:\n%s\nwant\n%s", name, shuffle, strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
+		}
+	}
+}
+
+// A search that learns by arrival is made again from its decisions and orders, whatever
+// order its results come in then, and goes on after them.
+func TestArrivalIsRepeated(t *testing.T) {
+	for _, name := range Schedulers() {
+		for _, strategy := range []string{"tpe", "evolutionary", "dehb"} {
+			begin := func() *Search {
+				st, err := NewStrategy(strategy, bowl(t), Options{Seed: 3, Startup: 4})
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := Plan{Cool: 0.25, Scheduler: name, Slots: 3, Brackets: []Bracket{ladder(18, 10, 3)}}
+				p.schedule(Needs{Trials: 18})
+				sched, err := NewScheduler(p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := New(st, sched, 3)
+				s.ByArrival()
+				return s
+			}
+			for seed := range uint64(4) {
+				rng := rand.New(rand.NewPCG(seed, 7))
+				s := begin()
+				var made, open []Decision
+				var orders []Order
+				outcomes := map[int]Outcome{}
+				curves := map[string][]Point{}
+				for steps := 0; !s.Done(); steps++ {
+					switch {
+					case steps == 8:
+						s.Widen(5)
+					case steps%9 == 4:
+						trial := fmt.Sprintf("t%03d", 1+rng.IntN(len(s.order)))
+						if o, err := s.Order(Order{Kind: Stop, Trial: trial}); err == nil {
+							orders = append(orders, o)
+						}
+					}
+					ds, err := s.Next()
+					if err != nil {
+						t.Fatal(err)
+					}
+					made, open = append(made, ds...), append(open, ds...)
+					for range rng.IntN(3) { // sometimes two results arrive between decisions
+						if len(open) == 0 {
+							break
+						}
+						i := rng.IntN(len(open))
+						d := open[i]
+						open = slices.Delete(open, i, i+1)
+						outcomes[d.Seq] = trained(d, curves)
+						if err := s.Report(d.Seq, outcomes[d.Seq]); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				again := begin()
+				again.Repeat(made, orders)
+				var repeated []Decision
+				for !again.Done() {
+					ds, err := again.Next()
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, d := range slices.Backward(ds) {
+						if err := again.Report(d.Seq, outcomes[d.Seq]); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if repeated = append(repeated, ds...); len(ds) == 0 && !again.Done() {
+						t.Fatalf("%s under %s, seed %d: %d of %d decisions, and nothing more", strategy, name, seed, len(repeated), len(made))
+					}
+				}
+				for i, d := range repeated {
+					got, want := fmt.Sprintf("%+v", d), fmt.Sprintf("%+v", made[i])
+					if d.Stop != nil && made[i].Stop != nil {
+						a, _ := json.Marshal(d)
+						b, _ := json.Marshal(made[i])
+						got, want = string(a), string(b)
+					}
+					if got != want {
+						t.Fatalf("%s under %s, seed %d, decision %d:\n%s\nwant\n%s", strategy, name, seed, i, got, want)
+					}
+				}
+				if len(repeated) != len(made) {
+					t.Fatalf("%s under %s, seed %d: %d decisions of %d", strategy, name, seed, len(repeated), len(made))
+				}
+			}
+		}
+	}
+}
+
+// By arrival nobody waits behind a long trial; in the order of decisions all do.
+func TestArrivalKeepsSlotsBusy(t *testing.T) {
+	for _, arrival := range []bool{false, true} {
+		st, err := NewStrategy("random", bowl(t), Options{Seed: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := New(st, NewASHA(ASHAConfig{Trials: 40, Resources: []float64{1, 3}, Eta: 3}), 4)
+		if arrival {
+			s.ByArrival()
+		}
+		ended := 0
+		for {
+			ds, err := s.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(ds) == 0 {
+				break
+			}
+			for _, d := range ds {
+				if d.Seq == 0 {
+					continue // it trains on and on
+				}
+				ended++
+				if err := s.Report(d.Seq, Outcome{Score: bowlScore(d.Config)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if arrival != (ended > 40) || !arrival && ended != 3 {
+			t.Errorf("by arrival %t: %d decisions ended beside a long one", arrival, ended)
 		}
 	}
 }

@@ -35,10 +35,11 @@ type Decision struct {
 	Replaces string       `json:"replaces,omitempty" msgpack:"replaces,omitempty"` // of a fork: the trial whose place it takes
 	// Stop says when the trial ends before Resource; nil is never.
 	Stop *Rule `json:"stop,omitempty" msgpack:"stop"`
-	// Where the search was made wider than its plan: the slots, and how many results,
-	// in the order of their decisions, this one was made from.
-	Slots int `json:"slots,omitempty" msgpack:"slots"`
-	Told  int `json:"told,omitempty" msgpack:"told"`
+	// Where the plan alone does not say so, in a search that was widened or that learns as
+	// results arrive: how many decisions were let be unfinished, and the decisions whose
+	// results were learnt, in that order, since the decision or order before this one.
+	Slots int   `json:"slots,omitempty" msgpack:"slots"`
+	Heard []int `json:"heard,omitempty" msgpack:"heard"`
 }
 
 // Outcome is how a decision ended.
@@ -82,11 +83,15 @@ type Search struct {
 	scheduler Scheduler
 	plan      int // slots at the beginning
 	slots     int
-	widened   bool       // decisions say what they were made from
-	recorded  []Decision // of an earlier run, made with the slots that they name
+	explicit  bool       // decisions say what they were made from
+	arrival   bool       // results are learnt as they arrive, not in the order of their decisions
+	recorded  []Decision // of an earlier run, made from what they name
 	decisions []Decision
 	outcomes  []*Outcome // by Seq; nil while it runs
-	told      int        // Invariant: outcomes[:told] were told, in order
+	news      []int      // decisions whose results are here and not learnt, in the order to learn them
+	learnt    []bool     // by Seq
+	told      int        // how many are
+	heard     []int      // those since the last decision or order
 	trials    map[string]*Ranked
 	order     []string
 	closed    bool
@@ -107,7 +112,13 @@ func New(strategy Strategy, scheduler Scheduler, slots int) *Search {
 
 // Widen lets so many decisions be unfinished from the next one on. Decisions then
 // say what they were made from, so that Repeat makes them again.
-func (s *Search) Widen(slots int) { s.slots, s.widened = max(slots, 1), true }
+func (s *Search) Widen(slots int) { s.slots, s.explicit = max(slots, 1), true }
+
+// ByArrival has results learnt as soon as they arrive. Without it they are learnt in the
+// order of their decisions, and a decision waits for all results but those of the last
+// slots − 1 before it: the same search whatever the trials take, at the price of slots that
+// wait behind a long trial. Call it before Next.
+func (s *Search) ByArrival() { s.arrival, s.explicit = true, true }
 
 // Repeat has the first decisions made as those of an earlier run were, and its orders
 // carried out where they were. Call it before Next.
@@ -115,14 +126,36 @@ func (s *Search) Repeat(decisions []Decision, orders []Order) {
 	s.recorded, s.orders = decisions, orders
 }
 
-// terms are how many decisions may be unfinished once the k-th is made, and how many
-// results must be told before.
-func (s *Search) terms(k int) (slots, told int) {
-	slots = s.slots
+// terms are how many decisions may be unfinished once the k-th is made, and, of a
+// decision that is repeated, what it was made from.
+func (s *Search) terms(k int) (slots int, heard []int, exact bool) {
 	if k < len(s.recorded) {
-		slots, told = cmp.Or(s.recorded[k].Slots, s.plan), s.recorded[k].Told
+		d := s.recorded[k]
+		return cmp.Or(d.Slots, s.plan), d.Heard, d.Slots > 0
 	}
-	return slots, max(told, k-slots+1)
+	return s.slots, nil, false
+}
+
+// prepare learns what the k-th decision is made from; false when something of it is
+// missing or enough is unfinished.
+func (s *Search) prepare(k int) bool {
+	slots, heard, exact := s.terms(k)
+	if exact {
+		return s.learnThese(heard)
+	}
+	if s.arrival {
+		for s.learnNext() {
+		}
+	}
+	if len(s.Running()) >= slots {
+		return false
+	}
+	for s.told < k-slots+1 {
+		if !s.learnNext() {
+			return false
+		}
+	}
+	return true
 }
 
 // Next returns the decisions to start now; none means wait for a Report, or
@@ -130,18 +163,8 @@ func (s *Search) terms(k int) (slots, told int) {
 func (s *Search) Next() ([]Decision, error) {
 	var out []Decision
 	for !s.closed {
-		running := 0
-		for _, o := range s.outcomes {
-			if o == nil {
-				running++
-			}
-		}
 		k := len(s.decisions)
-		if !s.catchUp(k) {
-			return out, nil
-		}
-		slots, told := s.terms(k)
-		if running >= slots || !s.tell(told) {
+		if !s.catchUp(k) || !s.prepare(k) {
 			return out, nil
 		}
 		var d Decision
@@ -154,12 +177,17 @@ func (s *Search) Next() ([]Decision, error) {
 				s.finished = true
 				return out, nil
 			}
-			if s.told == k || !s.tell(s.told+1) {
+			if !s.learnNext() {
 				return out, nil
 			}
 		}
 		switch d.Action {
 		case Start:
+			if k < len(s.recorded) && s.recorded[k].Action != Start { // nothing was left to start with
+				s.exhausted = true
+				s.scheduler.stopStarting()
+				continue
+			}
 			if r, ok := s.strategy.(Rationed); ok {
 				r.Begin(d.Resource)
 			}
@@ -185,11 +213,12 @@ func (s *Search) Next() ([]Decision, error) {
 			d.Config = s.trials[d.Trial].Config
 		}
 		d.Seq = k
-		if s.widened || k < len(s.recorded) && s.recorded[k].Slots > 0 {
-			d.Slots, d.Told = slots, s.told
+		if slots, _, exact := s.terms(k); exact || s.explicit {
+			d.Slots, d.Heard = slots, s.heard
 		}
+		s.heard = nil
 		s.decisions = append(s.decisions, d)
-		s.outcomes = append(s.outcomes, nil)
+		s.outcomes, s.learnt = append(s.outcomes, nil), append(s.learnt, false)
 		out = append(out, d)
 	}
 	return out, nil
@@ -223,28 +252,47 @@ func (s *Search) ask(d *Decision) (space.Config, error) {
 	return cs[0], nil
 }
 
-// tell passes outcomes on, in order, until n are told; false when one of them
-// is still missing.
-func (s *Search) tell(n int) bool {
-	for s.told < n {
-		o := s.outcomes[s.told]
-		if o == nil {
+// learnNext passes the next result on; false when there is none yet.
+func (s *Search) learnNext() bool {
+	if len(s.news) == 0 || !s.arrival && s.news[0] != s.told {
+		return false
+	}
+	s.learn(s.news[0])
+	return true
+}
+
+// learnThese passes on those results that were not, in that order; false when one of
+// them is still missing.
+func (s *Search) learnThese(seqs []int) bool {
+	for _, seq := range seqs {
+		switch {
+		case seq < 0 || seq >= len(s.outcomes) || s.outcomes[seq] == nil:
 			return false
+		case !s.learnt[seq]:
+			s.learn(seq)
 		}
-		d, told := s.decisions[s.told], *o
-		if o.Failed || math.IsNaN(o.Score) {
-			told.Score, told.Scores, told.Violations = math.Inf(1), nil, nil
-		}
-		if !o.Stopped || !math.IsNaN(o.Score) { // else it was stopped before there was a score
-			s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score, Scores: told.Scores, Violations: told.Violations})
-		}
-		if o.Stopped || s.stopped[d.Trial] {
-			told.Score = math.Inf(1)
-		}
-		s.scheduler.report(d, told)
-		s.told++
 	}
 	return true
+}
+
+// learn passes a result on to the strategy and the scheduler.
+func (s *Search) learn(seq int) {
+	d, o := s.decisions[seq], *s.outcomes[seq]
+	told := o
+	if o.Failed || math.IsNaN(o.Score) {
+		told.Score, told.Scores, told.Violations = math.Inf(1), nil, nil
+	}
+	if !o.Stopped || !math.IsNaN(o.Score) { // else it was stopped before there was a score
+		s.strategy.Tell(Result{Trial: d.Trial, Config: d.Config, Resource: o.reached(d), Score: told.Score, Scores: told.Scores, Violations: told.Violations})
+	}
+	if o.Stopped || s.stopped[d.Trial] {
+		told.Score = math.Inf(1)
+	}
+	s.scheduler.report(d, told)
+	s.news = slices.DeleteFunc(s.news, func(n int) bool { return n == seq })
+	s.learnt[seq] = true
+	s.told++
+	s.heard = append(s.heard, seq)
 }
 
 // Report records how decision seq ended.
@@ -256,6 +304,10 @@ func (s *Search) Report(seq int, o Outcome) error {
 		return fmt.Errorf("search: decision %d was reported before", seq)
 	}
 	s.outcomes[seq] = &o
+	s.news = append(s.news, seq)
+	if !s.arrival {
+		slices.Sort(s.news)
+	}
 	d := s.decisions[seq]
 	t := s.trials[d.Trial]
 	if o.Failed || o.Stopped || math.IsNaN(o.Score) {

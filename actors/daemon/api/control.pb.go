@@ -322,7 +322,7 @@ type Order struct {
 	Trial         *string                    `protobuf:"bytes,6,opt,name=trial,proto3,oneof" json:"trial,omitempty"`
 	Seq           *uint32                    `protobuf:"varint,7,opt,name=seq,proto3,oneof" json:"seq,omitempty"`
 	Before        *uint32                    `protobuf:"varint,8,opt,name=before,proto3,oneof" json:"before,omitempty"` // the first decision that is made under it
-	Told          *uint32                    `protobuf:"varint,9,opt,name=told,proto3,oneof" json:"told,omitempty"`     // results that the search had learnt by then
+	Heard         []uint32                   `protobuf:"varint,9,rep,packed,name=heard,proto3" json:"heard,omitempty"`  // decisions whose results the search had learnt since the decision or order before it
 	Brackets      []*Bracket                 `protobuf:"bytes,10,rep,name=brackets,proto3" json:"brackets,omitempty"`
 	By            *string                    `protobuf:"bytes,11,opt,name=by,proto3,oneof" json:"by,omitempty"` // who gave it, as their certificate names them
 	unknownFields protoimpl.UnknownFields
@@ -415,11 +415,11 @@ func (x *Order) GetBefore() uint32 {
 	return 0
 }
 
-func (x *Order) GetTold() uint32 {
-	if x != nil && x.Told != nil {
-		return *x.Told
+func (x *Order) GetHeard() []uint32 {
+	if x != nil {
+		return x.Heard
 	}
-	return 0
+	return nil
 }
 
 func (x *Order) GetBrackets() []*Bracket {
@@ -2974,7 +2974,7 @@ const file_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"G\n" +
 	"\fSteerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
-	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xca\x04\n" +
+	"\x05order\x18\x02 \x01(\v2\x11.autoglm.v1.OrderR\x05order\"\xbe\x04\n" +
 	"\x05Order\x12\x17\n" +
 	"\x04kind\x18\x01 \x01(\tH\x00R\x04kind\x88\x01\x01\x125\n" +
 	"\x06config\x18\x02 \x03(\v2\x1d.autoglm.v1.Order.ConfigEntryR\x06config\x125\n" +
@@ -2983,11 +2983,11 @@ const file_control_proto_rawDesc = "" +
 	"\x04unit\x18\x05 \x01(\tH\x02R\x04unit\x88\x01\x01\x12\x19\n" +
 	"\x05trial\x18\x06 \x01(\tH\x03R\x05trial\x88\x01\x01\x12\x15\n" +
 	"\x03seq\x18\a \x01(\rH\x04R\x03seq\x88\x01\x01\x12\x1b\n" +
-	"\x06before\x18\b \x01(\rH\x05R\x06before\x88\x01\x01\x12\x17\n" +
-	"\x04told\x18\t \x01(\rH\x06R\x04told\x88\x01\x01\x12/\n" +
+	"\x06before\x18\b \x01(\rH\x05R\x06before\x88\x01\x01\x12\x14\n" +
+	"\x05heard\x18\t \x03(\rR\x05heard\x12/\n" +
 	"\bbrackets\x18\n" +
 	" \x03(\v2\x13.autoglm.v1.BracketR\bbrackets\x12\x13\n" +
-	"\x02by\x18\v \x01(\tH\aR\x02by\x88\x01\x01\x1aQ\n" +
+	"\x02by\x18\v \x01(\tH\x06R\x02by\x88\x01\x01\x1aQ\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\x1a9\n" +
@@ -2999,8 +2999,7 @@ const file_control_proto_rawDesc = "" +
 	"\x05_unitB\b\n" +
 	"\x06_trialB\x06\n" +
 	"\x04_seqB\t\n" +
-	"\a_beforeB\a\n" +
-	"\x05_toldB\x05\n" +
+	"\a_beforeB\x05\n" +
 	"\x03_by\"c\n" +
 	"\aBracket\x12\x1b\n" +
 	"\x06trials\x18\x01 \x01(\x05H\x00R\x06trials\x88\x01\x01\x12\x12\n" +

@@ -31,7 +31,7 @@ func (b *belief) climb(rng *rand.Rand) (space.Config, error) {
 		p.add(c)
 	}
 	for _, o := range b.heads {
-		p.neighbours(o.point, rng)
+		p.neighbours(o.point, nil, rng)
 		for range 40 {
 			c, err := b.space.Mutate(o.config, 2, nil, rng)
 			if err != nil {
@@ -49,12 +49,16 @@ func (b *belief) climb(rng *rand.Rand) (space.Config, error) {
 		for range 8 {
 			q := newPool(b)
 			q.add(b.slide(at, rng))
-			q.neighbours(at.point, rng)
+			q.neighbours(at.point, sliding, rng) // slopes say more of the others
 			q.judge()
 			if len(q.all) == 0 || !(q.all[0].value > at.value) {
 				break
 			}
+			gain := q.all[0].value - at.value
 			at = q.all[0]
+			if gain < 0.01 { // of a hundredth more improvement: at the top
+				break
+			}
 		}
 		if at.value > best.value {
 			best = at
@@ -82,10 +86,10 @@ func (p *pool) add(c space.Config) {
 }
 
 // neighbours differ in one dimension: by each other choice where there are few, by
-// steps of three sizes where there are many.
-func (p *pool) neighbours(at []float64, rng *rand.Rand) {
+// steps of three sizes where there are many. None differ in one that but says.
+func (p *pool) neighbours(at []float64, but func(space.Dimension) bool, rng *rand.Rand) {
 	for i, d := range p.dims {
-		if math.IsNaN(at[i]) {
+		if math.IsNaN(at[i]) || but != nil && but(d) {
 			continue
 		}
 		try := func(u float64) {
@@ -186,12 +190,15 @@ func (b *belief) slope(x, gradient []float64) float64 {
 	return value
 }
 
+// sliding tells which dimensions have slopes.
+func sliding(d space.Dimension) bool { return d.Numeric() && d.Cells() == 0 }
+
 // slide follows the slope over the real dimensions, by L-BFGS over angles, which keep
 // each coordinate in its range.
 func (b *belief) slide(c candidate, rng *rand.Rand) space.Config {
 	var free []int
 	for i, d := range b.dims {
-		if d.Numeric() && d.Cells() == 0 && !math.IsNaN(c.point[i]) {
+		if sliding(d) && !math.IsNaN(c.point[i]) {
 			free = append(free, i)
 		}
 	}
@@ -217,14 +224,22 @@ func (b *belief) slide(c candidate, rng *rand.Rand) space.Config {
 			x[i] = low[k] + wide[k]*(0.5-0.5*math.Cos(z[k]))
 		}
 	}
+	var last []float64 // value and gradient are those there
+	value := 0.0
+	at := func(z []float64) {
+		if !slices.Equal(last, z) {
+			last = append(last[:0], z...)
+			place(z)
+			value = b.slope(x, gradient)
+		}
+	}
 	r, err := optimize.Minimize(optimize.Problem{
 		Func: func(z []float64) float64 {
-			place(z)
-			return -b.slope(x, gradient)
+			at(z)
+			return -value
 		},
 		Grad: func(dst, z []float64) {
-			place(z)
-			b.slope(x, gradient)
+			at(z)
 			for k, i := range free {
 				dst[k] = -gradient[i] * wide[k] * 0.5 * math.Sin(z[k])
 			}

@@ -18,11 +18,22 @@ import (
 type gp struct {
 	*history
 	*design
-	fits map[string][]float64 // hyper-parameters of each process's last fit
+	fits map[string]fitted // each process's last fit
+}
+
+// fitted is a process and the data that its hyper-parameters were fitted to.
+type fitted struct {
+	*gauss.Model
+	rows, dims int
+}
+
+// serves tells whether hyper-parameters are still good for data that have hardly grown.
+func (f fitted) serves(d gauss.Data) bool {
+	return f.Model != nil && f.dims == len(d.Kinds) && f.rows <= len(d.X) && len(d.X)-f.rows <= len(d.X)/20
 }
 
 func newGP(h *history) *gp {
-	return &gp{history: h, design: newDesign(h), fits: map[string][]float64{}}
+	return &gp{history: h, design: newDesign(h), fits: map[string]fitted{}}
 }
 
 func (g *gp) Ask(n int) ([]space.Config, error) { return g.ask(n, g.propose) }
@@ -148,7 +159,7 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 		}
 		var limit float64
 		data.Y, limit = compressed(y)
-		m, err := g.fit("constraint"+string(rune('0'+c)), data, ahead)
+		m, err := g.fit("constraint"+string(rune('0'+c)), data, ahead, false)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +177,7 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 		b.prior = b.prior || past != 0
 		data.Y[i] -= past
 	}
-	m, err := g.fit("score", data, ahead)
+	m, err := g.fit("score", data, ahead, weights.weight != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -203,9 +214,30 @@ func representative(b *belief, results []*observation, w weighting) []*observati
 	return append(kept, young[:gpMost-len(kept)]...)
 }
 
-// fit fits a process to the data, some of them where there are many, and conditions it
-// on all and on what is pending.
-func (g *gp) fit(name string, data gauss.Data, ahead [][]float64) (*gauss.Model, error) {
+// fit conditions a process on the data and on what is pending. Its hyper-parameters are
+// fitted to some of the data where there are many, and anew where they have grown by a
+// twentieth, or are of another weighting than the last.
+func (g *gp) fit(name string, data gauss.Data, ahead [][]float64, reweighted bool) (m *gauss.Model, err error) {
+	last := g.fits[name]
+	if !reweighted && last.serves(data) {
+		m, _ = last.Condition(data) // fails where rounding has made them singular
+	}
+	if m == nil {
+		if m, err = last.refit(data); err != nil {
+			return nil, err
+		}
+		g.fits[name] = fitted{m, len(data.X), len(data.Kinds)}
+	}
+	if len(ahead) > 0 {
+		data.X = append(slices.Clone(data.X), ahead...)
+		data.Y = append(slices.Clone(data.Y), m.Means(ahead)...)
+		return m.Condition(data)
+	}
+	return m, nil
+}
+
+// refit fits hyper-parameters, from those of the last fit on.
+func (f fitted) refit(data gauss.Data) (*gauss.Model, error) {
 	part := data
 	if n := len(data.X); n > gpFit {
 		part.X, part.Y = nil, nil
@@ -217,32 +249,19 @@ func (g *gp) fit(name string, data gauss.Data, ahead [][]float64) (*gauss.Model,
 			part.X, part.Y = append(part.X, data.X[at]), append(part.Y, data.Y[at])
 		}
 	}
-	o := gauss.Options{Start: g.fits[name], Warp: true, Steps: 30}
-	if len(o.Start) > 0 {
-		o.Steps = 8 // little has changed since
+	o := gauss.Options{Warp: true, Steps: 30}
+	if f.Model != nil && f.dims == len(data.Kinds) {
+		o.Start, o.Steps = f.Params(), 8 // little has changed since
 	}
 	m, err := gauss.Fit(part, o)
-	if err != nil {
-		if o.Start == nil {
-			return nil, err
-		}
+	if err != nil && o.Start != nil {
 		o.Start, o.Steps = nil, 30
-		if m, err = gauss.Fit(part, o); err != nil {
-			return nil, err
-		}
+		m, err = gauss.Fit(part, o)
 	}
-	g.fits[name] = m.Params()
-	if len(part.X) < len(data.X) {
-		if m, err = m.Condition(data); err != nil {
-			return nil, err
-		}
+	if err != nil || len(part.X) == len(data.X) {
+		return m, err
 	}
-	if len(ahead) > 0 {
-		data.X = append(slices.Clone(data.X), ahead...)
-		data.Y = append(slices.Clone(data.Y), m.Means(ahead)...)
-		return m.Condition(data)
-	}
-	return m, nil
+	return m.Condition(data)
 }
 
 // weighting makes one score of several.

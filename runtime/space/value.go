@@ -2,7 +2,6 @@ package space
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"sort"
 	"strconv"
@@ -108,7 +107,9 @@ func (c Config) Key() string {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		fmt.Fprintf(&b, "%s=%s", n, c[n])
+		b.WriteString(n)
+		b.WriteByte('=')
+		b.WriteString(c[n].String())
 	}
 	return b.String()
 }

@@ -40,10 +40,10 @@ const minNoise = 1e-6
 
 // Model is a fitted process. It is read-only and may be shared.
 type Model struct {
-	kinds  []Kind
+	axes
 	params params
-	u      []float64 // warped numbers, [n·d]
-	n, d   int
+	v      []float64 // the observations' places, [n·d]
+	n      int
 	chol   []float64 // lower triangle of the Cholesky factor, [n·n] by rows
 	alpha  []float64 // K⁻¹·y
 	theta  []float64
@@ -58,21 +58,46 @@ func (m *Model) Noise() float64 { return m.params.noise }
 
 type params struct {
 	w     []float64
+	root  []float64 // √w
 	scale float64
 	noise float64
 	a, b  []float64 // the warp's; nil for none
 }
 
+// axes put a point's numbers before its names, so that a loop over pairs of points
+// needs to tell them apart once.
+type axes struct {
+	order   []int // by place: which dimension
+	numbers int   // so many are first
+}
+
+func axesOf(kinds []Kind) axes {
+	var a axes
+	for _, k := range []Kind{Number, Name} {
+		for c, kind := range kinds {
+			if kind == k {
+				a.order = append(a.order, c)
+			}
+		}
+		if k == Number {
+			a.numbers = len(a.order)
+		}
+	}
+	return a
+}
+
 // fit is the state of one optimisation.
 type fit struct {
+	axes
 	data     Data
 	n, d     int
 	warp     bool
-	u, k, kr []float64 // warped inputs [n·d]; kernel and its derivative by r² [n·n]
+	logs     []float64 // of the numbers, [n·d]
+	v, k, kr []float64 // places [n·d]; kernel and its derivative by r² [n·n]
 	chol     []float64
 	inv      []float64
 	alpha    []float64
-	gradU    []float64
+	gradV    []float64
 	params   params
 }
 
@@ -89,13 +114,14 @@ func (f *fit) size() int {
 func (f *fit) read(theta []float64) {
 	p := &f.params
 	if p.w == nil {
-		p.w = make([]float64, f.d)
+		p.w, p.root = make([]float64, f.d), make([]float64, f.d)
 		if f.warp {
 			p.a, p.b = make([]float64, f.d), make([]float64, f.d)
 		}
 	}
 	for j := range p.w {
 		p.w[j] = math.Exp(clip(theta[j], -16, 12))
+		p.root[j] = math.Sqrt(p.w[j])
 	}
 	p.scale = math.Exp(clip(theta[f.d], -12, 8))
 	p.noise = minNoise + math.Exp(clip(theta[f.d+1], -20, 4))
@@ -107,33 +133,46 @@ func (f *fit) read(theta []float64) {
 
 func clip(x, lo, hi float64) float64 { return min(max(x, lo), hi) }
 
-// warped is Kumaraswamy's distribution function, 1 − (1 − x^a)^b.
-func warped(x, a, b float64) float64 { return 1 - math.Pow(1-math.Pow(x, a), b) }
+// warped is Kumaraswamy's distribution function, 1 − (1 − x^a)^b, of log x.
+func warped(logX, a, b float64) float64 {
+	return 1 - math.Exp(b*math.Log1p(-math.Exp(a*logX)))
+}
 
 // inside keeps x where the warp has derivatives.
 func inside(x float64) float64 { return clip(x, 1e-6, 1-1e-6) }
 
-func (p *params) warpTo(dst, x []float64, kinds []Kind) {
-	for j, v := range x {
-		if p.a != nil && kinds[j] == Number {
-			v = warped(inside(v), p.a[j], p.b[j])
+// place puts a point where distances are the kernel's: numbers are warped and divided by
+// their lengthscales, names follow as they are. logs are its numbers' logarithms, and are
+// taken here where they are nil.
+func (p *params) place(dst, x, logs []float64, at axes) {
+	for j, c := range at.order[:at.numbers] {
+		v := x[c]
+		switch {
+		case p.a == nil:
+		case logs != nil:
+			v = warped(logs[j], p.a[c], p.b[c])
+		default:
+			v = warped(math.Log(inside(v)), p.a[c], p.b[c])
 		}
-		dst[j] = v
+		dst[j] = p.root[c] * v
+	}
+	for j, c := range at.order[at.numbers:] {
+		dst[at.numbers+j] = x[c]
 	}
 }
 
-// r2 is the squared scaled distance.
-func r2(x, y, w []float64, kinds []Kind) float64 {
+// apart is the squared scaled distance of two places.
+func (p *params) apart(x, y []float64, at axes) float64 {
 	s := 0.0
-	for j, k := range kinds {
-		d := x[j] - y[j]
-		if k == Name {
-			if d == 0 {
-				continue
-			}
-			d = 1
+	y = y[:len(x)]
+	for j, v := range x[:at.numbers] {
+		d := v - y[j]
+		s += d * d
+	}
+	for j := at.numbers; j < len(x); j++ {
+		if x[j] != y[j] {
+			s += p.w[at.order[j]]
 		}
-		s += w[j] * d * d
 	}
 	return s
 }
@@ -150,12 +189,12 @@ func (f *fit) decompose() error {
 	n, d := f.n, f.d
 	p := &f.params
 	for i := range n {
-		p.warpTo(f.u[i*d:(i+1)*d], f.data.X[i], f.data.Kinds)
+		p.place(f.v[i*d:(i+1)*d], f.data.X[i], f.logs[i*d:(i+1)*d], f.axes)
 	}
 	for i := range n {
-		ui := f.u[i*d : (i+1)*d]
+		vi := f.v[i*d : (i+1)*d]
 		for j := range i {
-			k, dk := matern(r2(ui, f.u[j*d:(j+1)*d], p.w, f.data.Kinds))
+			k, dk := matern(p.apart(vi, f.v[j*d:(j+1)*d], f.axes))
 			f.k[i*n+j], f.kr[i*n+j] = p.scale*k, p.scale*dk
 		}
 		f.k[i*n+i] = p.scale
@@ -196,6 +235,9 @@ func (f *fit) posterior(theta, grad []float64) (float64, error) {
 		for j := range grad {
 			grad[j] = 0
 		}
+		if f.inv == nil {
+			f.inv, f.gradV = make([]float64, n*n), make([]float64, n*d)
+		}
 		copy(f.inv, f.chol)
 		tri := f.triangle()
 		tri.Data = f.inv
@@ -203,12 +245,11 @@ func (f *fit) posterior(theta, grad []float64) (float64, error) {
 			return math.Inf(-1), errNotPositive
 		}
 		p := &f.params
-		for i := range f.gradU {
-			f.gradU[i] = 0
-		}
+		byWeight := make([]float64, d)
+		clear(f.gradV)
 		var gScale, gNoise float64
 		for i := range n {
-			ui := f.u[i*d : (i+1)*d]
+			vi, gi := f.v[i*d:(i+1)*d], f.gradV[i*d:(i+1)*d]
 			g := 0.5 * (f.alpha[i]*f.alpha[i] - f.inv[i*n+i])
 			gScale += g * f.k[i*n+i]
 			gNoise += g
@@ -217,43 +258,41 @@ func (f *fit) posterior(theta, grad []float64) (float64, error) {
 				g := f.alpha[i]*f.alpha[j] - f.inv[i*n+j]
 				gScale += g * f.k[i*n+j]
 				h := g * f.kr[i*n+j]
-				uj := f.u[j*d : (j+1)*d]
-				for c, kind := range f.data.Kinds {
-					diff := ui[c] - uj[c]
-					if kind == Name {
-						if diff != 0 {
-							grad[c] += h
-						}
-						continue
-					}
-					grad[c] += h * diff * diff
-					if f.warp {
-						t := 2 * h * p.w[c] * diff
-						f.gradU[i*d+c] += t
-						f.gradU[j*d+c] -= t
+				vj, gj := f.v[j*d:(j+1)*d], f.gradV[j*d:(j+1)*d]
+				for c, v := range vi[:f.numbers] {
+					diff := v - vj[c]
+					t := h * diff
+					byWeight[c] += t * diff
+					gi[c] += t
+					gj[c] -= t
+				}
+				for c := f.numbers; c < d; c++ {
+					if vi[c] != vj[c] {
+						byWeight[c] += h
 					}
 				}
 			}
 		}
-		for c := range d {
-			grad[c] *= p.w[c]
+		for j, c := range f.order {
+			grad[c] = byWeight[j] // by log w, of which the places of numbers hold the root
+			if j >= f.numbers {
+				grad[c] *= p.w[c]
+			}
 		}
 		grad[d] = gScale
 		grad[d+1] = gNoise * (p.noise - minNoise)
 		if f.warp {
-			for c, kind := range f.data.Kinds {
-				if kind == Name {
-					continue
-				}
-				a, b := p.a[c], p.b[c]
+			for j, c := range f.order[:f.numbers] {
+				a, b, double := p.a[c], p.b[c], 2*p.root[c]
 				for i := range n {
-					x := inside(f.data.X[i][c])
-					xa := math.Pow(x, a)
-					rest := math.Pow(1-xa, b)
-					gu := f.gradU[i*d+c]
+					logX := f.logs[i*d+j]
+					xa := math.Exp(a * logX)
+					log := math.Log1p(-xa)
+					rest := math.Exp(b * log)
+					g := double * f.gradV[i*d+j]
 					// d/da of 1−(1−x^a)^b is b·(1−x^a)^(b−1)·x^a·ln x; d/db is −(1−x^a)^b·ln(1−x^a).
-					grad[d+2+2*c] += gu * b * rest / (1 - xa) * xa * math.Log(x) * a
-					grad[d+3+2*c] -= gu * rest * math.Log(1-xa) * b
+					grad[d+2+2*c] += g * b * rest / (1 - xa) * xa * logX * a
+					grad[d+3+2*c] -= g * rest * log * b
 				}
 			}
 		}
@@ -306,11 +345,17 @@ func (f *fit) middle() []float64 {
 
 func newFit(data Data, o Options) *fit {
 	n, d := len(data.X), len(data.Kinds)
-	return &fit{
-		data: data, n: n, d: d, warp: o.Warp,
-		u: make([]float64, n*d), k: make([]float64, n*n), kr: make([]float64, n*n), chol: make([]float64, n*n),
-		inv: make([]float64, n*n), alpha: make([]float64, n), gradU: make([]float64, n*d),
+	f := &fit{
+		axes: axesOf(data.Kinds), data: data, n: n, d: d, warp: o.Warp, logs: make([]float64, n*d),
+		v: make([]float64, n*d), k: make([]float64, n*n), kr: make([]float64, n*n), chol: make([]float64, n*n),
+		alpha: make([]float64, n),
 	}
+	for i, x := range data.X {
+		for j, c := range f.order[:f.numbers] {
+			f.logs[i*d+j] = math.Log(inside(x[c]))
+		}
+	}
+	return f
 }
 
 // Fit finds the hyper-parameters of the largest posterior density and conditions the process on the data. Cost: O(n³) a step.
@@ -384,7 +429,7 @@ func (f *fit) model(theta []float64) (*Model, error) {
 		return nil, err
 	}
 	return &Model{
-		kinds: f.data.Kinds, params: f.params, u: f.u, n: f.n, d: f.d, chol: f.chol, alpha: f.alpha,
+		axes: f.axes, params: f.params, v: f.v, n: f.n, chol: f.chol, alpha: f.alpha,
 		theta: append([]float64(nil), theta...), warp: f.warp,
 	}, nil
 }
@@ -398,12 +443,12 @@ func (m *Model) Predict(x []float64) (mean, variance float64) {
 // Means is PredictAll without the variances, at O(n) a point in place of O(n²).
 func (m *Model) Means(xs [][]float64) []float64 {
 	out := make([]float64, len(xs))
-	u := make([]float64, m.d)
+	v := make([]float64, len(m.order))
 	for i, x := range xs {
-		m.params.warpTo(u, x, m.kinds)
+		m.params.place(v, x, nil, m.axes)
 		s := 0.0
 		for j := range m.n {
-			k, _ := matern(r2(u, m.u[j*m.d:(j+1)*m.d], m.params.w, m.kinds))
+			k, _ := matern(m.params.apart(v, m.at(j), m.axes))
 			s += k * m.alpha[j]
 		}
 		out[i] = m.params.scale * s
@@ -411,32 +456,43 @@ func (m *Model) Means(xs [][]float64) []float64 {
 	return out
 }
 
+// at is an observation's place.
+func (m *Model) at(j int) []float64 { return m.v[j*len(m.order) : (j+1)*len(m.order)] }
+
+func (m *Model) triangle() blas64.Triangular {
+	return blas64.Triangular{Uplo: blas.Lower, Diag: blas.NonUnit, N: m.n, Data: m.chol, Stride: m.n}
+}
+
+// wide is how many points are predicted at a time: their columns stay in the cache.
+const wide = 64
+
 // PredictAll predicts many points at once.
 func (m *Model) PredictAll(xs [][]float64) (means, variances []float64) {
-	n, d, q := m.n, m.d, len(xs)
-	means, variances = make([]float64, q), make([]float64, q)
-	if q == 0 {
-		return means, variances
-	}
-	u := make([]float64, d)
-	v := make([]float64, n*q) // [n][q]
-	for i, x := range xs {
-		m.params.warpTo(u, x, m.kinds)
-		for j := range n {
-			k, _ := matern(r2(u, m.u[j*d:(j+1)*d], m.params.w, m.kinds))
-			k *= m.params.scale
-			v[j*q+i] = k
-			means[i] += k * m.alpha[j]
+	n := m.n
+	means, variances = make([]float64, len(xs)), make([]float64, len(xs))
+	v := make([]float64, len(m.order))
+	all := make([]float64, n*min(wide, len(xs))) // [n][q]
+	for first := 0; first < len(xs); first += wide {
+		part := xs[first:min(first+wide, len(xs))]
+		q := len(part)
+		k := all[:n*q]
+		for i, x := range part {
+			m.params.place(v, x, nil, m.axes)
+			mean := 0.0
+			for j := range n {
+				u, _ := matern(m.params.apart(v, m.at(j), m.axes))
+				u *= m.params.scale
+				k[j*q+i] = u
+				mean += u * m.alpha[j]
+			}
+			means[first+i], variances[first+i] = mean, m.params.scale
 		}
-	}
-	tri := blas64.Triangular{Uplo: blas.Lower, Diag: blas.NonUnit, N: n, Data: m.chol, Stride: n}
-	blas64.Trsm(blas.Left, blas.NoTrans, 1, tri, blas64.General{Rows: n, Cols: q, Data: v, Stride: q})
-	for i := range variances {
-		variances[i] = m.params.scale
-	}
-	for j := range n {
-		for i, x := range v[j*q : (j+1)*q] {
-			variances[i] -= x * x
+		blas64.Trsm(blas.Left, blas.NoTrans, 1, m.triangle(), blas64.General{Rows: n, Cols: q, Data: k, Stride: q})
+		vs := variances[first : first+q]
+		for j := range n {
+			for i, x := range k[j*q : (j+1)*q] {
+				vs[i] -= x * x
+			}
 		}
 	}
 	for i := range variances {
@@ -447,39 +503,38 @@ func (m *Model) PredictAll(xs [][]float64) (means, variances []float64) {
 
 // Slope is Predict with the gradients by x; those by names are 0.
 func (m *Model) Slope(x []float64) (mean, variance float64, dMean, dVariance []float64) {
-	n, d := m.n, m.d
-	u := make([]float64, d)
-	m.params.warpTo(u, x, m.kinds)
-	k := make([]float64, n)
-	dk := make([]float64, n)
+	n, d := m.n, len(m.order)
+	v := make([]float64, d)
+	m.params.place(v, x, nil, m.axes)
+	k := make([]float64, 2*n)
+	beta, dk := k[:n:n], k[n:] // first k, then K⁻¹·k
 	for j := range n {
-		a, b := matern(r2(u, m.u[j*d:(j+1)*d], m.params.w, m.kinds))
-		k[j], dk[j] = m.params.scale*a, m.params.scale*b
-		mean += k[j] * m.alpha[j]
+		a, b := matern(m.params.apart(v, m.at(j), m.axes))
+		beta[j], dk[j] = m.params.scale*a, m.params.scale*b
+		mean += beta[j] * m.alpha[j]
 	}
-	beta := append([]float64(nil), k...) // K⁻¹·k
-	tri := blas64.Triangular{Uplo: blas.Lower, Diag: blas.NonUnit, N: n, Data: m.chol, Stride: n}
 	vec := blas64.Vector{N: n, Data: beta, Inc: 1}
-	blas64.Trsv(blas.NoTrans, tri, vec)
+	blas64.Trsv(blas.NoTrans, m.triangle(), vec)
 	variance = m.params.scale - blas64.Dot(vec, vec)
-	blas64.Trsv(blas.Trans, tri, vec)
+	blas64.Trsv(blas.Trans, m.triangle(), vec)
+	byMean, byVariance := make([]float64, m.numbers), make([]float64, m.numbers)
+	for j := range n {
+		at, a, b := m.at(j), 2*dk[j]*m.alpha[j], -4*dk[j]*beta[j]
+		for c, u := range v[:m.numbers] {
+			diff := u - at[c]
+			byMean[c] += a * diff
+			byVariance[c] += b * diff
+		}
+	}
 	dMean, dVariance = make([]float64, d), make([]float64, d)
-	for c, kind := range m.kinds {
-		if kind == Name {
-			continue
-		}
-		for j := range n {
-			t := 2 * dk[j] * m.params.w[c] * (u[c] - m.u[j*d+c])
-			dMean[c] += t * m.alpha[j]
-			dVariance[c] -= 2 * t * beta[j]
-		}
+	for j, c := range m.order[:m.numbers] {
+		slope := m.params.root[c]
 		if m.params.a != nil {
 			a, b, at := m.params.a[c], m.params.b[c], inside(x[c])
 			xa := math.Pow(at, a)
-			slope := a * b * xa / at * math.Pow(1-xa, b-1)
-			dMean[c] *= slope
-			dVariance[c] *= slope
+			slope *= a * b * xa / at * math.Pow(1-xa, b-1)
 		}
+		dMean[c], dVariance[c] = slope*byMean[j], slope*byVariance[j]
 	}
 	return mean, max(variance, 1e-12*m.params.scale), dMean, dVariance
 }

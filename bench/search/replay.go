@@ -227,12 +227,13 @@ func newOurs(name string, l *lesson, seed, workers int) (*ours, error) {
 func planned(scheduler string, l *lesson) search.Plan {
 	p := search.Plan{Scheduler: scheduler}
 	top, all := float64(l.epochs), len(l.curves)
-	var ladder []float64 // 1, 3, 9, … and the last
-	for r := 1.0; r < top; r *= 3 {
-		ladder = append(ladder, r)
-	}
-	switch ladder = append(ladder, top); scheduler {
+	switch scheduler {
 	case "asha", "pasha":
+		var ladder []float64 // 1, 4, 16, …; the last step is no less than half as large
+		for r := 1.0; r <= top/2; r *= 4 {
+			ladder = append(ladder, r)
+		}
+		ladder = append(ladder, top)
 		keep := make([]int, len(ladder))
 		for i := range keep {
 			keep[i] = all

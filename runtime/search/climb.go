@@ -134,7 +134,7 @@ func bounce(u float64) float64 {
 func (p *pool) judge() {
 	xs, past := make([][]float64, len(p.all)), make([]float64, len(p.all))
 	for i, c := range p.all {
-		xs[i] = p.features(c.point, 1)
+		xs[i] = p.features(c.point)
 		if p.prior {
 			past[i] = p.past.expects(c.point)
 		}
@@ -208,7 +208,7 @@ func (b *belief) slide(c candidate, rng *rand.Rand) space.Config {
 	if b.prior {
 		b.offset = b.past.expects(c.point) // a forest has no slope to follow
 	}
-	x := b.features(c.point, 1)
+	x := b.features(c.point)
 	gradient := make([]float64, len(x))
 	low, wide := make([]float64, len(free)), make([]float64, len(free)) // of what is to be proposed
 	start := make([]float64, len(free))

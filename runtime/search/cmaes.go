@@ -90,9 +90,10 @@ func (c *cmaES) propose(rng *rand.Rand) (space.Config, error) {
 // learn begins a run where there is none, and takes in whole generations of results in
 // the order of asking.
 func (c *cmaES) learn() {
+	c.results()
 	if c.run == nil {
 		mean := slices.Repeat([]float64{0.5}, len(c.layout))
-		if best := c.sorted(); len(best) > 0 && best[0].last().class() == 0 {
+		if best := c.sorted(); len(best) > 0 && best[0].standing.class() == 0 {
 			mean = c.coordinates(best[0].point)
 		}
 		c.run = newCMA(mean, 0, c.cells)
@@ -107,18 +108,18 @@ func (c *cmaES) learn() {
 		if len(batch) < c.run.size {
 			return
 		}
-		slices.SortStableFunc(batch, func(a, b *observation) int { return better(a.last(), b.last()) })
+		slices.SortStableFunc(batch, func(a, b *observation) int { return better(a.standing, b.standing) })
 		var generation []drawn
 		own := 0
 		for _, o := range batch {
 			d := c.draws[o.key]
 			delete(c.draws, o.key)
-			generation = append(generation, drawn{x: d.x, value: o.last().Score, alien: !d.own || d.generation != c.run.generation})
+			generation = append(generation, drawn{x: d.x, value: o.standing.Score, alien: !d.own || d.generation != c.run.generation})
 			if d.own {
 				own++
 			}
 		}
-		if !failed(batch[0].last()) {
+		if !failed(batch[0].standing) {
 			c.run.update(generation)
 		}
 		if c.run.over() || 2*own < len(batch) {

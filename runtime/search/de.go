@@ -81,12 +81,13 @@ func (e *de) trial(target *observation, of []*observation, rng *rand.Rand) []flo
 // people fills the places of the population: the best foreign results first, then each
 // proposal in its place. A place whose proposals are all pending or failed is nil.
 func (e *de) people() []*observation {
+	e.results()
 	out := make([]*observation, e.population(20))
 	place := func(at int, o *observation) {
-		if len(o.reports) == 0 || failed(o.last()) {
+		if len(o.reports) == 0 || failed(o.standing) {
 			return
 		}
-		if out[at] == nil || better(o.last(), out[at].last()) < 0 {
+		if out[at] == nil || better(o.standing, out[at].standing) < 0 {
 			out[at] = o
 		}
 	}

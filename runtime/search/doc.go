@@ -74,12 +74,23 @@
 //
 // Results may arrive in any order, yet decisions do not depend on it: decision k
 // is made from the results of exactly the decisions 0 … k−slots, and of later
-// ones only as far as the scheduler must wait for them. This costs little, since
-// trials of one rung are given equal resources, and makes a search with a budget in trials
-// reproducible on any number of restarts. The same holds of rules: a decision carries
+// ones only as far as the scheduler must wait for them. This makes a search with a budget in
+// trials or tokens reproducible on any machine and any number of restarts, and costs
+// little where trials of one rung are given equal resources. The same holds of rules: a decision carries
 // what its rule compares with, and the trial's own curve decides the rest, wherever it
-// is trained. A search that devices join is made wider;
-// its decisions say so, and are repeated as they were.
+// is trained.
+//
+// Under a budget of wall clock results are learnt as they arrive (Search.ByArrival), so that no
+// slot waits behind a long trial: what a trial gets done hangs on the clock anyhow. Then,
+// and where devices join and the search is made wider, a decision names what it was made from, and is
+// repeated as it was.
+//
+// # Standing
+//
+// Trials that stopped at a small resource and trials that went on stand in one order, by what
+// each would have reached at the most: scores are carried up, rung by rung, by lines that are
+// fitted to the trials which have both. Strategies learn from that, so that a poor trial that was
+// promoted early does not stand before all that were not.
 //
 // # A warm start
 //

@@ -29,7 +29,7 @@ func breed(h *history, only func(string) bool, rng *rand.Rand) (space.Config, er
 	population := make([]Result, 0, size)
 	results := h.results()
 	for i := len(results) - 1; i >= 0 && len(population) < size; i-- {
-		if r := results[i].last(); !failed(r) {
+		if r := results[i].standing; !failed(r) {
 			population = append(population, r)
 		}
 	}

@@ -28,7 +28,7 @@ func (f *forest) propose(rng *rand.Rand) (space.Config, error) {
 	switch told := f.results(); {
 	case len(told) < f.opts.Startup:
 		return f.design.next(rng)
-	case rng.IntN(8) == 0 || !slices.ContainsFunc(told, func(o *observation) bool { return !failed(o.last()) }):
+	case rng.IntN(8) == 0 || !slices.ContainsFunc(told, func(o *observation) bool { return !failed(o.standing) }):
 		return f.space.Sample(rng)
 	}
 	return f.promising(rng)
@@ -47,11 +47,11 @@ type surrogate struct {
 func (f *forest) fit(rng *rand.Rand) surrogate {
 	var x [][]float64
 	var y, holds []float64
-	feasible := slices.ContainsFunc(f.results(), func(o *observation) bool { return o.last().class() == 0 })
+	feasible := slices.ContainsFunc(f.results(), func(o *observation) bool { return o.standing.class() == 0 })
 	worst := math.Inf(-1)
 	scores := scalarized(f.results(), rng)
 	for i, o := range f.results() {
-		r := o.last()
+		r := o.standing
 		v := scores[i]
 		if !feasible { // how to come nearer to that is what matters first
 			v = r.violation()
@@ -114,7 +114,7 @@ func scalarized(results []*observation, rng *rand.Rand) []float64 {
 	m := objectives(results)
 	if m == 1 {
 		for i, o := range results {
-			out[i] = o.last().Score
+			out[i] = o.standing.Score
 		}
 		return out
 	}
@@ -127,13 +127,13 @@ func scalarized(results []*observation, rng *rand.Rand) []float64 {
 	for k, w := range weights {
 		low, high := math.Inf(1), math.Inf(-1)
 		for _, o := range results {
-			if v := o.last().values(m)[k]; !failed(o.last()) && !math.IsInf(v, 0) {
+			if v := o.standing.values(m)[k]; !failed(o.standing) && !math.IsInf(v, 0) {
 				low, high = min(low, v), max(high, v)
 			}
 		}
 		for i, o := range results {
 			share := 1.0
-			if v := o.last().values(m)[k]; high > low && v < high {
+			if v := o.standing.values(m)[k]; high > low && v < high {
 				share = max(v-low, 0) / (high - low)
 			}
 			out[i] = max(out[i], w/sum*share)

@@ -24,12 +24,12 @@ type gp struct {
 // fitted is a process and the data that its hyper-parameters were fitted to.
 type fitted struct {
 	*gauss.Model
-	rows, dims int
+	rows int
 }
 
 // serves tells whether hyper-parameters are still good for data that have hardly grown.
 func (f fitted) serves(d gauss.Data) bool {
-	return f.Model != nil && f.dims == len(d.Kinds) && f.rows <= len(d.X) && len(d.X)-f.rows <= len(d.X)/20
+	return f.Model != nil && f.rows <= len(d.X) && len(d.X)-f.rows <= len(d.X)/20
 }
 
 func newGP(h *history) *gp {
@@ -65,7 +65,6 @@ type belief struct {
 	objective   *gauss.Model // nil while nothing that holds the constraints is known
 	constraints []limited
 	best        float64
-	fidelity    bool           // features end with a resource; the largest is 1
 	heads       []*observation // the best that were tried
 	prior       bool           // objective is of what the past did not expect
 	offset      float64        // what it expects where a slope is followed
@@ -79,8 +78,8 @@ type limited struct {
 
 // features are a point's coordinates for the models: of what is not active the middle
 // of its range, or a choice of its own.
-func (b *belief) features(p []float64, fidelity float64) []float64 {
-	x := make([]float64, len(p), len(p)+1)
+func (b *belief) features(p []float64) []float64 {
+	x := make([]float64, len(p))
 	for i, v := range p {
 		switch {
 		case !math.IsNaN(v):
@@ -90,9 +89,6 @@ func (b *belief) features(p []float64, fidelity float64) []float64 {
 		default:
 			x[i] = -1
 		}
-	}
-	if b.fidelity {
-		x = append(x, fidelity)
 	}
 	return x
 }
@@ -104,43 +100,20 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 	all := representative(b, results, weights)
 	b.heads = all[:min(gpHeads, len(all))]
 
-	// Rows of the data: all reports where there are several resources.
-	low, high := math.Inf(1), 0.0
-	for _, o := range all {
-		for _, r := range o.reports {
-			low, high = min(low, r.Resource), max(high, r.Resource)
-		}
-	}
-	b.fidelity = low > 0 && high > low
 	data := gauss.Data{Kinds: make([]gauss.Kind, len(g.dims))}
 	for i, d := range g.dims {
 		if !d.Numeric() {
 			data.Kinds[i] = gauss.Name
 		}
 	}
-	if b.fidelity {
-		data.Kinds = append(data.Kinds, gauss.Number)
-	}
-	var rows []Result
-	var expected []float64
-	for _, o := range all {
-		past := g.past.expects(o.point)
-		reports := o.reports
-		if !b.fidelity {
-			reports = reports[len(reports)-1:]
-		}
-		for _, r := range reports {
-			at := 1.0
-			if b.fidelity {
-				at = math.Log(r.Resource/low) / math.Log(high/low)
-			}
-			rows, expected = append(rows, r), append(expected, past)
-			data.X = append(data.X, b.features(o.point, at))
-		}
+	rows, expected := make([]Result, len(all)), make([]float64, len(all))
+	for i, o := range all {
+		rows[i], expected[i] = o.standing, g.past.expects(o.point)
+		data.X = append(data.X, b.features(o.point))
 	}
 	var ahead [][]float64
 	for _, o := range g.pending() {
-		ahead = append(ahead, b.features(o.point, 1))
+		ahead = append(ahead, b.features(o.point))
 	}
 
 	held := false
@@ -201,7 +174,7 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 func representative(b *belief, results []*observation, w weighting) []*observation {
 	all := slices.Clone(results)
 	slices.SortStableFunc(all, func(x, y *observation) int {
-		p, q := x.last(), y.last()
+		p, q := x.standing, y.standing
 		p.Score, q.Score = w.of(p), w.of(q)
 		return better(p, q)
 	})
@@ -226,7 +199,7 @@ func (g *gp) fit(name string, data gauss.Data, ahead [][]float64, reweighted boo
 		if m, err = last.refit(data); err != nil {
 			return nil, err
 		}
-		g.fits[name] = fitted{m, len(data.X), len(data.Kinds)}
+		g.fits[name] = fitted{m, len(data.X)}
 	}
 	if len(ahead) > 0 {
 		data.X = append(slices.Clone(data.X), ahead...)
@@ -250,7 +223,7 @@ func (f fitted) refit(data gauss.Data) (*gauss.Model, error) {
 		}
 	}
 	o := gauss.Options{Warp: true, Steps: 30}
-	if f.Model != nil && f.dims == len(data.Kinds) {
+	if f.Model != nil {
 		o.Start, o.Steps = f.Params(), 8 // little has changed since
 	}
 	m, err := gauss.Fit(part, o)
@@ -283,7 +256,7 @@ func (b *belief) weights(results []*observation, rng *rand.Rand) weighting {
 		w.low[i] = math.Inf(1)
 		high := math.Inf(-1)
 		for _, o := range results {
-			if r := o.last(); !failed(r) {
+			if r := o.standing; !failed(r) {
 				v := r.values(n)[i]
 				w.low[i], high = min(w.low[i], v), max(high, v)
 			}

@@ -32,16 +32,20 @@ type history struct {
 
 // observation is one configuration and what is known of it.
 type observation struct {
-	config  space.Config
-	key     string
-	seq     int       // place in the order of asking; -1 when it was never asked for
-	point   []float64 // by history.point
-	reports []Result  // by rising resource; none while it is pending
-	parent  string    // whose weights it can begin from; "" where none
+	config   space.Config
+	key      string
+	seq      int       // place in the order of asking; -1 when it was never asked for
+	point    []float64 // by history.point
+	reports  []Result  // by rising resource; none while it is pending
+	parent   string    // whose weights it can begin from; "" where none
+	standing Result    // the last report as it would be at the most resource that any has; see place. Set by results.
 }
 
 // last is the report with the most resource.
 func (o *observation) last() Result { return o.reports[len(o.reports)-1] }
+
+// stands is where it stands.
+func (o *observation) stands() Result { return o.standing }
 
 // at is the report at a resource.
 func (o *observation) at(resource float64) (Result, bool) {
@@ -180,7 +184,7 @@ func (h *history) holds(c space.Config) bool {
 func (h *history) all() []*observation {
 	if h.unsorted {
 		slices.SortFunc(h.foreign, func(a, b *observation) int {
-			return cmp.Or(cmp.Compare(a.last().Trial, b.last().Trial), cmp.Compare(a.key, b.key))
+			return cmp.Or(cmp.Compare(a.reports[0].Trial, b.reports[0].Trial), cmp.Compare(a.key, b.key))
 		})
 		h.unsorted, h.joined = false, nil
 	}
@@ -200,6 +204,7 @@ func (h *history) results() []*observation {
 				h.told = append(h.told, o)
 			}
 		}
+		h.place(h.told)
 	}
 	return h.told
 }
@@ -256,7 +261,7 @@ func (r Result) violation() float64 {
 // sorted lists the latest results, best first.
 func (h *history) sorted() []*observation {
 	out := slices.Clone(h.results())
-	slices.SortStableFunc(out, func(a, b *observation) int { return better(a.last(), b.last()) })
+	slices.SortStableFunc(out, func(a, b *observation) int { return better(a.standing, b.standing) })
 	return out
 }
 

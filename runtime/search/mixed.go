@@ -40,5 +40,5 @@ func (m *mixed) propose(rng *rand.Rand) (space.Config, error) {
 		return c, nil
 	}
 	results := m.results()
-	return m.model.suggest(c, results, bestTenth(results, (*observation).last), rng)
+	return m.model.suggest(c, results, bestTenth(results, (*observation).stands), rng)
 }

@@ -96,10 +96,10 @@ func (g *nsga2) members() []member {
 
 // fittest picks the best n that didn't fail.
 func fittest(from []*observation, n int) []member {
-	from = slices.DeleteFunc(slices.Clone(from), func(o *observation) bool { return failed(o.last()) })
+	from = slices.DeleteFunc(slices.Clone(from), func(o *observation) bool { return failed(o.standing) })
 	results := make([]Result, len(from))
 	for i, o := range from {
-		results[i] = o.last()
+		results[i] = o.standing
 	}
 	var out []member
 	for _, r := range choose(results, n, leastCrowded) {
@@ -110,7 +110,7 @@ func fittest(from []*observation, n int) []member {
 		end := i
 		var front [][]float64
 		for end < len(out) && out[end].front == out[i].front {
-			front = append(front, out[end].last().values(m))
+			front = append(front, out[end].standing.values(m))
 			end++
 		}
 		for k, far := range crowding(front) {

@@ -211,7 +211,7 @@ func (t *transfer) learn() {
 		return
 	}
 	t.at, t.version, t.weight = len(results), t.h.revision, 0
-	sorted := slices.DeleteFunc(t.h.sorted(), func(o *observation) bool { return failed(o.last()) })
+	sorted := slices.DeleteFunc(t.h.sorted(), func(o *observation) bool { return failed(o.standing) })
 	several := objectives(sorted) > 1
 	for _, e := range t.sources {
 		e.weight = 0

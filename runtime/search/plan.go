@@ -67,8 +67,9 @@ type Plan struct {
 	TokenTimes []glm.TokenTime `json:"token_times,omitempty"`
 }
 
-// eta is Hyperband's reduction factor.
-const eta = 3
+// eta is Hyperband's reduction factor, and ashaEta that of asynchronous halving, which
+// promotes the more on chance the sooner it promotes; both are their papers'.
+const eta, ashaEta = 3, 4
 
 // searchShare is the part of the clock that goes to the search: more finds better
 // settings and leaves less time to use them.
@@ -197,7 +198,9 @@ func (p *Plan) bracketsFor(seconds float64) {
 }
 
 // rungs of a bracket of n trials: at least two survivors reach the top.
-func rungs(n int) int {
+func rungs(n int) int { return rungsBy(eta, n) }
+
+func rungsBy(eta, n int) int {
 	r := 1
 	for n/eta >= 2 {
 		n /= eta
@@ -208,14 +211,17 @@ func rungs(n int) int {
 
 // ladder is one bracket: n trials at resource first, a third of them at three
 // times that, and so on.
-func ladder(n int, first float64, levels int) Bracket {
+func ladder(n int, first float64, levels int) Bracket { return halving(n, first, levels, eta) }
+
+// halving is a ladder on which one of eta goes on.
+func halving(n int, first float64, levels, eta int) Bracket {
 	b := Bracket{Trials: n}
 	keep, r := n, first
 	for range levels {
 		b.Keep = append(b.Keep, max(1, keep))
 		b.Resources = append(b.Resources, r)
 		keep /= eta
-		r *= eta
+		r *= float64(eta)
 	}
 	return b
 }
@@ -230,13 +236,19 @@ func (p *Plan) schedule(n Needs) {
 		cost += b.Cost()
 		first, top = min(first, b.Resources[0]), max(top, b.Resources[len(b.Resources)-1])
 	}
+	idles := slices.ContainsFunc(p.Brackets, func(b Bracket) bool { return b.Keep[len(b.Keep)-1] < p.Slots })
+	if auto := p.Scheduler == "" || p.Scheduler == "auto"; auto && p.Unit == Seconds && idles {
+		p.Scheduler = "asha" // the last rungs would leave slots with nothing to do
+	}
 	switch p.Scheduler {
 	case "", "auto":
 		return
 	case "hyperband":
 		p.Brackets = cycle(Brackets(first, top, eta), trials)
-	case "sha", "asha", "pasha":
+	case "sha":
 		p.Brackets = []Bracket{ladder(trials, first, rungs(trials))}
+	case "asha", "pasha":
+		p.Brackets = []Bracket{halving(trials, first, rungsBy(ashaEta, trials), ashaEta)}
 	case "pbt":
 		p.population(n, trials, cost, top)
 		return
@@ -364,10 +376,8 @@ const maxRounds = 32
 // of is a bracket of so many trials on the same rungs.
 func (b Bracket) of(trials int) Bracket {
 	out := Bracket{Trials: trials, Resources: b.Resources}
-	keep := trials
-	for range b.Resources {
-		out.Keep = append(out.Keep, max(1, keep))
-		keep /= eta
+	for _, keep := range b.Keep {
+		out.Keep = append(out.Keep, max(1, trials*keep/b.Trials))
 	}
 	return out
 }

@@ -26,7 +26,7 @@ type Scheduler interface {
 }
 
 // Schedulers lists what Plan.Scheduler may say. auto and hyperband are Hyperband, auto
-// with the brackets that suit the budget; sha is one bracket of it; asha and pasha are
+// with the brackets that suit the budget, or asha where these would leave slots idle; sha is one bracket of it; asha and pasha are
 // asynchronous; pbt trains a population, whose worst go on from its best; the others train every trial to the full resource, but for those that
 // their rule (see Rule) stops before.
 func Schedulers() []string {
@@ -50,7 +50,7 @@ func NewScheduler(p Plan) (Scheduler, error) {
 		if p.Scheduler == "pbt" {
 			return NewPBT(b.Trials, b.Resources), nil
 		}
-		c := ASHAConfig{Trials: b.Trials, Resources: b.Resources, Eta: eta, Budget: b.Cost(), Progressive: p.Scheduler == "pasha"}
+		c := ASHAConfig{Trials: b.Trials, Resources: b.Resources, Eta: ashaEta, Budget: b.Cost(), Progressive: p.Scheduler == "pasha"}
 		return NewASHA(c), nil
 	}
 	return nil, fmt.Errorf("unknown scheduler %q; there are %s", p.Scheduler, strings.Join(Schedulers(), ", "))

@@ -50,7 +50,7 @@ func (t *tpe) propose(rng *rand.Rand) (space.Config, error) {
 	if t.opts.Random > 0 && rng.Float64() < t.opts.Random {
 		return t.space.Sample(rng)
 	}
-	results, report := t.results(), (*observation).last
+	results, report := t.results(), (*observation).stands
 	if t.rungs {
 		rung, ok := t.rung()
 		if !ok {

@@ -74,7 +74,9 @@ func (o Single) Train(ctx context.Context, scored func(train.State, train.Score)
 		t.Segment = train.Segment{ByTime: true, Seconds: o.For.Seconds(), DecayFrom: o.For.Seconds() * (1 - o.Decay)}
 	}
 	if o.Final && o.EvalEvery == 0 {
-		t.EvalEvery = t.Segment.End() / finalEvals
+		if t.EvalEvery = t.Segment.End() / finalEvals; t.Segment.ByTime {
+			t.EvalEvery = max(2, t.EvalEvery)
+		}
 	}
 	if err := s.corpora(&t); err != nil {
 		return rep, &job.FieldError{Path: "vocab", Msg: err.Error()}

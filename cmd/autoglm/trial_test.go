@@ -141,7 +141,7 @@ func TestTrial(t *testing.T) {
 	})
 
 	t.Run("by the clock, as a last training", func(t *testing.T) {
-		lines := trial("last", "--config", "c.json", "--for", "400ms", "--final", "--decay", "0.5")
+		lines := trial("last", "--config", "c.json", "--for", "3s", "--final", "--decay", "0.5")
 		kept := filepath.Join(dir, "last", "best")
 		st, err := train.CheckpointState(kept)
 		if err != nil {

@@ -18,9 +18,9 @@
 //
 // Optuna is given the space of a build with its budget, the width at which the build's
 // rates are meant, all processors as slots of one trial each, rungs of training time like
-// the build's own, and the reading of the text for nothing. A configuration that breaks a
-// constraint of the space is refused without a trial. The last pieces are cut to end with
-// the clock.
+// the build's own, and the reading of the text and its own thinking for nothing. A
+// configuration that breaks a constraint of the space is refused without a trial. The last
+// pieces are cut to end with the clock.
 package main
 
 import (

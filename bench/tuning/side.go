@@ -160,22 +160,23 @@ var rungs = []int{1, 3, 9, 27}
 // program and the score.
 const margin = 1.5
 
-// study is a run of Optuna: of its slots one at a time asks.
+// study is a run of Optuna. Its slots train side by side, and one at a time asks.
 type study struct {
 	options
-	lane   drive.Lane
-	dir    string
-	data   string // of the build that read the text
-	dims   []space.Dimension
-	space  *space.Space
-	width  int // at which rates are meant
-	begin  time.Time
-	until  float64 // of trials, seconds
-	mu     sync.Mutex
+	lane  drive.Lane
+	dir   string
+	data  string // of the build that read the text
+	dims  []space.Dimension
+	space *space.Space
+	width int // at which rates are meant
+	begin time.Time
+	until float64 // of trials, seconds
+
+	mu     sync.Mutex // guards what follows, while the slots are at work
 	driver *peer.Driver
 	best   float64
-	champ  int // the best trial
-	at     map[int]float64
+	champ  int             // the best trial
+	at     map[int]float64 // training seconds of each trial
 	snaps  []snapshot
 	r      result
 }
@@ -239,7 +240,18 @@ func (o options) optuna(ctx context.Context, l drive.Lane, seed int, dir string)
 	return s.r, nil
 }
 
-func (s *study) now() float64 { return time.Since(s.begin).Seconds() }
+// now is the time that counts, seconds: what Optuna thinks is not held against it. While it
+// does for one slot the others train, so that each loses its share.
+func (s *study) now() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.elapsed()
+}
+
+// elapsed is now; the caller holds the lock.
+func (s *study) elapsed() float64 {
+	return (time.Since(s.begin) - s.driver.Took/time.Duration(len(s.lane.CPUs))).Seconds()
+}
 
 // slot trains one trial after the other.
 func (s *study) slot(ctx context.Context) error {
@@ -316,7 +328,7 @@ func (s *study) piece(ctx context.Context, name string, n int, cfg train.Config,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.at[n] = to
-	if t := s.now(); bits < s.best && t < s.until+margin {
+	if t := s.elapsed(); bits < s.best && t < s.until+margin {
 		s.best, s.champ = bits, n
 		snap := snapshot{t: min(t, s.until), config: cfg, dir: filepath.Join(s.dir, fmt.Sprintf("best%03d", len(s.snaps)))}
 		if err := keep(train.BestDir(folder), snap.dir); err != nil {
@@ -369,7 +381,8 @@ func (s *study) last(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := watcher{folder: folder, to: filepath.Join(s.dir, "final"), begin: s.begin, seen: time.Now()}
+	begin := time.Now().Add(-time.Duration(s.now() * float64(time.Second)))
+	w := watcher{folder: folder, to: filepath.Join(s.dir, "final"), begin: begin, seen: time.Now()}
 	watching, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { w.watch(watching) })

@@ -20,7 +20,8 @@
 // rates are meant, all processors as slots of one trial each, rungs of training time like
 // the build's own, and the reading of the text and its own thinking for nothing. A
 // configuration that breaks a constraint of the space is refused without a trial. The last
-// pieces are cut to end with the clock.
+// pieces are cut to end with the clock. A build on half of the clock searches the space that
+// its own budget gives, around a smaller model.
 package main
 
 import (

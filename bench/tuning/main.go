@@ -46,7 +46,7 @@ import (
 type options struct {
 	text    string
 	seconds float64
-	top     float64 // share of the clock that Optuna's longest trial takes
+	top     float64 // share of its clock for trials that Optuna's longest trial takes
 	final   float64 // share of the clock in which Optuna's best is trained on
 	first   bool    // Optuna begins with the build's first configuration
 	script  string
@@ -72,7 +72,7 @@ func run(ctx context.Context, out io.Writer) error {
 	shares := flag.String("shares", "0.5,1", "wall clocks of the builds, as shares of Optuna's")
 	side := flag.Bool("side-by-side", false, "run both sides at once, each kept to one half of the processors: what else the machine does then meets both")
 	threads := flag.Int("threads", 0, "processors of each side; 0 is all, or with -side-by-side a half")
-	flag.Float64Var(&o.top, "top", 0.25, "longest trial of Optuna, as a share of its clock")
+	flag.Float64Var(&o.top, "top", 0.25, "longest trial of Optuna, as a share of its clock for trials")
 	flag.Float64Var(&o.final, "final", 0, "share of its clock in which Optuna's best trial is trained on, on all processors")
 	flag.BoolVar(&o.first, "first", false, "let Optuna begin with the configuration that the build begins with")
 	flag.StringVar(&o.script, "driver", "bench/peers/search.py", "the program that drives Optuna")

@@ -312,7 +312,7 @@ func (s *study) piece(ctx context.Context, name string, n int, cfg train.Config,
 	s.mu.Lock()
 	from := s.at[n]
 	s.mu.Unlock()
-	to := s.top * s.seconds * float64(rung) / float64(rungs[len(rungs)-1])
+	to := s.top * s.until * float64(rung) / float64(rungs[len(rungs)-1])
 	cut := to-from > left
 	if cut {
 		to = from + left

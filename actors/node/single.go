@@ -16,6 +16,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/space"
@@ -25,15 +26,17 @@ import (
 // Single is one configuration that is trained outside of any search, on the text that a
 // build has prepared.
 type Single struct {
-	Data       string       // folder of the build
-	Dir        string       // of the trial: created, or left by an earlier run, with which it goes on
-	Config     train.Config // what to train; the zero value: as the folder says
-	Until      int          // optimiser steps, from the beginning
-	Decay      float64      // share of them in which the rate falls to zero before the last score
-	EvalEvery  int          // steps between evaluations before the last; 0 is none
-	EvalTokens int64        // of an evaluation
-	CPUs       int          // processors, which the lease holds
-	Lease      Lease        // nil computes beside whoever else does
+	Data       string        // folder of the build
+	Dir        string        // of the trial: created, or left by an earlier run, with which it goes on
+	Config     train.Config  // what to train; the zero value: as the folder says
+	Until      int           // optimiser steps, from the beginning
+	For        time.Duration // or this training time, from the beginning
+	Decay      float64       // share of them in which the rate falls to zero before the last score
+	EvalEvery  int           // steps between evaluations before the last; 0 is none, or of a final training as many as a build's has
+	Final      bool          // train as a build's final training: on the validation part as well, and keep the best evaluation's parameters
+	EvalTokens int64         // of an evaluation
+	CPUs       int           // processors, which the lease holds
+	Lease      Lease         // nil computes beside whoever else does
 }
 
 // Train trains up to a step, saving as it goes, and scores. A run that was cut off goes
@@ -64,13 +67,21 @@ func (o Single) Train(ctx context.Context, scored func(train.State, train.Score)
 	t := train.Task{
 		Trial: filepath.Base(o.Dir), Dir: o.Dir, Config: o.Config,
 		Segment:   train.Segment{Steps: o.Until, DecayFrom: math.Ceil(float64(o.Until) * (1 - o.Decay))},
-		EvalEvery: float64(o.EvalEvery), EvalTokens: o.EvalTokens,
+		EvalEvery: float64(o.EvalEvery), EvalTokens: o.EvalTokens, Final: o.Final, Keep: true,
 		Threads: len(crew.devices) * crew.threads, CheckpointEvery: 10 * time.Second,
+	}
+	if o.For > 0 {
+		t.Segment = train.Segment{ByTime: true, Seconds: o.For.Seconds(), DecayFrom: o.For.Seconds() * (1 - o.Decay)}
+	}
+	if o.Final && o.EvalEvery == 0 {
+		if t.EvalEvery = t.Segment.End() / finalEvals; t.Segment.ByTime {
+			t.EvalEvery = max(2, t.EvalEvery)
+		}
 	}
 	if err := s.corpora(&t); err != nil {
 		return rep, &job.FieldError{Path: "vocab", Msg: err.Error()}
 	}
-	if err := s.ensure(ctx, t.Config.Arch.Vocab, false); err != nil {
+	if err := s.ensure(ctx, t.Config.Arch.Vocab, o.Final); err != nil {
 		return rep, err
 	}
 	env := train.Env{World: 1, NewModel: newNative(crew.cpus), Clock: func() time.Duration { return time.Since(s.start) }, Scored: scored}
@@ -79,6 +90,20 @@ func (o Single) Train(ctx context.Context, scored func(train.State, train.Score)
 		err = ErrInterrupted
 	}
 	return rep, err
+}
+
+// HeldOut scores the parameters in a folder of them (train.BestDir, or a copy) on the
+// part of a build's text that none of its trainings sees.
+func HeldOut(ctx context.Context, data string, a glm.Arch, params string, threads int) (train.Score, error) {
+	s := newSite(data, job.Default(), &crew{threads: threads, devices: make([]device.Device, 1)})
+	tensors, _, err := train.LoadCheckpoint(params)
+	if err != nil {
+		return train.Score{}, err
+	}
+	if err := s.ensure(ctx, a.Vocab, false); err != nil {
+		return train.Score{}, err
+	}
+	return s.scoreHere(ctx, a, train.Parameters(tensors), s.corpus(a.Vocab, "test"))
 }
 
 // lock keeps other processes out of the trial's folder, which it makes.

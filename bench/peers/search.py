@@ -9,10 +9,13 @@ out  {"config": {name: value, ...}}
 in   {"tell": 0.5, "violations": [-1.0]}      a list of values for several objectives
 out  {"told": 1}
 
-A peer that rations training, with "epochs" in place of "trials" in the first line:
+A peer that rations training, with "epochs" in place of "trials" in the first line (and for
+Optuna, if wanted, "options" of its sampler and "first", a configuration to begin with):
 
 in   {"next": true}
 out  {"trial": "3", "config": {...}}          a new trial, or one known that goes on; {} to wait
+in   {"refuse": "3"}                          that configuration is none of the space; Optuna alone
+out  {"refused": "3"}
 in   {"report": "3", "epoch": 2, "value": 4.5}
 out  {"decision": "continue" | "stop" | "pause"}
 
@@ -67,7 +70,7 @@ class Optuna:
                 dist[d["name"]] = optuna.distributions.FloatDistribution(d["low"], d["high"], log=d.get("log", False))
         self.dist = dist
         directions = ["minimize"] * job.get("objectives", 1)
-        self.study = optuna.create_study(sampler=samplers[name](seed=seed), directions=directions)
+        self.study = optuna.create_study(sampler=samplers[name](seed=seed, **job.get("options", {})), directions=directions)
 
     def ask(self):
         self.trial = self.study.ask(self.dist)
@@ -215,12 +218,19 @@ class OptunaPruned(Optuna):
             self.study.pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self.epochs, reduction_factor=3)
         else:
             self.study.pruner = optuna.pruners.MedianPruner()
+        if first := job.get("first"):
+            self.study.enqueue_trial({n: self.ordinals[n].index(v) if n in self.ordinals else v for n, v in first.items()})
 
     def next(self):
         config = self.ask()
         name = str(self.trial.number)
         self.trials[name] = self.trial
         return {"trial": name, "config": config}
+
+    def refuse(self, name):
+        import optuna
+
+        self.study.tell(self.trials.pop(name), state=optuna.trial.TrialState.FAIL)
 
     def report(self, name, epoch, value):
         import optuna
@@ -315,6 +325,9 @@ def main():
             say({"config": peer.ask()})
         elif "next" in message:
             say(peer.next())
+        elif "refuse" in message:
+            peer.refuse(message["refuse"])
+            say({"refused": message["refuse"]})
         elif "report" in message:
             say({"decision": peer.report(message["report"], message["epoch"], message["value"])})
         else:

@@ -105,7 +105,7 @@ func run(ctx context.Context) error {
 		}
 	}
 	for _, n := range split(*peerList) {
-		p, err := peer(n, *script)
+		p, err := theirSearch(n, *script)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/open-autoglm/autoglm/bench/peer"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
@@ -320,7 +321,7 @@ func schedulerNames() []string {
 
 // theirs is a scheduler of another library, driven by bench/peers/search.py.
 type theirs struct {
-	*driver
+	*peer.Driver
 	lesson  *lesson
 	space   *space.Space
 	configs map[string]piece // by trial, with the epoch that it has reached
@@ -331,7 +332,7 @@ func newTheirs(ctx context.Context, name, script string, l *lesson, seed int) (*
 	if i < 0 {
 		return nil, fmt.Errorf("there is no peer %s; there are %s", name, strings.Join(schedulerNames(), ", "))
 	}
-	path, err := python(name, schedulers[i][1])
+	path, err := peer.Python(name, schedulers[i][1])
 	if err != nil {
 		return nil, err
 	}
@@ -339,19 +340,19 @@ func newTheirs(ctx context.Context, name, script string, l *lesson, seed int) (*
 	if err != nil {
 		return nil, err
 	}
-	d, err := start(exec.CommandContext(ctx, path, script))
+	d, err := peer.Start(exec.CommandContext(ctx, path, script))
 	if err != nil {
 		return nil, err
 	}
-	t := &theirs{driver: d, lesson: l, space: sp, configs: map[string]piece{}}
-	if _, err := d.call(map[string]any{"peer": name, "space": peerDims(l.dims), "seed": seed, "epochs": l.epochs}); err != nil {
-		return nil, errors.Join(err, d.close())
+	t := &theirs{Driver: d, lesson: l, space: sp, configs: map[string]piece{}}
+	if _, err := d.Call(map[string]any{"peer": name, "space": peer.Dims(l.dims), "seed": seed, "epochs": l.epochs}); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	return t, nil
 }
 
 func (t *theirs) next() (piece, bool, error) {
-	a, err := t.call(map[string]any{"next": true})
+	a, err := t.Call(map[string]any{"next": true})
 	if err != nil || a.Trial == "" {
 		return piece{}, false, err
 	}
@@ -359,7 +360,7 @@ func (t *theirs) next() (piece, bool, error) {
 		return p, true, nil
 	}
 	p := piece{trial: a.Trial}
-	if p.config, err = asked(t.space, t.lesson.dims, a.Config); err != nil {
+	if p.config, err = peer.Config(t.space, t.lesson.dims, a.Config); err != nil {
 		return p, false, err
 	}
 	t.configs[a.Trial] = p
@@ -367,12 +368,14 @@ func (t *theirs) next() (piece, bool, error) {
 }
 
 func (t *theirs) report(trial string, epoch int, score float64) (bool, error) {
-	a, err := t.call(map[string]any{"report": trial, "epoch": epoch, "value": score})
+	a, err := t.Call(map[string]any{"report": trial, "epoch": epoch, "value": score})
 	p := t.configs[trial]
 	p.from = epoch
 	t.configs[trial] = p
 	return a.Decision == "continue", err
 }
+
+func (t *theirs) close() error { return t.Close() }
 
 // replayed is one replay: the epochs of all workers after which the best score was within
 // one in a hundred of the table's best; the budget where it never was.

@@ -147,11 +147,11 @@ func TestSearchers(t *testing.T) {
 			}
 		}
 	}
-	if _, err := peer("nobody", ""); err == nil {
+	if _, err := theirSearch("nobody", ""); err == nil {
 		t.Error("there is a peer nobody")
 	}
 	t.Setenv("AUTOGLM_SEARCH_PEERS", "")
-	if _, err := peer("smac", ""); err == nil || !strings.Contains(err.Error(), ".ci/search-peers") {
+	if _, err := theirSearch("smac", ""); err == nil || !strings.Contains(err.Error(), ".ci/search-peers") {
 		t.Error(err)
 	}
 }

@@ -18,7 +18,7 @@ func trialCommand() *cobra.Command {
 	var asJSON bool
 	var l leaseFlags
 	c := &cobra.Command{
-		Use:   "trial --data DIR --resume DIR --until STEP",
+		Use:   "trial --data DIR --resume DIR {--until STEP | --for DURATION}",
 		Short: "Train one configuration, for searches of your own",
 		Long: `Trial trains one model up to a step and scores it: what autoglm's own search does
 with each configuration, for optimisers of other makers that want to drive it.
@@ -33,6 +33,9 @@ with each configuration, for optimisers of other makers that want to drive it.
             "weight_decay": 0.1, "warmup_steps": 50}
   --resume  folder of the trial: new, or left by an earlier call, with which it goes on
   --until   optimiser steps, counted from the beginning
+  --for     training time in their place, such as 90s, counted from the beginning too
+  --final   train as a build's last training does: on the text that scores trials as well,
+            but for a part that tells which of its evaluations was the best
 
 Each evaluation is one line; with --json {"step", "tokens", "seconds",
 "bits_per_byte", "loss"}, where loss is of the validation sample, in nats a token.
@@ -58,8 +61,14 @@ with exit code 130; the same command goes on.`,
 				}
 			}
 			switch {
-			case o.Until < 1:
-				return usageError{errors.New("--until STEP is needed, at least 1")}
+			case o.Until < 1 && o.For == 0:
+				return usageError{errors.New("--until STEP is needed, at least 1, or --for DURATION")}
+			case o.Until != 0 && o.For != 0:
+				return usageError{errors.New("--until and --for are two ends; give one")}
+			case o.For < 0:
+				return usageError{fmt.Errorf("--for %s is negative", o.For)}
+			case o.For > 0 && o.EvalEvery > 0:
+				return usageError{errors.New("--eval-every counts steps and goes with --until")}
 			case !(o.Decay >= 0 && o.Decay <= 1):
 				return usageError{fmt.Errorf("--decay %g is outside 0 … 1", o.Decay)}
 			case o.EvalEvery < 0 || o.EvalTokens < 1 || o.CPUs < 1:
@@ -100,6 +109,8 @@ with exit code 130; the same command goes on.`,
 	f.StringVar(&config, "config", "", "`FILE` that says what to train; left out: as --resume's folder says")
 	f.StringVar(&o.Dir, "resume", "", "`DIR` of the trial: new, or to go on with")
 	f.IntVar(&o.Until, "until", 0, "train up to `STEP`")
+	f.DurationVar(&o.For, "for", 0, "train for `DURATION` in all")
+	f.BoolVar(&o.Final, "final", false, "train as a build's last training does, and keep the best of its evaluations")
 	f.Float64Var(&o.Decay, "decay", node.SingleDecay, "share of the steps in which the rate falls to zero before the last score")
 	f.IntVar(&o.EvalEvery, "eval-every", 0, "score every `STEPS` on the way as well; 0 scores at the end alone")
 	f.Int64Var(&o.EvalTokens, "eval-tokens", node.SingleEvalTokens, "tokens of the validation part that a score is taken on")

@@ -2,15 +2,20 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/actors/node"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // scoreLine is what trial prints for an evaluation.
@@ -135,6 +140,23 @@ func TestTrial(t *testing.T) {
 		}
 	})
 
+	t.Run("by the clock, as a last training", func(t *testing.T) {
+		lines := trial("last", "--config", "c.json", "--for", "3s", "--final", "--decay", "0.5")
+		kept := filepath.Join(dir, "last", "best")
+		st, err := train.CheckpointState(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		best := slices.MinFunc(lines, func(a, b scoreLine) int { return cmp.Compare(a.Bits, b.Bits) })
+		if len(lines) < 2 || st.Step != best.Step {
+			t.Errorf("it scored %+v and kept step %d", lines, st.Step)
+		}
+		sc, err := node.HeldOut(t.Context(), filepath.Join(dir, "run"), glm.Arch{Vocab: 320, Dim: 64, Layers: 1, Heads: 2, KVHeads: 2, FFN: 128, Context: 32, Tied: true}.WithDefaults(), kept, 1)
+		if err != nil || !(sc.BitsPerByte() > 0 && sc.BitsPerByte() < 9) {
+			t.Errorf("held out it scores %v, %v", sc.BitsPerByte(), err)
+		}
+	})
+
 	t.Run("refused", func(t *testing.T) {
 		write(t, filepath.Join(dir, "wide.json"), strings.Replace(trialConfig, `"vocab": 320`, `"vocab": 9000`, 1))
 		write(t, filepath.Join(dir, "odd.json"), strings.Replace(trialConfig, `"heads": 2`, `"heads": 3`, 1))
@@ -148,6 +170,8 @@ func TestTrial(t *testing.T) {
 			{"no data", "--data", []string{"--resume", "x", "--until", "9"}},
 			{"no folder", "--resume", []string{"--data", "run", "--until", "9"}},
 			{"no step", "--until", []string{"--data", "run", "--resume", "x"}},
+			{"two ends", "--for", []string{"--data", "run", "--resume", "x", "--until", "9", "--for", "1s"}},
+			{"scores by steps on a clock", "--eval-every", []string{"--data", "run", "--resume", "x", "--for", "1s", "--eval-every", "9"}},
 			{"data of no build", "autoglm build", []string{"--data", "nowhere", "--resume", "x", "--until", "9", "--config", "c.json"}},
 			{"no configuration", "config.json", []string{"--data", "run", "--resume", "x", "--until", "9"}},
 			{"a vocabulary that the text has not", "vocab", []string{"--data", "run", "--resume", "x1", "--until", "9", "--config", "wide.json"}},

@@ -141,7 +141,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	}
 	if s.spec.Costed() {
 		t.Keep = true
-		t.Serving = train.Serving{Threads: s.spec.ServingThreads(), Timed: s.spec.Timed()}
+		t.Serving = train.Serving{Threads: s.spec.ServingThreads(), Timed: s.spec.Timed(), Answers: s.spec.Answered()}
 		if d != nil {
 			t.Serving.Known = known(st, t.Config.Arch)
 		}

@@ -147,7 +147,7 @@ func (s *Supervisor) trialEnded(ctx actor.Context, m *TrialEnded) {
 	}
 	rep := &journal.TrialReport{
 		Trial: r.d.Trial, Seq: m.Seq, Attempt: r.attempt, State: m.Report.State, Bits: m.Report.Bits, Params: m.Report.Params, PerSecond: m.Report.PerSecond,
-		Stopped: m.Report.Stopped, Cost: m.Report.Cost, Averaging: m.Report.Averaging,
+		Stopped: m.Report.Stopped, Cost: m.Report.Cost, Averaging: m.Report.Averaging, Soup: m.Report.Soup,
 	}
 	switch {
 	case stopped: // however it ended meanwhile

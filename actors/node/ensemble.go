@@ -153,17 +153,17 @@ func (s *site) candidates(st journal.State, final train.Task, params engine.Stat
 	out := []Member{{Model: "final", Arch: arch, params: params}}
 	for _, t := range st.Leaderboard("").Trials {
 		a := space.Arch(t.Config)
-		if t.Bits == nil || *t.Bits > ensembleNear*st.Final.Bits || t.Status == "failed" || a.Vocab != arch.Vocab || len(out) == ensembleMost {
+		if t.Bits == nil || *t.Bits > ensembleNear*st.Final.Bits || t.Status == "failed" || a.Vocab != arch.Vocab || st.StoppedByUser(t.ID) || len(out) == ensembleMost {
 			continue
 		}
 		if room -= cost(a); room < 0 {
 			break
 		}
-		sd, _, err := train.LoadCheckpoint(s.path("trials", t.ID, "checkpoint"))
+		weights, err := train.Weights(s.path("trials", t.ID))
 		if err != nil {
 			continue // a trial without a checkpoint does not vote
 		}
-		out = append(out, Member{Model: t.ID, Arch: a, params: train.Parameters(sd)})
+		out = append(out, Member{Model: t.ID, Arch: a, params: weights})
 	}
 	return out, nil
 }

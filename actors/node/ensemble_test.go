@@ -11,6 +11,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -92,6 +93,33 @@ func TestEnsemble(t *testing.T) {
 	}
 	if again := vote(); again.Valid != e.Valid || *again.HeldOut != *e.HeldOut {
 		t.Errorf("again %+v, first %+v", again, e)
+	}
+
+	// Where a trial's best is kept it is that which votes; one that a user stopped does not.
+	best, at, err := train.LoadCheckpoint(filepath.Join(path, "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	best = train.Parameters(best)
+	best[0].Data[0] = 42
+	if err := train.SaveCheckpoint(train.BestDir(path), best, at); err != nil {
+		t.Fatal(err)
+	}
+	candidates := func(st journal.State) []Member {
+		t.Helper()
+		c, err := s.candidates(st, task, params, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if c := candidates(*st); len(c) != 2 || c[1].Model != loser || c[1].params[0].Data[0] != 42 {
+		t.Errorf("%d candidates, want the final model and %s with what gave its score", len(c), loser)
+	}
+	halted := st.Clone()
+	halted.Orders = append(halted.Orders, search.Order{Kind: search.Stop, Trial: loser})
+	if c := candidates(halted); len(c) != 1 {
+		t.Errorf("%d candidates with %s stopped by a user, want the final model alone", len(c), loser)
 	}
 
 	moved := filepath.Join(t.TempDir(), "vote")

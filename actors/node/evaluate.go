@@ -178,7 +178,7 @@ func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string) (Evaluatio
 	}
 	e.scored(score)
 	if p.Files[0].Format != "text" {
-		e.Metric, e.Value, e.Examples, err = taskMetric(ctx, b.Arch, b.Params, b.Tokenizer, dir, p.Task)
+		e.Metric, e.Value, e.Examples, err = taskMetric(ctx, b.Arch, b.Params, b.Tokenizer, dir, "test", p.Task)
 	}
 	return e, err
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"unicode"
@@ -11,8 +12,10 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 // metricExamples bounds what the task's own metric is taken on: each example is
@@ -24,27 +27,68 @@ func (s *site) metric(ctx context.Context, a glm.Arch, params engine.StateDict, 
 	if err != nil {
 		return "", 0, 0, err
 	}
-	return taskMetric(ctx, a, params, tok, s.path("data"), task)
+	return taskMetric(ctx, a, params, tok, s.path("data"), "test", task)
 }
 
-// taskMetric answers up to metricExamples of the folder's test part greedily and
+// metricOf is the name of a task's metric, and how it compares two answers; "" where the
+// task has none.
+func metricOf(task data.Task) (name string, compare func(got, want string) float64) {
+	switch task {
+	case data.TaskClassification:
+		return "accuracy", exact
+	case data.TaskQA, data.TaskDialogue:
+		return "token_f1", tokenF1
+	case data.TaskSummary:
+		return "rouge_l", rougeL
+	}
+	return "", nil
+}
+
+// checkMetric refuses task_error as an objective where the data's task has no metric.
+func (s *site) checkMetric(task data.Task) error {
+	if name, _ := metricOf(task); s.spec.Answered() && name == "" {
+		return s.input(&job.FieldError{Path: "objectives", Msg: fmt.Sprintf("%s is of answers, and data of task %s has none to compare with; leave it out, or say task_type", job.TaskError, task)})
+	}
+	return nil
+}
+
+// taskError is 1 − the metric of what a task has trained: a trial's on the validation
+// part, the final model's on the held-out one.
+func (s *site) taskError(ctx context.Context, t train.Task) (*float64, int, error) {
+	rep, err := s.report()
+	if err != nil {
+		return nil, 0, err
+	}
+	tok, err := s.tokenizer(t.Config.Arch.Vocab)
+	if err != nil {
+		return nil, 0, err
+	}
+	params, _, err := train.LoadCheckpoint(train.BestDir(t.Dir))
+	if err != nil {
+		return nil, 0, err
+	}
+	part := "valid"
+	if t.Final {
+		part = "test"
+	}
+	_, value, n, err := taskMetric(ctx, t.Config.Arch, params, tok, s.path("data"), part, rep.Task)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("the %s part holds no answer to compare with", part)
+	}
+	value = 1 - value
+	return &value, n, err
+}
+
+// taskMetric answers up to metricExamples of a part of the folder greedily and
 // compares: exact match for classification (accuracy), token F1 for questions and
 // dialogue (Rajpurkar et al. 2016), ROUGE-L F for summaries (Lin 2004). Plain
 // text has no metric but bits per byte.
-func taskMetric(ctx context.Context, a glm.Arch, params engine.StateDict, tok *token.Tokenizer, dir string, task data.Task) (string, float64, int, error) {
-	var name string
-	var compare func(got, want string) float64
-	switch task {
-	case data.TaskClassification:
-		name, compare = "accuracy", exact
-	case data.TaskQA, data.TaskDialogue:
-		name, compare = "token_f1", tokenF1
-	case data.TaskSummary:
-		name, compare = "rouge_l", rougeL
-	default:
+func taskMetric(ctx context.Context, a glm.Arch, params engine.StateDict, tok *token.Tokenizer, dir, part string, task data.Task) (string, float64, int, error) {
+	name, compare := metricOf(task)
+	if name == "" {
 		return "", 0, 0, nil
 	}
-	r, err := data.OpenPart(dir, "test")
+	r, err := data.OpenPart(dir, part)
 	if err != nil {
 		return "", 0, 0, err
 	}

@@ -18,6 +18,9 @@ import (
 // needs gathers what a plan is made from.
 func (s *site) needs() (search.Needs, error) {
 	rep, err := s.report()
+	if err == nil {
+		err = s.checkMetric(rep.Task)
+	}
 	if err != nil {
 		return search.Needs{}, err
 	}

@@ -191,9 +191,22 @@ func timed(ctx context.Context, a glm.Arch, params engine.StateDict, threads int
 	return c, nil
 }
 
-// cost is what it takes to generate with what a task has trained. Trials of one shape
-// have one cost; the final model is timed anew, when no trial trains beside it.
+// cost is what it takes to generate with what a task has trained, and how wrong that is.
 func (s *site) cost(ctx context.Context, t train.Task) (*train.Cost, error) {
+	c, err := s.generating(ctx, t)
+	if err != nil || !t.Serving.Answers {
+		return c, err
+	}
+	answered := *c
+	if answered.Error, answered.Answers, err = s.taskError(ctx, t); err != nil {
+		return nil, fmt.Errorf("its answers: %w", err)
+	}
+	return &answered, nil
+}
+
+// generating is what it takes to generate with a task's model. Trials of one shape have
+// one cost; the final model is timed anew, when no trial trains beside it.
+func (s *site) generating(ctx context.Context, t train.Task) (*train.Cost, error) {
 	if t.Serving.Known != nil {
 		return t.Serving.Known, nil
 	}

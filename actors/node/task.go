@@ -14,6 +14,7 @@ import (
 	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/worker"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
@@ -140,7 +141,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 	}
 	if s.spec.Costed() {
 		t.Keep = true
-		t.Serving = train.Serving{Threads: s.spec.ServingThreads(), Timed: s.spec.Timed()}
+		t.Serving = train.Serving{Threads: s.spec.ServingThreads(), Timed: s.spec.Timed(), Answers: s.spec.Answered()}
 		if d != nil {
 			t.Serving.Known = known(st, t.Config.Arch)
 		}
@@ -156,7 +157,9 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 		return fmt.Errorf("the journal names %q as winner and has no such trial", st.Winner)
 	}
 	t.Trial, t.Final, t.Config = "final", true, trialConfig(s.spec, p, winner)
-	t.Average = s.spec.Averaging == "auto"
+	if t.Average = s.spec.Averaging == "auto"; t.Average {
+		t.Soup = s.kin(st, t.Config.Arch)
+	}
 	t.Dir, t.From = s.path("trials", "final"), s.path("trials", st.Winner, "checkpoint")
 	from, err := train.CheckpointState(t.From)
 	if err != nil {
@@ -179,6 +182,29 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	t.Segment = train.Segment{ByTime: true, Seconds: end, DecayFrom: max(from.Seconds, end-p.FinalDecay*(end-from.Seconds))}
 	t.EvalEvery = max(2, (end-from.Seconds)/finalEvals)
 	return nil
+}
+
+// soupMost is the most trials that a soup is tried with.
+const soupMost = 4
+
+// kin are the folders of trials of the winner's shape and line of parents, best first.
+func (s *site) kin(st journal.State, a glm.Arch) (dirs []string) {
+	origin := func(trial string) string {
+		for d := begun(st, trial); d != nil && d.Inherit != ""; d = begun(st, trial) {
+			trial = d.Inherit
+		}
+		return trial
+	}
+	from := origin(st.Winner)
+	for _, t := range st.Leaderboard("").Trials {
+		if t.Bits == nil || t.Status == "failed" || st.StoppedByUser(t.ID) || origin(t.ID) != from || trialConfig(s.spec, *st.Plan, begun(st, t.ID)).Arch != a {
+			continue
+		}
+		if dirs = append(dirs, s.path("trials", t.ID)); len(dirs) == soupMost {
+			break
+		}
+	}
+	return dirs
 }
 
 // executor runs ranks on the i-th device, and has what a training left kept.
@@ -259,6 +285,9 @@ func (s *site) begin(ctx context.Context, a *actors.Assign) error {
 				from = append(from, trialOf(checkpoint))
 			}
 		}
+		for _, dir := range a.Task.Soup {
+			from = append(from, filepath.Base(dir))
+		}
 	}
 	if err := s.folder.Begin(ctx, a.Task.Trial, a.Epoch, from); err != nil {
 		return fmt.Errorf("%w: %w", errFolder, err)
@@ -309,6 +338,13 @@ func (s *site) own(a *actors.Assign) error {
 			return fmt.Errorf("a task that begins from %q", *checkpoint)
 		}
 		*checkpoint = s.path("trials", trialOf(*checkpoint), name)
+	}
+	for i, dir := range t.Soup {
+		name := filepath.Base(dir)
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("a task whose soup takes %q in", dir)
+		}
+		t.Soup[i] = s.path("trials", name)
 	}
 	t.Threads, t.MaxBytes = s.crew.threads, s.crew.memory
 	return s.corpora(t)

@@ -333,7 +333,8 @@ func configCommand() *cobra.Command {
 
   objectives   the main score, bits_per_byte, and what else is to be small: latency
                (seconds of a generated token), memory (bytes resident while generating),
-               size (bytes of weights and tokenizer), energy (joules of a token)
+               size (bytes of weights and tokenizer), energy (joules of a token),
+               task_error (1 − accuracy, token F1 or ROUGE-L of answers)
   serves_on    the processors that the finished model generates on: cpu-1, cpu-4
   constraints  max_latency            of a generated token, such as 20ms
                max_size_mb            of weights and tokenizer, 10^6 bytes

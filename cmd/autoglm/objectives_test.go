@@ -45,7 +45,7 @@ func TestTwoObjectives(t *testing.T) {
 	}
 	says("trials", ok("trials", "run"), "s/token", "size", "mark", "knee")
 	says("leaderboard", ok("leaderboard", "run"), "s/token", "the knee of the front")
-	says("trials --csv", ok("trials", "run", "--csv"), "latency_s,memory_bytes,size_bytes,energy_j,mark,misses", ",knee,")
+	says("trials --csv", ok("trials", "run", "--csv"), "latency_s,memory_bytes,size_bytes,energy_j,task_error,mark,misses", ",knee,")
 	says("trials --optuna", ok("trials", "run", "--optuna"), `"directions":["minimize","minimize"]`, `"values":[`)
 	var rows []standing
 	if err := json.Unmarshal([]byte(ok("leaderboard", "run", "--json")), &rows); err != nil {

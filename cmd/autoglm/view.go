@@ -266,6 +266,9 @@ func (v *view) plain(u driver.Update) {
 			}
 			how = fmt.Sprintf("; %s: averaged %.4f bits per byte, without %.4f, noise %.4f", what, a.Bits, a.Against, a.Noise)
 		}
+		if p := e.Trial.Soup; p != nil && p.Taken {
+			how += fmt.Sprintf("; the mean of %s is taken: %.4f bits per byte, without %.4f, noise %.4f", strings.Join(p.Of, ", "), p.Bits, p.Against, p.Noise)
+		}
 		say("final     trained, %d steps%s%s", e.Trial.State.Step, costWords(&u.Board, e.Trial.Cost), how)
 	case journal.Evaluated:
 		where := ""

@@ -19,63 +19,64 @@ func at(l simd, f func()) {
 	level = was
 }
 
+// vectors are the vector kernels, each on slices of one length.
+var vectors = []struct {
+	name string
+	run  func(x [5][]float32) float32
+}{
+	{"Add", func(x [5][]float32) float32 { Add(x[0], x[1]); return 0 }},
+	{"AddTo", func(x [5][]float32) float32 { AddTo(x[0], x[1], x[2]); return 0 }},
+	{"Axpy", func(x [5][]float32) float32 { Axpy(x[0], 0.3, x[1]); return 0 }},
+	{"Scale", func(x [5][]float32) float32 { Scale(x[0], 0.3); return 0 }},
+	{"MulScale", func(x [5][]float32) float32 { MulScale(x[0], x[1], x[2], 0.7); return 0 }},
+	{"Dot", func(x [5][]float32) float32 { return Dot(x[0], x[1]) }},
+	{"Dot3", func(x [5][]float32) float32 { return Dot3(x[0], x[1], x[2]) }},
+	{"SumSquares", func(x [5][]float32) float32 { return float32(SumSquares(x[0])) }},
+	{"Max", func(x [5][]float32) float32 { return Max(x[0]) }},
+	{"MaxNegative", func(x [5][]float32) float32 {
+		for i := range x[0] {
+			x[0][i] = -1 - x[0][i]*x[0][i]
+		}
+		return Max(x[0])
+	}},
+	{"ExpSum", func(x [5][]float32) float32 { return ExpSum(x[0], x[1], 0.5, 1.5) }},
+	{"SoftmaxGrad", func(x [5][]float32) float32 { SoftmaxGrad(x[0], x[1], 0.2, 0.4); return 0 }},
+	{"RMSNorm", func(x [5][]float32) float32 { return RMSNorm(x[0], x[1], x[2], 1e-5) }},
+	{"RMSNormGrad", func(x [5][]float32) float32 { RMSNormGrad(x[0], x[1], x[2], x[3], x[4], 0.8); return 0 }},
+	{"SwiGLU", func(x [5][]float32) float32 { SwiGLU(x[0], x[1], x[2]); return 0 }},
+	{"SwiGLUGrad", func(x [5][]float32) float32 { SwiGLUGrad(x[0], x[1], x[2], x[3], x[4]); return 0 }},
+	{"SwiGLUGradInPlace", func(x [5][]float32) float32 { SwiGLUGrad(x[0], x[1], x[2], x[0], x[1]); return 0 }},
+	{"AdamW", func(x [5][]float32) float32 {
+		for i, v := range x[3] {
+			x[3][i] = v * v
+		}
+		AdamW(x[0], x[1], x[2], x[3], Adam{GradScale: 0.5, LR: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Step: 3})
+		return 0
+	}},
+	{"Rope", func(x [5][]float32) float32 {
+		n := len(x[0])
+		heads := 1
+		for _, h := range []int{4, 2} {
+			if n%(2*h) == 0 {
+				heads = h
+				break
+			}
+		}
+		half := n / heads / 2
+		if half == 0 {
+			return 0
+		}
+		Rope(x[0][:heads*half*2], x[1][:half], x[2][:half], heads, -1)
+		return 0
+	}},
+	{"Dropout", func(x [5][]float32) float32 { Dropout(x[0], 0x123456789abcdef, 0.3); return 0 }},
+}
+
 // TestVectors holds every vector kernel, at every level and length, against its
 // portable form, with guard elements behind each slice.
 func TestVectors(t *testing.T) {
 	const guard = 20
-	h := Adam{GradScale: 0.5, LR: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Step: 3}
-	kernels := []struct {
-		name string
-		run  func(x [5][]float32) float32
-	}{
-		{"Add", func(x [5][]float32) float32 { Add(x[0], x[1]); return 0 }},
-		{"AddTo", func(x [5][]float32) float32 { AddTo(x[0], x[1], x[2]); return 0 }},
-		{"Axpy", func(x [5][]float32) float32 { Axpy(x[0], 0.3, x[1]); return 0 }},
-		{"Scale", func(x [5][]float32) float32 { Scale(x[0], 0.3); return 0 }},
-		{"MulScale", func(x [5][]float32) float32 { MulScale(x[0], x[1], x[2], 0.7); return 0 }},
-		{"Dot", func(x [5][]float32) float32 { return Dot(x[0], x[1]) }},
-		{"Dot3", func(x [5][]float32) float32 { return Dot3(x[0], x[1], x[2]) }},
-		{"SumSquares", func(x [5][]float32) float32 { return float32(SumSquares(x[0])) }},
-		{"Max", func(x [5][]float32) float32 { return Max(x[0]) }},
-		{"MaxNegative", func(x [5][]float32) float32 {
-			for i := range x[0] {
-				x[0][i] = -1 - x[0][i]*x[0][i]
-			}
-			return Max(x[0])
-		}},
-		{"ExpSum", func(x [5][]float32) float32 { return ExpSum(x[0], x[1], 0.5, 1.5) }},
-		{"SoftmaxGrad", func(x [5][]float32) float32 { SoftmaxGrad(x[0], x[1], 0.2, 0.4); return 0 }},
-		{"RMSNorm", func(x [5][]float32) float32 { return RMSNorm(x[0], x[1], x[2], 1e-5) }},
-		{"RMSNormGrad", func(x [5][]float32) float32 { RMSNormGrad(x[0], x[1], x[2], x[3], x[4], 0.8); return 0 }},
-		{"SwiGLU", func(x [5][]float32) float32 { SwiGLU(x[0], x[1], x[2]); return 0 }},
-		{"SwiGLUGrad", func(x [5][]float32) float32 { SwiGLUGrad(x[0], x[1], x[2], x[3], x[4]); return 0 }},
-		{"SwiGLUGradInPlace", func(x [5][]float32) float32 { SwiGLUGrad(x[0], x[1], x[2], x[0], x[1]); return 0 }},
-		{"AdamW", func(x [5][]float32) float32 {
-			for i, v := range x[3] {
-				x[3][i] = v * v
-			}
-			AdamW(x[0], x[1], x[2], x[3], h)
-			return 0
-		}},
-		{"Rope", func(x [5][]float32) float32 {
-			n := len(x[0])
-			heads := 1
-			for _, h := range []int{4, 2} {
-				if n%(2*h) == 0 {
-					heads = h
-					break
-				}
-			}
-			half := n / heads / 2
-			if half == 0 {
-				return 0
-			}
-			Rope(x[0][:heads*half*2], x[1][:half], x[2][:half], heads, -1)
-			return 0
-		}},
-		{"Dropout", func(x [5][]float32) float32 { Dropout(x[0], 0x123456789abcdef, 0.3); return 0 }},
-	}
-	for _, k := range kernels {
+	for _, k := range vectors {
 		t.Run(k.name, func(t *testing.T) {
 			for _, n := range lengths {
 				r := rand.New(rand.NewPCG(uint64(n), 7))

@@ -18,10 +18,11 @@ const (
 	Memory      = "memory"        // bytes resident
 	Size        = "size"          // bytes of the bundle's weights and tokenizer
 	Energy      = "energy"        // joules of a generated token
+	TaskError   = "task_error"    // 1 − the task's metric: accuracy, token F1 or ROUGE-L of answers
 )
 
 // Objectives lists what objectives may say.
-func Objectives() []string { return []string{BitsPerByte, Latency, Memory, Size, Energy} }
+func Objectives() []string { return []string{BitsPerByte, Latency, Memory, Size, Energy, TaskError} }
 
 // Goals are the job's objectives, the main score first.
 func (s *Spec) Goals() []string {
@@ -41,6 +42,9 @@ func (s *Spec) Costed() bool {
 func (s *Spec) Timed() bool {
 	return s.Constraints.MaxLatency > 0 || slices.Contains(s.Goals(), Latency) || slices.Contains(s.Goals(), Energy)
 }
+
+// Answered tells whether models answer the validation part's prompts for that.
+func (s *Spec) Answered() bool { return slices.Contains(s.Goals(), TaskError) }
 
 // ServingThreads is how many threads the finished model has to generate with.
 func (s *Spec) ServingThreads() int {
@@ -83,6 +87,11 @@ func Value(objective string, bits float64, c train.Cost) float64 {
 		return float64(c.Size)
 	case Energy:
 		return c.Energy
+	case TaskError:
+		if c.Error == nil {
+			return 0 // before there is a model
+		}
+		return *c.Error
 	}
 	return bits
 }
@@ -133,7 +142,7 @@ func (s *Spec) validateObjectives() error {
 		case contains(s.Objectives[:i], o):
 			return fieldError(path, "%q stands twice", o)
 		case i == 0 && o != BitsPerByte:
-			return fieldError(path, "%q is known without training; the main score comes first, and is %s", o, BitsPerByte)
+			return fieldError(path, "%q can't come first: that is the main score, %s", o, BitsPerByte)
 		}
 	}
 	if n := len(s.Goals()); n > 1 {

@@ -48,6 +48,7 @@ type TrialReport struct {
 	Cost      *train.Cost `json:"cost,omitempty"` // of generating with it, where the job asks
 	// Of a final training: how the average of its parameters compares.
 	Averaging *train.Comparison `json:"averaging,omitempty"`
+	Soup      *train.Soup       `json:"soup,omitempty"` // and the mean of it and others'
 }
 
 // Placed says where work was done that may run on either kind of device.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/job"
@@ -337,6 +338,9 @@ func (s *State) Leaderboard(name string) Leaderboard {
 			f.Status, f.Score, f.Bits, f.Cost = "finished", &bits, &bits, cmp.Or(s.Final.Cost, f.Cost)
 			if a := s.Final.Averaging; a != nil && a.Taken {
 				f.Reason += fmt.Sprintf("; the average of its parameters, by %.4f bits per byte better on text kept for choosing (noise %.4f)", a.Against-a.Bits, a.Noise)
+			}
+			if p := s.Final.Soup; p != nil && p.Taken {
+				f.Reason += fmt.Sprintf("; the mean of the parameters of %s, by %.4f bits per byte better on text kept for choosing (noise %.4f)", strings.Join(p.Of, ", "), p.Against-p.Bits, p.Noise)
 			}
 			f.Steps, f.Tokens, f.Seconds, f.PerSecond = s.Final.State.Step, s.Final.State.Tokens, s.Final.State.Seconds, s.Final.PerSecond
 		}

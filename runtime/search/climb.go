@@ -46,10 +46,12 @@ func (b *belief) climb(rng *rand.Rand) (space.Config, error) {
 	}
 	best := p.all[0]
 	for _, at := range p.all[:min(3, len(p.all))] {
+		but := func(space.Dimension) bool { return false }
 		for range 8 {
 			q := newPool(b)
 			q.add(b.slide(at, rng))
-			q.neighbours(at.point, sliding, rng) // slopes say more of the others
+			q.neighbours(at.point, but, rng)
+			but = sliding // steps in these were tried: slopes say more from here on
 			q.judge()
 			if len(q.all) == 0 || !(q.all[0].value > at.value) {
 				break

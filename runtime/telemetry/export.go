@@ -67,6 +67,12 @@ func columns(b journal.Leaderboard) []column {
 			cost("memory_bytes", func(c *train.Cost) float64 { return float64(c.Memory) }),
 			cost("size_bytes", func(c *train.Cost) float64 { return float64(c.Size) }),
 			cost("energy_j", func(c *train.Cost) float64 { return c.Energy }),
+			column{"task_error", real, func(e journal.Entry) any {
+				if e.Cost == nil || e.Cost.Error == nil {
+					return nil
+				}
+				return *e.Cost.Error
+			}},
 			column{"mark", text, func(e journal.Entry) any { return e.Mark() }},
 			column{"misses", text, func(e journal.Entry) any { return strings.Join(e.Misses, "; ") }},
 		)

@@ -540,6 +540,13 @@ func (p *page) choices(f *folder) {
 		}
 		p.Choices = append(p.Choices, fmt.Sprintf("%s: on text kept for choosing the average has %s bits per byte and they have %s; the difference's standard error is %s, and the average is taken where it is better by twice that.", what, bits(a.Bits), bits(a.Against), bits(a.Noise)))
 	}
+	if r := f.state.Final; r != nil && r.Soup != nil {
+		s, what := r.Soup, "No mean of the model's parameters and others of its line of parents was better by more than noise"
+		if s.Taken {
+			what = fmt.Sprintf("The parameters are the mean of those of %s", clip(strings.Join(s.Of, ", "), 200))
+		}
+		p.Choices = append(p.Choices, fmt.Sprintf("%s: on text kept for choosing the best mean has %s bits per byte and the model alone %s; the difference's standard error is %s.", what, bits(s.Bits), bits(s.Against), bits(s.Noise)))
+	}
 	e := f.ensemble
 	if e == nil {
 		return

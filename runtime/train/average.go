@@ -93,30 +93,47 @@ type Comparison struct {
 // averagingTokens bounds what either is scored on.
 const averagingTokens = 50_000
 
-// choose scores the average and what is in best on the same windows of the validation
-// part, and has the average replace it where it is better by more than noise. Rank 0
-// alone calls it, after the last step.
-func (a *average) choose(t Task, r *Run) (*Comparison, error) {
-	best, at, err := LoadCheckpoint(t.best())
-	if err != nil {
+// contest is held for the place of a final training's model, what is in best. Rank 0
+// alone holds it, after the last step.
+type contest struct {
+	task   Task
+	run    *Run
+	state  State
+	params engine.StateDict // of the model
+	nll    []float64        // its scores on windows of the validation part
+	bytes  int64            // of which
+}
+
+func newContest(t Task, r *Run) (*contest, error) {
+	c := &contest{task: t, run: r}
+	var err error
+	if c.params, c.state, err = LoadCheckpoint(t.best()); err != nil {
 		return nil, err
 	}
+	var s Score
+	c.nll, s, err = windows(r, c.params)
+	c.bytes = s.Bytes
+	return c, err
+}
+
+// enter scores other parameters on the same windows, and has them replace the model where
+// they are better by more than noise. It returns what does not have the place then.
+func (c *contest) enter(params engine.StateDict) (out Comparison, rest engine.StateDict, err error) {
+	nll, _, err := windows(c.run, params)
+	if err != nil {
+		return out, nil, err
+	}
+	if out = compare(nll, c.nll, c.bytes); !out.Taken {
+		return out, params, nil
+	}
+	rest, c.params, c.nll, c.state.BestBits = c.params, params, nll, out.Bits
+	return out, rest, SaveCheckpoint(c.task.best(), params, c.state)
+}
+
+// parameters are the average's.
+func (a *average) parameters(t Task) engine.StateDict {
 	layout, _ := t.Config.Arch.Layout()
-	mean := engine.Parameters(layout, a.mean)
-	old, before, err := windows(r, best)
-	if err != nil {
-		return nil, err
-	}
-	now, _, err := windows(r, mean)
-	if err != nil {
-		return nil, err
-	}
-	out := compare(now, old, before.Bytes)
-	if !out.Taken {
-		return &out, nil
-	}
-	at.BestBits = out.Bits
-	return &out, SaveCheckpoint(t.best(), mean, at)
+	return engine.Parameters(layout, a.mean)
 }
 
 // windows scores parameters on a sample, and on each batch of it.

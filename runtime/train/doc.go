@@ -25,7 +25,8 @@
 // optimiser and its place in the data; with its parent's configuration it takes the
 // parent's very steps. A final training may keep an average of its parameters
 // (Task.Average), which becomes the model where it is better on the guard by more than
-// noise. Select has several models vote.
+// noise; and so may the mean of it and checkpoints of its line of parents (Task.Soup).
+// Select has several models vote.
 //
 // Vocabulary: batch_tokens is the tokens of one optimiser step over all ranks;
 // micro-batch, what one Backward sees; segment, a stretch of training up to a

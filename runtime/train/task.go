@@ -55,6 +55,9 @@ type Task struct {
 	Final     bool    `msgpack:"final"`
 	EvalEvery float64 `msgpack:"eval_every"` // positions between evaluations before the last; 0 is none
 	Average   bool    `msgpack:"average"`    // of a final training: the average of its parameters is the model, where it is better
+	// Soup are folders of trials of this one's shape and line of parents, best first: a
+	// final training's model is the mean of its own and their parameters, where it is better.
+	Soup []string `msgpack:"soup"`
 	// Stop ends a trial before its segment, see search.Rule; nil is never. Its curve is
 	// measured on SampleTokens at CurvePoints places of the flat part. Resource is what
 	// the segment's end counts for in the rule's measure.
@@ -95,6 +98,7 @@ type Report struct {
 	Cost      *Cost   `json:"cost,omitempty" msgpack:"cost"`       // where the task asks for it: added by whoever runs rank 0
 	// Averaging is nil where parameters were not averaged.
 	Averaging *Comparison `json:"averaging,omitempty" msgpack:"averaging"`
+	Soup      *Soup       `json:"soup,omitempty" msgpack:"soup"` // nil where there was nothing to make one of
 }
 
 // ErrMemory means that the trial would not fit into the memory it may take.
@@ -287,17 +291,43 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 				return rep, fmt.Errorf("checkpoint: %w", err)
 			}
 		}
-		if avg != nil && avg.n[0] > 0 && r.Rank == 0 {
-			if rep.Averaging, err = avg.choose(t, &r); err != nil {
-				return rep, fmt.Errorf("averaging: %w", err)
-			}
-			if rep.Averaging.Taken {
-				rep.Bits = rep.Averaging.Bits
-			}
+		if r.Rank == 0 {
+			err = t.choose(avg, &r, &rep)
 		}
-		return rep, nil
+		return rep, err
 	}
 	return rep, keep()
+}
+
+// choose puts means of parameters in the place of a final training's model where they are
+// better: the average over the run, then a soup.
+func (t Task) choose(avg *average, r *Run, rep *Report) error {
+	averaged := avg != nil && avg.n[0] > 0
+	if !averaged && (len(t.Soup) == 0 || t.Zero > 0) {
+		return nil
+	}
+	c, err := newContest(t, r)
+	if err != nil {
+		return fmt.Errorf("averaging: %w", err)
+	}
+	var own []ingredient
+	if averaged {
+		out, rest, err := c.enter(avg.parameters(t))
+		if err != nil {
+			return fmt.Errorf("averaging: %w", err)
+		}
+		own, rep.Averaging = append(own, ingredient{"average", rest}), &out
+		if out.Taken {
+			own[0].name, rep.Bits = "last", out.Bits
+		}
+	}
+	if rep.Soup, err = c.soup(own); err != nil {
+		return fmt.Errorf("soup: %w", err)
+	}
+	if s := rep.Soup; s != nil && s.Taken {
+		rep.Bits = s.Bits
+	}
+	return nil
 }
 
 // marks are the places of the curve, evenly over the flat part of the rung: the same

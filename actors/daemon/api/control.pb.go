@@ -2581,6 +2581,8 @@ type Cost struct {
 	EnergyJ       *float64               `protobuf:"fixed64,4,opt,name=energy_j,json=energyJ,proto3,oneof" json:"energy_j,omitempty"` // of a token
 	EnergyBy      *string                `protobuf:"bytes,5,opt,name=energy_by,json=energyBy,proto3,oneof" json:"energy_by,omitempty"`
 	Threads       *int32                 `protobuf:"varint,6,opt,name=threads,proto3,oneof" json:"threads,omitempty"`
+	TaskError     *float64               `protobuf:"fixed64,7,opt,name=task_error,json=taskError,proto3,oneof" json:"task_error,omitempty"` // 1 − the task's metric
+	Answers       *int32                 `protobuf:"varint,8,opt,name=answers,proto3,oneof" json:"answers,omitempty"`                       // that it is the mean of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2653,6 +2655,20 @@ func (x *Cost) GetEnergyBy() string {
 func (x *Cost) GetThreads() int32 {
 	if x != nil && x.Threads != nil {
 		return *x.Threads
+	}
+	return 0
+}
+
+func (x *Cost) GetTaskError() float64 {
+	if x != nil && x.TaskError != nil {
+		return *x.TaskError
+	}
+	return 0
+}
+
+func (x *Cost) GetAnswers() int32 {
+	if x != nil && x.Answers != nil {
+		return *x.Answers
 	}
 	return 0
 }
@@ -3344,7 +3360,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_forked_atB\f\n" +
 	"\n" +
-	"_score_val\"\xaa\x02\n" +
+	"_score_val\"\x88\x03\n" +
 	"\x04Cost\x12 \n" +
 	"\tlatency_s\x18\x01 \x01(\x01H\x00R\blatencyS\x88\x01\x01\x12&\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03H\x01R\vmemoryBytes\x88\x01\x01\x12\"\n" +
@@ -3352,7 +3368,10 @@ const file_control_proto_rawDesc = "" +
 	"size_bytes\x18\x03 \x01(\x03H\x02R\tsizeBytes\x88\x01\x01\x12\x1e\n" +
 	"\benergy_j\x18\x04 \x01(\x01H\x03R\aenergyJ\x88\x01\x01\x12 \n" +
 	"\tenergy_by\x18\x05 \x01(\tH\x04R\benergyBy\x88\x01\x01\x12\x1d\n" +
-	"\athreads\x18\x06 \x01(\x05H\x05R\athreads\x88\x01\x01B\f\n" +
+	"\athreads\x18\x06 \x01(\x05H\x05R\athreads\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"task_error\x18\a \x01(\x01H\x06R\ttaskError\x88\x01\x01\x12\x1d\n" +
+	"\aanswers\x18\b \x01(\x05H\aR\aanswers\x88\x01\x01B\f\n" +
 	"\n" +
 	"_latency_sB\x0f\n" +
 	"\r_memory_bytesB\r\n" +
@@ -3361,7 +3380,10 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_energy_byB\n" +
 	"\n" +
-	"\b_threads\"\xa6\x01\n" +
+	"\b_threadsB\r\n" +
+	"\v_task_errorB\n" +
+	"\n" +
+	"\b_answers\"\xa6\x01\n" +
 	"\x04Line\x12\x11\n" +
 	"\x01n\x18\x01 \x01(\rH\x00R\x01n\x88\x01\x01\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05event\x123\n" +

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -43,6 +44,36 @@ func BenchmarkStep(b *testing.B) {
 				})
 			}
 		}
+	}
+}
+
+// BenchmarkSaturated times the same step twice: of fresh weights, and where attention has
+// saturated, as it does where a rate is too high, so that most of its probabilities are
+// next to nothing.
+func BenchmarkSaturated(b *testing.B) {
+	for _, by := range []float32{1, 30} {
+		b.Run(fmt.Sprintf("queries and keys times %g", by), func(b *testing.B) {
+			s := steps[0]
+			m := build(b, s.a, Options{Threads: 1, MaxBatch: s.B, MaxSeq: s.T, Precision: engine.F32})
+			for _, p := range m.layout {
+				if strings.Contains(p.Name, "q_proj") || strings.Contains(p.Name, "k_proj") {
+					for i := range p.Elems {
+						m.params[p.Offset+i] *= by
+					}
+				}
+			}
+			batch := randomBatch(rand.New(rand.NewPCG(1, 1)), s.B, s.T, s.a.Vocab, false)
+			if _, err := m.Backward(batch, nil); err != nil { // touches the memory
+				b.Fatal(err)
+			}
+			begin := cpuSeconds(b)
+			for b.Loop() {
+				if _, err := m.Backward(batch, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(s.B*s.T*b.N)/(cpuSeconds(b)-begin), "tokens/cpu-s")
+		})
 	}
 }
 

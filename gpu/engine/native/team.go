@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
 // task names what every member of a team does next.
@@ -72,6 +74,8 @@ func (tm *team) member(t task, i int) {
 			tm.errs[i] = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	at := kernel.Flush() // what is that small is lost in every sum, and slow
+	defer at.End()
 	tm.work(t, i)
 }
 

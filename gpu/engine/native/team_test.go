@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
 // allowed are the processors that each thread of this process may run on, as the
@@ -106,5 +109,39 @@ func TestTeamPins(t *testing.T) {
 	defer free.close()
 	if err := free.run(0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTeamFlushes: while they work members take subnormal numbers for 0; after a task, and
+// after one that panics, the caller does not.
+func TestTeamFlushes(t *testing.T) {
+	if kernel.Level() == "generic" {
+		t.Skip("no assembly: nothing is flushed")
+	}
+	halved := func() float32 {
+		x := []float32{0x1p-126}
+		kernel.Scale(x, 0.5)
+		return x[0]
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	seen := make([]float32, 3)
+	tm := newTeam(len(seen), nil, func(panics task, i int) {
+		seen[i] = halved()
+		if panics > 0 {
+			panic("of the test's own")
+		}
+	})
+	defer tm.close()
+	for panics := range 2 {
+		if err := tm.run(task(panics)); (err != nil) != (panics > 0) {
+			t.Fatal(err)
+		}
+		if seen[0] != 0 || seen[1] != 0 || seen[2] != 0 {
+			t.Errorf("half of the smallest normal number is %v to the members, want 0", seen)
+		}
+		if halved() == 0 {
+			t.Error("after its task the caller is left flushing")
+		}
 	}
 }

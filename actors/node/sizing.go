@@ -26,7 +26,7 @@ const (
 
 // Size implements actors.Work.
 func (s *site) Size(ctx context.Context, st journal.State, winner string) (*search.Sizing, error) {
-	if s.spec.GrowFinal != "auto" || len(s.spec.Goals()) > 1 {
+	if !s.spec.GrowsFinal() {
 		return nil, nil
 	}
 	begin := time.Now()

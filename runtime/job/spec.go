@@ -207,6 +207,10 @@ func Ensembles() []string { return []string{"auto", "off"} }
 // search.Sizing); off trains it as it is.
 func GrowFinals() []string { return []string{"auto", "off"} }
 
+// GrowsFinal tells whether the final training may be of a larger model. Of several
+// objectives it is not: what a larger model costs was weighed against its score.
+func (s *Spec) GrowsFinal() bool { return s.GrowFinal == "auto" && len(s.Goals()) < 2 }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()

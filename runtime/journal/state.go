@@ -33,7 +33,7 @@ type State struct {
 	Spans        map[int]Span        // when each was made and carried out; −1 is the final training
 	Retries      map[int]int         // failed attempts, by decision
 	SearchClosed bool
-	Winner       string // trial that the final training continues
+	Winner       string         // trial that the final training continues
 	Sizing       *search.Sizing // of the final training; nil is the winner as it is, without a law
 	Final        *TrialReport
 	Score        *train.Score

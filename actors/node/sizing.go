@@ -16,8 +16,8 @@ import (
 // Which model the final training trains: the winner, or one that it is grown into.
 
 const (
-	// growMost is how much larger than the winner a model may be: what a law says of
-	// others is a guess.
+	// growMost is how much larger than the winner a model may be, unless a trial was as
+	// large: what a law says of others is a guess.
 	growMost = 4
 	// growShape is how far its width over its depth may be from the winner's, a factor:
 	// the law knows sizes alone.
@@ -69,7 +69,11 @@ func (s *site) Size(ctx context.Context, st journal.State, winner string) (*sear
 			w.Score, w.Scored = o.Bits, head[winner]+float64(o.State.Tokens)*texts[d.Config.Int(space.Vocab)]
 		}
 	}
-	configs, err := s.heirs(*st.Plan, start.Config)
+	largest := int64(0)
+	for _, p := range points {
+		largest = max(largest, int64(p.Params))
+	}
+	configs, err := s.heirs(*st.Plan, start.Config, largest)
 	if err != nil {
 		return nil, err
 	}
@@ -129,11 +133,12 @@ func lawPoints(st journal.State, texts map[int]float64, unique float64) (out []s
 }
 
 // heirs are the winner's configuration and those of larger models, within all that the
-// job says of models, that its weights can be grown into.
-func (s *site) heirs(p search.Plan, winner space.Config) ([]space.Config, error) {
+// job says of models, that its weights can be grown into; largest is what the largest
+// trial has in matrices.
+func (s *site) heirs(p search.Plan, winner space.Config, largest int64) ([]space.Config, error) {
 	from := space.Arch(winner)
 	out := []space.Config{winner}
-	most := growMost * from.MatrixParams()
+	most := max(growMost*from.MatrixParams(), largest)
 	if p.Unit == search.Tokens { // whose final training takes longer the larger the model is
 		most = p.MaxParams
 	}
@@ -144,11 +149,11 @@ func (s *site) heirs(p search.Plan, winner space.Config) ([]space.Config, error)
 	}
 	bounds := s.serving(p)
 	dims, _ := sp.Dimension(space.Dim)
-	for dim := from.Dim; dim <= growMost*from.Dim; dim += 64 {
+	for dim := from.Dim; int64(dim)*int64(dim) <= most; dim += 64 { // a layer alone has more
 		if !dims.Has(space.Number(float64(dim))) || dim%from.HeadDim() != 0 {
 			continue
 		}
-		for layers := from.Layers; layers <= growMost*from.Layers; layers++ {
+		for layers := from.Layers; int64(layers)*int64(dim)*int64(dim) <= most; layers++ {
 			c := winner.Clone()
 			heads := dim / from.HeadDim()
 			c[space.Dim], c[space.Layers] = space.Number(float64(dim)), space.Number(float64(layers))

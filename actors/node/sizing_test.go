@@ -111,12 +111,14 @@ func TestHeirs(t *testing.T) {
 	}
 	size := space.Arch(winner).MatrixParams()
 	for _, c := range []struct {
-		name   string
-		change func(*job.Spec, *search.Plan)
-		most   int64 // of matrices; the largest heir is as large, or the winner where that is 0
-		none   bool
+		name    string
+		change  func(*job.Spec, *search.Plan)
+		largest int64 // trial
+		most    int64 // of matrices; the largest heir is as large, or the winner where that is 0
+		none    bool
 	}{
 		{name: "clock", change: func(_ *job.Spec, p *search.Plan) { p.Unit = search.Seconds }, most: growMost * size},
+		{name: "clock, after larger trials", change: func(_ *job.Spec, p *search.Plan) { p.Unit = search.Seconds }, largest: 5 * size, most: 5 * size},
 		{name: "tokens", change: func(_ *job.Spec, p *search.Plan) { p.MaxParams = 2 * size }, most: 2 * size},
 		{name: "tokens for the winner alone", change: func(_ *job.Spec, p *search.Plan) { p.MaxParams = size }, none: true},
 		{name: "fixed by the space", change: func(s *job.Spec, p *search.Plan) {
@@ -132,7 +134,7 @@ func TestHeirs(t *testing.T) {
 		spec, p := free, *st.Plan
 		spec.Space = maps.Clone(free.Space)
 		c.change(&spec, &p)
-		got, err := newSite(dir, spec, &crew{threads: 1}).heirs(p, winner)
+		got, err := newSite(dir, spec, &crew{threads: 1}).heirs(p, winner, c.largest)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue

@@ -93,18 +93,26 @@ type lawVector [lawSize]float64
 
 // lawPrior is where a fit begins from: what the points leave open stays there. Exponents
 // are those of Hoffmann et al. (2022) and of Besiroglu et al. (2024), who fitted the same
-// trainings again: 0.34 and 0.35 for α, 0.28 and 0.37 for β. Shares are of the median
-// score, at small sizes.
+// trainings again: 0.34 and 0.35 for α, 0.28 and 0.37 for β. E and B are shares of the
+// median score, at small sizes. A has no prior of its own but balance: a budget of
+// arithmetic is spent best where α times the share of size is β times that of text, and
+// that is at about balanced bytes a parameter.
 var lawPrior = struct{ mean, spread lawVector }{
-	lawVector{math.Log(0.45), math.Log(0.2), math.Log(0.35), math.Log(0.345), math.Log(0.32), 0.02},
-	lawVector{0.7, 1, 1, 0.3, 0.3, 0.02},
+	lawVector{math.Log(0.45), 0, math.Log(0.35), math.Log(0.345), math.Log(0.32), 0.02},
+	lawVector{0.7, 0.7, 1, 0.3, 0.3, 0.02},
 }
 
+// balanced is between 40 bytes a parameter, about 20 tokens, which Hoffmann et al. found
+// for large models, and the seven that small models on small texts did best with (see
+// size).
+const balanced = 16
+
 const (
-	lawDraws   = 200   // of the bootstrap
-	lawTau     = 0.25  // share of the points that lie below the law
-	leastNoise = 0.005 // between trials that differ in their seed alone
-	firstNoise = 0.03
+	lawDraws      = 200   // of the bootstrap
+	lawTau        = 0.25  // share of the points that lie below the law
+	leastNoise    = 0.005 // between trials that differ in their seed alone
+	firstNoise    = 0.03
+	sizelessPrior = 0.05 // that size is worth nothing, before any trial was seen
 )
 
 // FitLaw fits a law: the Huber loss of the logarithm of the score, by Gauss and Newton's
@@ -158,6 +166,7 @@ type lawFit struct {
 	prior  lawVector // mean
 	wide   lawVector // and spread
 	noise  float64
+	flat   bool    // size is worth nothing
 	doubt  float64 // that size matters
 }
 
@@ -178,7 +187,7 @@ func (f *lawFit) prepare() {
 	f.trials, f.z = len(id), z
 	f.n0, f.d0 = middle(n), middle(d)
 	f.prior, f.wide = lawPrior.mean, lawPrior.spread
-	for _, k := range []int{lawE, lawA, lawB} {
+	for _, k := range []int{lawE, lawB} {
 		f.prior[k] += middle(z)
 	}
 	for i, p := range f.points {
@@ -232,10 +241,27 @@ func (f *lawFit) loss(v *lawVector) float64 {
 		sum += f.w[i] * l
 	}
 	for k := range v {
-		r := (v[k] - f.prior[k]) / f.wide[k]
+		r, _ := f.strays(v, k)
 		sum += r * r / 2
 	}
 	return sum
+}
+
+// strays is how far the k-th parameter is from its prior, in its spreads, and the
+// derivatives.
+func (f *lawFit) strays(v *lawVector, k int) (r float64, d lawVector) {
+	r = v[k] - f.prior[k]
+	d[k] = 1
+	if k == lawA && !f.flat {
+		beta := math.Exp(v[lawBeta])
+		off := math.Log(balanced) + f.n0 - f.d0
+		r += v[lawAlpha] - v[lawB] - v[lawBeta] + beta*off
+		d[lawAlpha], d[lawB], d[lawBeta] = 1, -1, beta*off-1
+	}
+	for j := range d {
+		d[j] /= f.wide[k]
+	}
+	return r / f.wide[k], d
 }
 
 // descend goes down from a start.
@@ -258,9 +284,13 @@ func (f *lawFit) descend(v lawVector) lawVector {
 			}
 		}
 		for k := range g {
-			s2 := f.wide[k] * f.wide[k]
-			g[k] += (v[k] - f.prior[k]) / s2
-			h[k][k] += 1 / s2
+			r, d := f.strays(&v, k)
+			for j := range g {
+				g[j] += r * d[j]
+				for m := range j + 1 {
+					h[j][m] += d[j] * d[m]
+				}
+			}
 		}
 		for ; damping < 1e9; damping *= 8 {
 			next := v
@@ -318,12 +348,14 @@ func solveDamped(h [lawSize]lawVector, g lawVector, damping float64) lawVector {
 
 // fromStarts is the best of descents from the prior's mean and from around it.
 func (f *lawFit) fromStarts() lawVector {
-	best := f.descend(f.prior)
+	from := f.prior
+	from[lawA] = from[lawB]
+	best := f.descend(from)
 	low := f.loss(&best)
 	for _, alpha := range []float64{-1, 1} {
 		for _, beta := range []float64{-1, 1} {
 			for _, e := range []float64{-1.5, 0, 1} {
-				v := f.prior
+				v := from
 				v[lawAlpha] += alpha * lawPrior.spread[lawAlpha]
 				v[lawBeta] += beta * lawPrior.spread[lawBeta]
 				v[lawE] += e * lawPrior.spread[lawE]
@@ -354,10 +386,12 @@ func (f *lawFit) spread(v lawVector) float64 {
 }
 
 // noSize makes the prior sure that size is worth nothing.
-func (f *lawFit) noSize() { f.prior[lawA], f.wide[lawA] = f.prior[lawA]-8, 0.1 }
+func (f *lawFit) noSize() {
+	f.flat = true
+	f.prior[lawA], f.wide[lawA] = middle(f.z)-8, 0.1
+}
 
-// sizeless is the probability that size is worth nothing to these trials, were it even
-// before they were seen: by how much worse they are explained so. A trial's scores, which
+// sizeless is the probability that size is worth nothing to these trials: by how much worse they are explained so. A trial's scores, which
 // are spoilt alike, count as one.
 func (f *lawFit) sizeless(best lawVector) float64 {
 	flat := *f
@@ -365,7 +399,7 @@ func (f *lawFit) sizeless(best lawVector) float64 {
 	v := best
 	v[lawA] = flat.prior[lawA]
 	v = flat.descend(v)
-	return 1 / (1 + math.Exp((flat.loss(&v)-f.loss(&best))*float64(f.trials)/float64(len(f.points))))
+	return 1 / (1 + (1/sizelessPrior-1)*math.Exp((flat.loss(&v)-f.loss(&best))*float64(f.trials)/float64(len(f.points))))
 }
 
 // draw is the problem of one draw of the bootstrap.

@@ -8,6 +8,7 @@
 //
 //	go run ./bench/estimates                                  # of the embedded sample
 //	go run ./bench/estimates -text zh=classics.jsonl.gz
+//	go run ./bench/estimates -searches 40                     # what it helps a search to begin so
 //
 // A positive correlation means that the estimate ranks as the score does, whose lower is
 // better; an estimate of which more is better stands with its sign turned.
@@ -38,10 +39,11 @@ func main() {
 	table := flag.String("curves", "bench/testdata/lmcurves.csv.gz", "the table")
 	text := flag.String("text", "mobydick="+corpus.Sample, "NAME=FILE of a text of the table")
 	threads := flag.Int("threads", 1, "that train")
+	searches := flag.Int("searches", 0, "in place of correlations, what so many searches find whose first trials an estimate has chosen")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *table, *text, *threads); err != nil {
+	if err := run(ctx, *table, *text, *threads, *searches); err != nil {
 		fmt.Fprintln(os.Stderr, "estimates:", err)
 		os.Exit(1)
 	}
@@ -60,7 +62,7 @@ type estimated struct {
 	by    map[string]float64 // lower is better
 }
 
-func run(ctx context.Context, table, text string, threads int) error {
+func run(ctx context.Context, table, text string, threads, searches int) error {
 	name, path, ok := strings.Cut(text, "=")
 	if !ok {
 		return fmt.Errorf("-text %q is no NAME=FILE", text)
@@ -68,6 +70,13 @@ func run(ctx context.Context, table, text string, threads int) error {
 	rows, err := curves.Read(table)
 	if err != nil {
 		return err
+	}
+	rows = slices.DeleteFunc(rows, func(r curves.Row) bool { return r.Text != name })
+	if len(rows) == 0 {
+		return fmt.Errorf("%s has no text %q", table, name)
+	}
+	if searches > 0 {
+		return found(name, rows, searches)
 	}
 	dir, err := os.MkdirTemp("", "autoglm-bench-")
 	if err != nil {
@@ -80,9 +89,6 @@ func run(ctx context.Context, table, text string, threads int) error {
 	}
 	var all []estimated
 	for _, r := range rows {
-		if r.Text != name {
-			continue
-		}
 		e := estimated{row: r, score: math.Inf(1)}
 		if len(r.Bits) == 20 {
 			e.score = r.Bits[19]
@@ -91,25 +97,15 @@ func run(ctx context.Context, table, text string, threads int) error {
 			return err
 		}
 		all = append(all, e)
-		fmt.Fprintf(os.Stderr, "\r%d of %d", len(all), len(rows)/2)
+		fmt.Fprintf(os.Stderr, "\r%d of %d", len(all), len(rows))
 	}
 	fmt.Fprintln(os.Stderr)
-	if len(all) == 0 {
-		return fmt.Errorf("%s has no text %q", table, name)
-	}
 	return report(name, all)
 }
 
 // estimates are all of one configuration.
 func estimates(ctx context.Context, c corpus.Corpus, cfg train.Config, threads int) (by map[string]float64, err error) {
-	total := 20 * curves.Tokens / float64(cfg.BatchTokens)
-	by = map[string]float64{
-		"parameters": -float64(cfg.Arch.MatrixParams()),
-		"operations": -cfg.Arch.FLOPsPerToken(curves.Context),
-		"steps":      -total,
-		"rate":       -cfg.LR,
-		"path":       -total * cfg.LR, // how far all steps together may go
-	}
+	by = shape(cfg)
 	if by["gradient"], by["sensitivity"], err = begins(c, cfg, threads); err != nil {
 		return nil, err
 	}
@@ -138,6 +134,18 @@ func estimates(ctx context.Context, c corpus.Corpus, cfg train.Config, threads i
 		by[key] = s.BitsPerByte()
 	}
 	return by, nil
+}
+
+// shape are those that need no model.
+func shape(cfg train.Config) map[string]float64 {
+	total := 20 * curves.Tokens / float64(cfg.BatchTokens)
+	return map[string]float64{
+		"parameters": -float64(cfg.Arch.MatrixParams()),
+		"operations": -cfg.Arch.FLOPsPerToken(curves.Context),
+		"steps":      -total,
+		"rate":       -cfg.LR,
+		"path":       -total * cfg.LR, // how far all steps together may go
+	}
 }
 
 // begins is the norm of the gradient of the first batch, and the sum over the parameters of

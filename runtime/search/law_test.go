@@ -163,7 +163,7 @@ func TestEffective(t *testing.T) {
 	}
 }
 
-// A seed is fit to whatever lies in a journal.
+// A fit takes whatever lies in a journal.
 func FuzzFitLaw(f *testing.F) {
 	f.Add(1e5, 1e6, 2.0, 3e5, 2e6, 1.9, false)
 	f.Add(0.0, math.Inf(1), math.NaN(), -1.0, 1e300, 1e-300, true)

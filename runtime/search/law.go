@@ -159,15 +159,15 @@ type lawFit struct {
 	points []LawPoint
 	trial  []int // of each point
 	trials int
-	x, y   []float64 // logarithms of the size and the tokens, from the middle
+	x, y   []float64 // logarithms of the size and the text, from the middle
 	z      []float64 // of the score
 	w      []float64 // weight of each point
 	n0, d0 float64   // logarithms
 	prior  lawVector // mean
 	wide   lawVector // and spread
 	noise  float64
-	flat   bool    // size is worth nothing
-	doubt  float64 // that size matters
+	flat   bool    // size is taken to be worth nothing
+	doubt  float64 // probability that it is, see sizeless
 }
 
 func (f *lawFit) prepare() {
@@ -248,7 +248,7 @@ func (f *lawFit) loss(v *lawVector) float64 {
 }
 
 // strays is how far the k-th parameter is from its prior, in its spreads, and the
-// derivatives.
+// derivatives. A's is what balance asks for: α·A = β·B·(D/D₀)^−β at D = balanced·N₀.
 func (f *lawFit) strays(v *lawVector, k int) (r float64, d lawVector) {
 	r = v[k] - f.prior[k]
 	d[k] = 1
@@ -391,8 +391,8 @@ func (f *lawFit) noSize() {
 	f.prior[lawA], f.wide[lawA] = middle(f.z)-8, 0.1
 }
 
-// sizeless is the probability that size is worth nothing to these trials: by how much worse they are explained so. A trial's scores, which
-// are spoilt alike, count as one.
+// sizeless is the probability that size is worth nothing to these trials: by how much
+// worse they are explained so. A trial's scores, which are spoilt alike, count as one.
 func (f *lawFit) sizeless(best lawVector) float64 {
 	flat := *f
 	flat.noSize()

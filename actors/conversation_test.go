@@ -714,6 +714,9 @@ func (c *counting) Fill(given space.Config) (space.Config, error) {
 	return out[0], err
 }
 
+// Size implements Work.
+func (g *stage) Size(context.Context, journal.State, string) (*search.Sizing, error) { return nil, nil }
+
 // Task implements Work.
 func (g *stage) Task(_ journal.State, d *search.Decision) (train.Task, error) {
 	if d == nil {

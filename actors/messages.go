@@ -183,6 +183,9 @@ type Work interface {
 	Plan(ctx context.Context, active float64) (search.Plan, error)
 	// Search makes the empty search of a plan: the same each time.
 	Search(p search.Plan, slots int) (*search.Search, error)
+	// Size decides whether the final training is of the winner as it is or of a larger
+	// model; nil is the former, where there is nothing to decide by.
+	Size(ctx context.Context, st journal.State, winner string) (*search.Sizing, error)
 	// Task is the training that a decision asks for, or the final training when
 	// d is nil.
 	Task(st journal.State, d *search.Decision) (train.Task, error)

@@ -88,6 +88,11 @@ type (
 		plan search.Plan
 		err  error
 	}
+	finalSized struct {
+		winner journal.TrialReport
+		sizing *search.Sizing
+		err    error
+	}
 	finalReady struct{ err error }
 	stageLate  struct {
 		stage   string
@@ -131,6 +136,8 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		s.step(ctx, job.Event{Kind: job.StageDue, Stage: m.stage})
 	case *planMade:
 		s.planned(ctx, m)
+	case *finalSized:
+		s.finalSized(ctx, m)
 	case *finalReady:
 		s.finalReady(ctx, m)
 	case *AgentReady:

@@ -341,18 +341,44 @@ func lastReason(lb journal.Leaderboard) string {
 	return ""
 }
 
-// startFinal trains the winner to the end, on all workers.
+// startFinal trains the winner to the end, on all workers, once the journal says what it
+// is trained as.
 func (s *Supervisor) startFinal(ctx actor.Context) {
-	if s.state.Winner == "" {
-		lb := s.state.Leaderboard("")
-		best := lb.Choice()
-		if len(best.Misses) > 0 && s.cfg.Events.Notice != nil {
-			s.cfg.Events.Notice(fmt.Sprintf("no trial holds the constraints; %s, which misses them least, is trained to the end: %s", best.ID, strings.Join(best.Misses, ", ")))
-		}
-		if !s.commit(ctx, journal.Event{Kind: journal.FinalStarted, Trial: &journal.TrialReport{Trial: best.ID, Seq: finalSeq, Bits: *best.Bits}}) {
-			return
-		}
+	if s.state.Winner != "" {
+		s.bringFinal(ctx)
+		return
 	}
+	lb := s.state.Leaderboard("")
+	best := lb.Choice()
+	if len(best.Misses) > 0 && s.cfg.Events.Notice != nil {
+		s.cfg.Events.Notice(fmt.Sprintf("no trial holds the constraints; %s, which misses them least, is trained to the end: %s", best.ID, strings.Join(best.Misses, ", ")))
+	}
+	st := s.state.Clone()
+	m := &finalSized{winner: journal.TrialReport{Trial: best.ID, Seq: finalSeq, Bits: *best.Bits}}
+	s.background(ctx, job.StageTrain, func(run context.Context) (err error) {
+		m.sizing, err = s.cfg.Work.Size(run, st, best.ID)
+		return err
+	}, func(err error) any {
+		m.err = err
+		return m
+	})
+}
+
+func (s *Supervisor) finalSized(ctx actor.Context, m *finalSized) {
+	if s.over || s.machine.Status(job.StageTrain) != job.Running || s.state.Winner != "" {
+		return
+	}
+	if m.err != nil {
+		s.stageFailed(ctx, job.StageTrain, m.err)
+		return
+	}
+	if s.commit(ctx, journal.Event{Kind: journal.FinalStarted, Trial: &m.winner, Sizing: m.sizing}) {
+		s.bringFinal(ctx)
+	}
+}
+
+// bringFinal has brought here what the final training starts from.
+func (s *Supervisor) bringFinal(ctx actor.Context) {
 	st := s.state.Clone()
 	s.background(ctx, job.StageTrain, func(run context.Context) error {
 		return s.cfg.Work.Stage(run, job.StageTrain, st)

@@ -150,7 +150,7 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 }
 
 // final fills the task of the final training: the winner's configuration and
-// checkpoint, and what is left of the budget.
+// checkpoint, or what that is grown into, and what is left of the budget.
 func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 	winner := begun(st, st.Winner)
 	if winner == nil {
@@ -166,6 +166,11 @@ func (s *site) final(st journal.State, p search.Plan, t *train.Task) error {
 		return err
 	}
 	t.EvalTokens = finalEval
+	if g := st.Sizing.Grown(); g != nil {
+		t.From, t.Inherit, t.InheritArch, from = "", t.From, t.Config.Arch, train.State{}
+		t.Config.Arch = space.Arch(g.Config)
+		t.Config.Seed = s.spec.Seed + uint64(len(st.Decisions)+1)<<32 // the text in an order of its own, as trials that began so
+	}
 	if p.Unit != search.Seconds {
 		t.Segment = segment(p, t.Config, from, p.FinalResource, p.FinalDecay)
 		t.Segment.Steps += from.Step

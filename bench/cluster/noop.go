@@ -75,6 +75,8 @@ func (w nothing) Search(p search.Plan, slots int) (*search.Search, error) {
 	return search.New(s, search.NewHyperband(p.Brackets), slots), nil
 }
 
+func (nothing) Size(context.Context, journal.State, string) (*search.Sizing, error) { return nil, nil }
+
 func (w nothing) Task(_ journal.State, d *search.Decision) (train.Task, error) {
 	t := train.Task{Trial: "final", Dir: w.dir, Segment: train.Segment{Steps: 120}}
 	if d != nil {

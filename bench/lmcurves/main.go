@@ -32,19 +32,19 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/bench/corpus"
+	"github.com/open-autoglm/autoglm/bench/curves"
 	"github.com/open-autoglm/autoglm/gpu/engine"
-	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
 const (
 	checkpoints = 20
-	each        = 8192    // tokens between two of them
-	evalTokens  = 8192    //
-	vocab       = 512     //
-	keep        = 300_000 // bytes of each text
-	context_    = 64
+	each        = curves.Tokens // between two of them
+	evalTokens  = 8192
+	vocab       = curves.Vocab
+	keep        = curves.Keep
+	context_    = curves.Context
 )
 
 // grid is every configuration: 360 of them.
@@ -62,10 +62,9 @@ func configs(yield func(train.Config) bool) {
 	for _, lr := range grid.lr {
 		for _, dim := range grid.dim {
 			for _, layers := range grid.layers {
-				a := glm.Arch{Vocab: vocab, Dim: dim, Layers: layers, Heads: dim / 32, KVHeads: dim / 32, FFN: 3 * dim, Context: context_, Tied: true}.WithDefaults()
 				for _, batch := range grid.batch {
 					for _, opt := range grid.optimizer {
-						if !yield(train.Config{Arch: a, BatchTokens: batch, Optimizer: opt, LR: lr, MuonLR: 3 * lr, WeightDecay: 0.01, Warmup: 10, Schedule: "cosine", Seed: 1}) {
+						if !yield(curves.Config(lr, dim, layers, batch, opt)) {
 							return
 						}
 					}

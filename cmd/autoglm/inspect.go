@@ -177,6 +177,9 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 	for _, l := range planLines(o.Plan) {
 		fmt.Println(strings.ToUpper(l[:1]) + l[1:])
 	}
+	if spec.GrowsFinal() {
+		fmt.Println("Final model: the winner, or a larger one that it is grown into where a law that is fitted to the trials foretells that it ends better")
+	}
 	if o.Plan.Unit != search.Seconds {
 		fmt.Printf("Time: about %s here: %s search, %s final training\n", clock(o.Seconds.Total), clock(o.Seconds.Search), clock(o.Seconds.Final))
 	}

@@ -257,6 +257,9 @@ func (v *view) plain(u driver.Update) {
 		say("%-9s attempt %d failed: %s", e.Trial.Trial, e.Trial.Attempt, firstLine(e.Trial.Err))
 	case journal.FinalStarted:
 		say("final     trains %s to the end", e.Trial.Trial)
+		if e.Sizing != nil {
+			say("final     %s", e.Sizing.Why)
+		}
 	case journal.FinalEnded:
 		how := ""
 		if a := e.Trial.Averaging; a != nil {

@@ -60,6 +60,7 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"hardware_constraint: tpu-4", "j:1: hardware_constraint: \"tpu-4\" names no known hardware"},
 		{"pinning: alway", `j:1: pinning: "alway" is not one of auto, never, always (did you mean "always"?)`},
 		{"backend: nccl\nplaintext_collectives: maybe", "j:2: plaintext_collectives: must be true or false"},
+		{"grow_final: of", `j:1: grow_final: "of" is not one of auto, off (did you mean "off"?)`},
 		{"isolation: proces", `j:1: isolation: "proces" is not one of auto, process, none (did you mean "process"?)`},
 		{"isolation: process\nbackend: inproc", "j:2: backend: inproc joins ranks of one process"},
 		{"placement:\n  gpu_load: 2", "j:2: placement.gpu_load: 2 is not above 0"},

@@ -22,6 +22,7 @@ type Spec struct {
 	Inherit            string            `json:"inherit"`              // whether trials begin from the weights of their parents, one of Inherits
 	Averaging          string            `json:"averaging"`            // of the final training's parameters, one of Averagings
 	Ensemble           string            `json:"ensemble"`             // of the final model and trials, one of Ensembles
+	GrowFinal          string            `json:"grow_final"`           // whether the final training may be of a larger model, one of GrowFinals
 	Scheduler          string            `json:"scheduler"`            // how trials are rationed, one of search.Schedulers
 	Seed               uint64            `json:"seed"`                 // of everything random
 	Budget             Budget            `json:"budget"`               //
@@ -201,11 +202,20 @@ func Averagings() []string { return []string{"auto", "off"} }
 // that come near it, where that is better; off does not.
 func Ensembles() []string { return []string{"auto", "off"} }
 
+// GrowFinals lists what grow_final may say: auto grows the winner into a larger model
+// where a law that is fitted to the trials foretells that it ends better (see
+// search.Sizing); off trains it as it is.
+func GrowFinals() []string { return []string{"auto", "off"} }
+
+// GrowsFinal tells whether the final training may be of a larger model. Of several
+// objectives it is not: what a larger model costs was weighed against its score.
+func (s *Spec) GrowsFinal() bool { return s.GrowFinal == "auto" && len(s.Goals()) < 2 }
+
 // Default is the job of a build without a file.
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
-		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Averaging: "auto", Ensemble: "auto", Seed: 1,
+		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Averaging: "auto", Ensemble: "auto", GrowFinal: "auto", Seed: 1,
 		Objective: BitsPerByte, Objectives: []string{BitsPerByte}, ServesOn: "cpu-1", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}
@@ -265,6 +275,9 @@ func (s *Spec) Validate() error {
 	}
 	if s.Ensemble != "" && !contains(Ensembles(), s.Ensemble) {
 		return fieldError("ensemble", "%q is not one of %s%s", s.Ensemble, strings.Join(Ensembles(), ", "), didYouMean(s.Ensemble, Ensembles()))
+	}
+	if s.GrowFinal != "" && !contains(GrowFinals(), s.GrowFinal) {
+		return fieldError("grow_final", "%q is not one of %s%s", s.GrowFinal, strings.Join(GrowFinals(), ", "), didYouMean(s.GrowFinal, GrowFinals()))
 	}
 	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
 		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))

@@ -26,7 +26,7 @@ const (
 	TrialRetried Kind = "trial_retried" // Trial report of an attempt that failed
 	TrialEnded   Kind = "trial_ended"   // Trial report: the decision's outcome
 	SearchClosed Kind = "search_closed" // no more decisions
-	FinalStarted Kind = "final_started" // Trial names the winner
+	FinalStarted Kind = "final_started" // Trial names the winner, Sizing what it is trained as
 	FinalEnded   Kind = "final_ended"   // Trial report of the final training
 	Evaluated    Kind = "evaluated"     // Score, Placed
 	Finished     Kind = "finished"
@@ -70,6 +70,7 @@ type Event struct {
 	Decision *search.Decision `json:"decision,omitempty"`
 	Order    *search.Order    `json:"order,omitempty"`
 	Trial    *TrialReport     `json:"trial,omitempty"`
+	Sizing   *search.Sizing   `json:"sizing,omitempty"`
 	Score    *train.Score     `json:"score,omitempty"`
 	Placed   *Placed          `json:"placed,omitempty"`
 	RetryIn  float64          `json:"retry_in,omitempty"` // seconds until the next attempt

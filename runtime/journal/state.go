@@ -34,7 +34,8 @@ type State struct {
 	Spans        map[int]Span        // when each was made and carried out; −1 is the final training
 	Retries      map[int]int         // failed attempts, by decision
 	SearchClosed bool
-	Winner       string // trial that the final training continues
+	Winner       string         // trial that the final training continues
+	Sizing       *search.Sizing // of the final training; nil is the winner as it is, without a law
 	Final        *TrialReport
 	Score        *train.Score
 	Finished     bool
@@ -136,7 +137,7 @@ func (s *State) Apply(e Event) {
 		s.SearchClosed = true
 	case FinalStarted:
 		if e.Trial != nil {
-			s.Winner = e.Trial.Trial
+			s.Winner, s.Sizing = e.Trial.Trial, e.Sizing
 			s.Spans[e.Trial.Seq] = Span{From: e.Active}
 		}
 	case FinalEnded:
@@ -328,6 +329,10 @@ func (s *State) Leaderboard(name string) Leaderboard {
 		f := Entry{ID: "final", Status: "running", Parent: s.Winner, Reason: lb.why()}
 		if w := byID[s.Winner]; w != nil {
 			f.Config, f.Params, f.Cost = w.Config, w.Params, w.Cost
+		}
+		if g := s.Sizing.Grown(); g != nil {
+			f.Config, f.Params, f.Cost = g.Config, space.Arch(g.Config).Params(), nil
+			f.Reason += ", " + s.Sizing.Why
 		}
 		if s.Final != nil {
 			bits, valid := s.Final.Bits, s.Final.Bits

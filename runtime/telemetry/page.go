@@ -97,6 +97,9 @@ type page struct {
 	Samples   []Sample
 	Winner    string
 	Choices   []string // between the winner and what was made of it
+	Law       string   // of size and text
+	Heirs     table    // what the final training could have been of
+	LawPoints table
 	Config    table
 	Links     []link
 	ECharts   string
@@ -567,6 +570,7 @@ func (p *page) choices(f *folder) {
 }
 
 func (p *page) winner(f *folder) {
+	p.sizing(f.state.Sizing)
 	p.choices(f)
 	var e *journal.Entry
 	switch {

@@ -1386,6 +1386,7 @@ type Spec struct {
 	WarmStart            []string               `protobuf:"bytes,35,rep,name=warm_start,json=warmStart,proto3" json:"warm_start,omitempty"` // of a job file; a call names files with warm
 	Averaging            *string                `protobuf:"bytes,40,opt,name=averaging,proto3,oneof" json:"averaging,omitempty"`
 	Ensemble             *string                `protobuf:"bytes,41,opt,name=ensemble,proto3,oneof" json:"ensemble,omitempty"`
+	GrowFinal            *string                `protobuf:"bytes,42,opt,name=grow_final,json=growFinal,proto3,oneof" json:"grow_final,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1654,6 +1655,13 @@ func (x *Spec) GetAveraging() string {
 func (x *Spec) GetEnsemble() string {
 	if x != nil && x.Ensemble != nil {
 		return *x.Ensemble
+	}
+	return ""
+}
+
+func (x *Spec) GetGrowFinal() string {
+	if x != nil && x.GrowFinal != nil {
+		return *x.GrowFinal
 	}
 	return ""
 }
@@ -3110,7 +3118,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\x84\x0e\n" +
+	"\x05_size\"\xb7\x0e\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -3151,7 +3159,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"warm_start\x18# \x03(\tR\twarmStart\x12!\n" +
 	"\taveraging\x18( \x01(\tH\x16R\taveraging\x88\x01\x01\x12\x1f\n" +
-	"\bensemble\x18) \x01(\tH\x17R\bensemble\x88\x01\x01\x1a8\n" +
+	"\bensemble\x18) \x01(\tH\x17R\bensemble\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"grow_final\x18* \x01(\tH\x18R\tgrowFinal\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3194,7 +3204,8 @@ const file_control_proto_rawDesc = "" +
 	"_serves_onB\f\n" +
 	"\n" +
 	"_averagingB\v\n" +
-	"\t_ensemble\"\x8b\x01\n" +
+	"\t_ensembleB\r\n" +
+	"\v_grow_final\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +

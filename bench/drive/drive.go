@@ -5,6 +5,7 @@ package drive
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,6 +81,40 @@ func (l Lane) Command(ctx context.Context, program string, args ...string) *exec
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.Env = append(os.Environ(), "AUTOGLM_LOCKS="+l.locks)
 	return c
+}
+
+// Score is what a trial reports.
+type Score struct {
+	Step int     `json:"step"`
+	Bits float64 `json:"bits_per_byte"`
+}
+
+// Trial runs autoglm trial on the text of a build's folder and gives its last score.
+// Failed is why the training failed, where it did: its loss was no number, for example.
+func (l Lane) Trial(ctx context.Context, program, data string, cpus int, args ...string) (last Score, failed string, err error) {
+	c := l.Command(ctx, program, append([]string{"trial", "--data", data, "--cpus", fmt.Sprint(cpus), "--json"}, args...)...)
+	var said bytes.Buffer
+	c.Stderr = &said
+	out, err := c.Output()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return last, "", ctx.Err()
+	case errors.As(err, &exit) && exit.ExitCode() == 1:
+		return last, cmp.Or(strings.TrimSpace(said.String()), "exit code 1"), nil
+	case err != nil:
+		return last, "", fmt.Errorf("autoglm trial: %w: %s", err, bytes.TrimSpace(said.Bytes()))
+	}
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	for lines.Scan() {
+		if err := json.Unmarshal(lines.Bytes(), &last); err != nil {
+			return last, "", fmt.Errorf("autoglm trial said %q: %w", lines.Text(), err)
+		}
+	}
+	if last.Bits == 0 {
+		return last, "", fmt.Errorf("autoglm trial gave no score: %s", bytes.TrimSpace(said.Bytes()))
+	}
+	return last, "", nil
 }
 
 // Events runs a build with --json and hands its events over as they come; a false stops

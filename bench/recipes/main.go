@@ -11,7 +11,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -311,32 +310,15 @@ func (b *bench) recipe(ctx context.Context, l drive.Lane, rec recipe) (result, e
 	if err := os.WriteFile(dir+".json", append(text, '\n'), 0o644); err != nil {
 		return r, err
 	}
-	t := l.Command(ctx, b.program, "trial", "--data", b.data, "--config", dir+".json", "--resume", dir, "--final", "--json",
-		"--for", fmt.Sprintf("%gs", b.seconds), "--decay", fmt.Sprint(f.Decay), "--cpus", fmt.Sprint(len(l.CPUs)))
-	var said bytes.Buffer
-	t.Stderr = &said
 	begin := time.Now()
-	out, err := t.Output()
-	r.Took = time.Since(begin).Seconds()
-	if ctx.Err() != nil {
-		return r, ctx.Err()
-	}
-	if err != nil && t.ProcessState != nil && t.ProcessState.ExitCode() == 1 {
-		r.Failed = strings.TrimSpace(said.String())
-		return r, nil
-	}
+	last, failed, err := l.Trial(ctx, b.program, b.data, len(l.CPUs), "--config", dir+".json", "--resume", dir, "--final",
+		"--for", fmt.Sprintf("%gs", b.seconds), "--decay", fmt.Sprint(f.Decay))
+	r.Took, r.Steps, r.Failed = time.Since(begin).Seconds(), last.Step, failed
 	if err != nil {
-		return r, fmt.Errorf("%s: %w: %s", rec.Name, err, bytes.TrimSpace(said.Bytes()))
+		return r, fmt.Errorf("%s: %w", rec.Name, err)
 	}
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
-		var s struct {
-			Step int `json:"step"`
-		}
-		if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
-			return r, fmt.Errorf("%s: autoglm trial said %q: %w", rec.Name, lines.Text(), err)
-		}
-		r.Steps = s.Step
+	if failed != "" {
+		return r, nil
 	}
 	score, err := node.HeldOut(ctx, b.data, c.Arch, train.BestDir(dir), len(l.CPUs))
 	r.Bits = score.BitsPerByte()

@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"github.com/open-autoglm/autoglm/bench/peer"
+	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/space"
 )
@@ -488,7 +489,7 @@ func summariseReplays(w io.Writer, ls []*lesson, tools []string, done []replayed
 	}
 	same := func(x []float64) []float64 { return x }
 	rng := rand.New(rand.NewPCG(1, 2))
-	again := func(x []float64) []float64 { return resample(rng, x) }
+	again := func(x []float64) []float64 { return stat.Resample(rng, x) }
 	fmt.Fprintf(w, "%-24s", "epochs to within 1 %")
 	for _, l := range ls {
 		fmt.Fprintf(w, " %12s", l.name)
@@ -503,7 +504,7 @@ func summariseReplays(w io.Writer, ls []*lesson, tools []string, done []replayed
 			}
 			fmt.Fprintf(w, " %12.0f", s)
 		}
-		lo, hi := interval(func() float64 { return geo(tool, again) / geo(tools[0], again) })
+		lo, hi := stat.Interval(func() float64 { return geo(tool, again) / geo(tools[0], again) })
 		fmt.Fprintf(w, " %12.0f %8d   %.2f [%.2f, %.2f]\n", geo(tool, same), lost[tool], geo(tool, same)/geo(tools[0], same), lo, hi)
 	}
 }

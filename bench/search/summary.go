@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+
+	"github.com/open-autoglm/autoglm/bench/stat"
 )
 
 // at are the trials at which searches are compared.
@@ -161,7 +163,7 @@ func rankable(t task, cs []curve, n int) float64 {
 // ratios prints the geometric mean over tasks of one tool's mean regret by another's.
 func ratios(w io.Writer, ts []task, base, s string, g group, points []int) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	again := func(cs []curve) []curve { return resample(rng, cs) }
+	again := func(cs []curve) []curve { return stat.Resample(rng, cs) }
 	for _, n := range points {
 		geo := func(pick func([]curve) []curve, only string) float64 {
 			sum, k := 0.0, 0
@@ -176,7 +178,7 @@ func ratios(w io.Writer, ts []task, base, s string, g group, points []int) {
 			return math.Exp(sum / float64(max(k, 1)))
 		}
 		same := func(cs []curve) []curve { return cs }
-		lo, hi := interval(func() float64 { return geo(again, "") })
+		lo, hi := stat.Interval(func() float64 { return geo(again, "") })
 		worst, at := 0.0, ""
 		for _, t := range ts {
 			if len(g[s][t.name]) == 0 || len(g[base][t.name]) == 0 || t.reference != nil {
@@ -186,27 +188,7 @@ func ratios(w io.Writer, ts []task, base, s string, g group, points []int) {
 				worst, at = r, t.name
 			}
 		}
-		wlo, whi := interval(func() float64 { return geo(again, at) })
+		wlo, whi := stat.Interval(func() float64 { return geo(again, at) })
 		fmt.Fprintf(w, "%s by %s at %d: %.3f [%.3f, %.3f]; worst %.2f [%.2f, %.2f] on %s\n", s, base, n, geo(same, ""), lo, hi, worst, wlo, whi, at)
 	}
-}
-
-// resample draws as many of x as there are, each from all of them.
-func resample[T any](rng *rand.Rand, x []T) []T {
-	out := make([]T, len(x))
-	for i := range out {
-		out[i] = x[rng.IntN(len(x))]
-	}
-	return out
-}
-
-// interval is where 95 % of what is drawn lie.
-func interval(draw func() float64) (lo, hi float64) {
-	const draws = 1000
-	x := make([]float64, draws)
-	for i := range x {
-		x[i] = draw()
-	}
-	slices.Sort(x)
-	return x[draws/40], x[draws-1-draws/40]
 }

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -346,32 +343,11 @@ func (s *study) piece(ctx context.Context, name string, n int, cfg train.Config,
 
 // trial runs autoglm trial and gives its last score, +Inf where the training failed.
 func (s *study) trial(ctx context.Context, cpus int, args ...string) (float64, error) {
-	c := s.lane.Command(ctx, s.program, append([]string{"trial", "--data", s.data, "--cpus", fmt.Sprint(cpus), "--json"}, args...)...)
-	var said bytes.Buffer
-	c.Stderr = &said
-	out, err := c.Output()
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		return 0, ctx.Err()
-	case errors.As(err, &exit) && exit.ExitCode() == 1: // such as a loss that is no number
+	score, failed, err := s.lane.Trial(ctx, s.program, s.data, cpus, args...)
+	if failed != "" {
 		return math.Inf(1), nil
-	case err != nil:
-		return 0, fmt.Errorf("autoglm trial: %w: %s", err, bytes.TrimSpace(said.Bytes()))
 	}
-	var score struct {
-		Bits float64 `json:"bits_per_byte"`
-	}
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
-		if err := json.Unmarshal(lines.Bytes(), &score); err != nil {
-			return 0, fmt.Errorf("autoglm trial said %q: %w", lines.Text(), err)
-		}
-	}
-	if score.Bits == 0 {
-		return 0, fmt.Errorf("autoglm trial gave no score: %s", bytes.TrimSpace(said.Bytes()))
-	}
-	return score.Bits, nil
+	return score.Bits, err
 }
 
 // last trains the best trial on with what is left of the clock, on all processors.

@@ -95,7 +95,8 @@ func compare(ours, theirs []result, share, clock float64) comparison {
 		c.Reached = append(c.Reached, number(x))
 	}
 	c.Median = number(stat.Median(reached))
-	lo, hi := interval(reached)
+	rng := rand.New(rand.NewPCG(1, 2))
+	lo, hi := stat.Interval(func() float64 { return stat.Median(stat.Resample(rng, reached)) })
 	c.Interval = [2]number{number(lo), number(hi)}
 	for k := range 2 {
 		c.Half[k], c.End[k] = number(stat.Median(half[k])), number(stat.Median(end[k]))
@@ -106,22 +107,6 @@ func compare(ours, theirs []result, share, clock float64) comparison {
 // overrun is by how much a build of half the clock may end late and still count as what
 // there is at half time.
 const overrun = 1.02
-
-// interval is the bootstrap's of the median, 95 %.
-func interval(x []float64) (lo, hi float64) {
-	const rounds = 2000
-	rng := rand.New(rand.NewPCG(1, 2))
-	medians := make([]float64, rounds)
-	again := make([]float64, len(x))
-	for i := range medians {
-		for j := range again {
-			again[j] = x[rng.IntN(len(x))]
-		}
-		medians[i] = stat.Median(again)
-	}
-	slices.Sort(medians)
-	return medians[rounds*25/1000], medians[rounds*975/1000-1]
-}
 
 // write the comparison as text.
 func write(w io.Writer, ours, theirs []result, shares []float64, clock float64) {

@@ -279,6 +279,22 @@ func TestPlansOfSchedulers(t *testing.T) {
 	}
 }
 
+// eighteen is a search of so many trials on three slots.
+func eighteen(t *testing.T, strategy, scheduler string) *Search {
+	t.Helper()
+	st, err := NewStrategy(strategy, bowl(t), Options{Seed: 3, Startup: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Plan{Cool: 0.25, Scheduler: scheduler, Slots: 3, Brackets: []Bracket{ladder(18, 10, 3)}}
+	p.schedule(Needs{Trials: 18})
+	sched, err := NewScheduler(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(st, sched, 3)
+}
+
 // trained is how a decision ends: the fourth trial fails, and some are stopped by their
 // rule. It adds to the trial's curve.
 func trained(d Decision, curves map[string][]Point) Outcome {
@@ -299,17 +315,7 @@ func TestSchedulersDoNotDependOnArrival(t *testing.T) {
 	for _, name := range Schedulers() {
 		var want []string
 		for shuffle := range uint64(5) {
-			st, err := NewStrategy("tpe", bowl(t), Options{Seed: 3, Startup: 4})
-			if err != nil {
-				t.Fatal(err)
-			}
-			p := Plan{Cool: 0.25, Scheduler: name, Slots: 3, Brackets: []Bracket{ladder(18, 10, 3)}}
-			p.schedule(Needs{Trials: 18})
-			sched, err := NewScheduler(p)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := New(st, sched, 3)
+			s := eighteen(t, "tpe", name)
 			rng := rand.New(rand.NewPCG(shuffle, 7))
 			var got []string
 			var open []Decision
@@ -352,17 +358,7 @@ func TestArrivalIsRepeated(t *testing.T) {
 	for _, name := range Schedulers() {
 		for _, strategy := range []string{"tpe", "evolutionary", "dehb"} {
 			begin := func() *Search {
-				st, err := NewStrategy(strategy, bowl(t), Options{Seed: 3, Startup: 4})
-				if err != nil {
-					t.Fatal(err)
-				}
-				p := Plan{Cool: 0.25, Scheduler: name, Slots: 3, Brackets: []Bracket{ladder(18, 10, 3)}}
-				p.schedule(Needs{Trials: 18})
-				sched, err := NewScheduler(p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				s := New(st, sched, 3)
+				s := eighteen(t, strategy, name)
 				s.ByArrival()
 				return s
 			}

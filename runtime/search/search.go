@@ -88,7 +88,7 @@ type Search struct {
 	recorded  []Decision // of an earlier run, made from what they name
 	decisions []Decision
 	outcomes  []*Outcome // by Seq; nil while it runs
-	news      []int      // decisions whose results are here and not learnt, in the order to learn them
+	news      []int      // decisions whose results are here and not learnt, in the order to learn them; neither here nor learnt is what runs
 	learnt    []bool     // by Seq
 	told      int        // how many are
 	heard     []int      // those since the last decision or order
@@ -147,7 +147,7 @@ func (s *Search) prepare(k int) bool {
 		for s.learnNext() {
 		}
 	}
-	if len(s.Running()) >= slots {
+	if k-s.told-len(s.news) >= slots {
 		return false
 	}
 	for s.told < k-slots+1 {

@@ -20,7 +20,9 @@
 //	SearchEnded   SearchAgent → Supervisor  nothing runs and nothing follows          replay sends it again
 //	Assign        Trial → GPUWorker      run one rank of a task under an epoch        the Trial's restart forms a new ring
 //	Release       Trial → GPUWorker      give up what runs under that epoch           a newer Assign has the same effect
-//	Progress      GPUWorker → Trial → Supervisor  metrics, never journalled           the next one says more
+//	Progress      GPUWorker → Trial → Supervisor  metrics, never journalled; on credit the next one says more
+//	Said          lending node → Supervisor  what its user wants to know; on credit    the node's own log has it
+//	Credit        Supervisor → GPUWorker, lending node  all reports up to that one are dealt with: more may come  the next one stands for it; without any the sender tries again after 2 s
 //	RingBroken    GPUWorker → Trial      a rank's ring ended and no worker was lost: form the next   RankEnded, when the ranks have waited in vain
 //	Sick          node → GPUWorker       the device is taken out: give up what runs, and stop        the node's next look sends it again
 //	RankEnded     GPUWorker → Trial      a rank's task ended, or its worker restarted sent again by nobody: local mail is not lost while both live

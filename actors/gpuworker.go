@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -33,8 +32,8 @@ type Executor func(ctx context.Context, a *Assign, progress func(train.StepMetri
 type assignment struct {
 	*Assign // the latest
 	cancel  context.CancelCauseFunc
-	next    chan *Assign  // buffered, 1: the run takes it when its ring has lost a rank
-	epoch   atomic.Uint64 // of Assign, for the run's goroutine
+	next    chan *Assign // buffered, 1: the run takes it when its ring has lost a rank
+	reports reporter
 	done    chan struct{} // closed when the goroutine is through
 	over    chan struct{} // of the latest Assign: its Replaced
 }
@@ -79,6 +78,10 @@ func (w *GPUWorker) Receive(ctx actor.Context) {
 		w.release(ctx, m.Epoch)
 	case *RingCards:
 		w.mail.take(m)
+	case *Credit:
+		if w.current != nil {
+			w.current.reports.credit(m)
+		}
 	case *taskEnded:
 		w.ended(ctx, m)
 	case *Sick:
@@ -126,7 +129,7 @@ func (w *GPUWorker) resume(ctx actor.Context, a *Assign) {
 	old := c.over
 	c.Assign, c.over = a, make(chan struct{})
 	a.Replaced = c.over
-	c.epoch.Store(a.Epoch)
+	c.reports.begins(a.Epoch)
 	select {
 	case <-c.next: // never taken: that ring is lost too
 	default:
@@ -146,15 +149,15 @@ func (w *GPUWorker) start(ctx actor.Context, a *Assign) {
 		root.Send(a.Owner, &RingBroken{Epoch: epoch, Rank: a.Rank, Err: why})
 	}
 	c.Assign = &mine
-	c.epoch.Store(a.Epoch)
-	w.current = c
-	progress := func(m train.StepMetrics) {
-		root.Send(a.Owner, &Progress{Epoch: c.epoch.Load(), Trial: a.Task.Trial, Metrics: m})
+	c.reports.send = func(epoch, n uint64, m train.StepMetrics) {
+		root.Send(a.Owner, &Progress{Epoch: epoch, Trial: a.Task.Trial, Metrics: m, N: n, From: self})
 	}
+	c.reports.begins(a.Epoch)
+	w.current = c
 	go func() {
 		defer close(c.done)
 		end := &taskEnded{of: c}
-		end.report, end.err = w.guarded(run, &mine, progress)
+		end.report, end.err = w.guarded(run, &mine, c.reports.report)
 		root.Send(self, end)
 	}()
 }

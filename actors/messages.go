@@ -143,12 +143,22 @@ type Sick struct{ Why string }
 // Release tells a worker to give up what runs under an epoch.
 type Release struct{ Epoch uint64 }
 
-// Progress is what rank 0 of a trial measured.
+// Progress is what rank 0 of a trial measured, on credit: the Supervisor answers some
+// with a Credit.
 type Progress struct {
 	Epoch   uint64
 	Seq     int // of the decision; −1 for the final training
 	Trial   string
 	Metrics train.StepMetrics
+	N       uint64     `json:"-"` // counts the reports of an epoch
+	From    *actor.PID `json:"-"` // the worker
+}
+
+// Said is a node's word on its part in a job whose Supervisor is elsewhere, on credit.
+type Said struct {
+	N    uint64 // counts them
+	Text string
+	From *actor.PID
 }
 
 // RankEnded is how one rank's part of a task ended.

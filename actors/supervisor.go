@@ -154,6 +154,12 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		if r := s.trials[m.Seq]; r != nil && s.cfg.Events.Progress != nil {
 			s.cfg.Events.Progress(*m)
 		}
+		credit(ctx, m.From, m.Epoch, m.N)
+	case *Said:
+		if s.cfg.Events.Notice != nil {
+			s.cfg.Events.Notice(m.Text)
+		}
+		credit(ctx, m.From, 0, m.N)
 	case *TrialEnded:
 		s.trialEnded(ctx, m)
 	case *Enlist:
@@ -162,6 +168,13 @@ func (s *Supervisor) Receive(ctx actor.Context) {
 		s.returned(ctx, m)
 	case *actor.Terminated:
 		s.terminated(ctx, m.Who)
+	}
+}
+
+// credit lets who reported go on, where its Nth is one to answer.
+func credit(ctx actor.Context, to *actor.PID, epoch, n uint64) {
+	if to != nil && due(n) {
+		ctx.Send(to, &Credit{Epoch: epoch, N: n})
 	}
 }
 

@@ -19,6 +19,8 @@ func Kinds() *remote.Kinds {
 	remote.Register[RingCards](k, 7)
 	remote.Register[Enlist](k, 8)
 	remote.Register[Enlisted](k, 9)
+	remote.Register[Credit](k, 10)
+	remote.Register[Said](k, 11)
 	return k
 }
 

@@ -66,7 +66,9 @@ func (t *Trial) Receive(ctx actor.Context) {
 		if m.Epoch == t.epoch {
 			t.reached(m.Metrics.Step)
 			t.measured(ctx, m.Metrics)
-			ctx.Send(ctx.Parent(), &Progress{Epoch: m.Epoch, Seq: t.seq, Trial: m.Trial, Metrics: m.Metrics})
+			up := *m
+			up.Seq = t.seq
+			ctx.Send(ctx.Parent(), &up)
 		}
 	case *RankEnded:
 		if m.Epoch == t.epoch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -62,4 +63,41 @@ func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.String()
+}
+
+// Children lists the live processes that a process has started.
+func Children(t testing.TB, parent int) []int {
+	t.Helper()
+	var out []int
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range stats {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state, of := stateOf(pid); of == parent && state != "Z" {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// Lives tells whether a process has not ended.
+func Lives(pid int) bool {
+	state, _ := stateOf(pid)
+	return state != "" && state != "Z"
+}
+
+// stateOf is a process's state and parent, "" once it is gone.
+func stateOf(pid int) (state string, parent int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	_, _ = fmt.Sscan(rest, &state, &parent)
+	return state, parent
 }

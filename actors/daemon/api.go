@@ -151,6 +151,7 @@ func (d *Daemon) handlers() (http.Handler, []route) {
 	led("GET /internal/jobs/{id}/folder", cert.Node, d.getFolder)
 	led("POST /internal/jobs/{id}/folder", cert.Node, d.postFolder)
 	led("POST /internal/jobs/{id}/progress", cert.Node, d.postProgress)
+	led("POST /internal/jobs/{id}/notices", cert.Node, d.postNotices)
 	led("POST /internal/jobs/{id}/end", cert.Node, d.postEnd)
 	led("POST /internal/jobs/{id}/left", cert.Node, d.postLeft)
 	led("GET /internal/uses", cert.Node, d.getUses)
@@ -518,14 +519,27 @@ func (c *chief) detail(id string) (Detail, error) {
 	return Detail{}, fmt.Errorf("%s: %w", id, errNoJob)
 }
 
-// Line is one line of a job's events: what was committed, what a trial measured, or
-// how the job stands, which is the last one when it is over.
+// Line is one line of a job's events: what was committed, what a trial measured, what
+// its nodes say of it, or how the job stands, which is the last one when it is over.
 type Line struct {
 	N        int             `json:"n,omitempty"` // of the event: from=N asks for what follows it
 	Event    json.RawMessage `json:"event,omitempty"`
 	Progress json.RawMessage `json:"progress,omitempty"`
+	Notice   *Notice         `json:"notice,omitempty"`
 	Job      *Job            `json:"job,omitempty"`
 }
+
+// Notice is what a job outlived, as a device that turned sick. The leader keeps the
+// newest of each job while it leads, and each stream of events begins with these.
+type Notice struct {
+	At   int64  `json:"at"` // ms since 1970, by the node's clock
+	Text string `json:"text"`
+}
+
+// maxNotices are kept of a job.
+const maxNotices = 64
+
+func newest(list []Notice) []Notice { return list[max(0, len(list)-maxNotices):] }
 
 func (d *Daemon) getEvents(c *chief, w http.ResponseWriter, r *http.Request) error {
 	from, err := number(r, "from")
@@ -557,11 +571,17 @@ func (c *chief) lines(ctx context.Context, q watch, emit func(Line) error, flush
 	}
 	n := q.from
 	shown := map[int]string{}
+	told := 0
 	var last string
 	for {
 		j, events, progress, changed, err := c.follow(q.id)
 		if err != nil {
 			return nil // the job was removed: the stream ends
+		}
+		for _, m := range c.notices(q.id, &told) {
+			if emit(Line{Notice: &m}) != nil {
+				return nil
+			}
 		}
 		if events > n {
 			err := c.read(q.id, n, func(rec []byte) error {
@@ -684,6 +704,19 @@ func (d *Daemon) postProgress(c *chief, w http.ResponseWriter, r *http.Request) 
 		return &StatusError{http.StatusBadRequest, "not JSON"}
 	}
 	c.progress(r.PathValue("id"), epoch, seq, b)
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (d *Daemon) postNotices(c *chief, w http.ResponseWriter, r *http.Request) error {
+	epoch, err := number(r, "epoch")
+	if err != nil {
+		return err
+	}
+	var list []Notice
+	if err := body(r, &list, maxJobFile); err != nil {
+		return err
+	}
+	c.notice(r.PathValue("id"), epoch, list)
 	return answer(w, http.StatusOK, struct{}{})
 }
 

@@ -44,6 +44,8 @@ type stream struct {
 	events   int
 	changed  chan struct{} // closed and replaced when something is new
 	progress map[int]json.RawMessage
+	notices  []Notice // the newest
+	told     int      // of them and those before
 }
 
 const streamOfJobs = "jobs"
@@ -240,6 +242,35 @@ func (c *chief) progress(id string, epoch uint64, seq int, line json.RawMessage)
 		s.progress[seq] = line
 		c.tell(s)
 	}
+}
+
+// notice keeps what a job's node said of it.
+func (c *chief) notice(id string, epoch uint64, list []Notice) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	j := c.reg.jobs[id]
+	if j == nil || j.Epoch != epoch {
+		return
+	}
+	if s, err := c.stream(id); err == nil {
+		s.notices = newest(append(s.notices, list...))
+		s.told += len(list)
+		c.tell(s)
+	}
+}
+
+// notices are those after the first told ones that are still kept; told then counts
+// them too.
+func (c *chief) notices(id string, told *int) []Notice {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.logs[id]
+	if s == nil {
+		return nil
+	}
+	n := min(s.told-*told, len(s.notices))
+	*told = s.told
+	return slices.Clone(s.notices[len(s.notices)-n:])
 }
 
 // end takes a node's word for how its job ended.

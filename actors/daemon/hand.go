@@ -220,14 +220,15 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	}
 	defer m.start(ctx)()
 	pr := &progressSender{d: d, id: r.ID, epoch: r.Epoch}
+	no := &noticeSender{d: d, id: r.ID, epoch: r.Epoch}
 	n, err := node.Open(node.Options{
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Folder: m, Log: d.cfg.ActorLog,
 		AllowSteps: d.cfg.AllowSteps, Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
 		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across, Relay: d.relay.At(),
 		Events: actors.Events{Progress: pr.send},
-		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
+		Notice: no.send,
 		Fallback: func(asked error, has []device.Device) {
-			d.say("job %s: %v; going on with %d CPU core(s)", r.ID, asked, len(has))
+			no.send(fmt.Sprintf("%v; going on with %d CPU core(s)", asked, len(has)))
 		},
 	})
 	if err != nil {
@@ -287,7 +288,8 @@ func (h *hands) serve(ctx context.Context, r *held) error {
 	defer m.start(ctx)()
 	g, err := node.OpenGuest(ctx, node.Options{
 		Dir: dir, Spec: r.Job.Spec, Folder: m, Lease: d.lease("job "+r.ID, r.Devices, true), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
-		System: d.system, Across: d.rings.across, Relay: d.relay.At(), Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
+		System: d.system, Across: d.rings.across, Relay: d.relay.At(), Self: d.members.Self().Name,
+		Notice: func(text string) { d.say("job %s: %s", r.ID, text) },
 	})
 	if err != nil {
 		return err
@@ -337,6 +339,53 @@ func (p *progressSender) send(m actors.Progress) {
 		defer cancel()
 		_ = p.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/progress?epoch=%d&seq=%d", p.id, p.epoch, m.Seq), b, nil)
 	})
+}
+
+// noticeSender passes on what a job's user wants to know, once this node's log has it:
+// all that waits at once, and no more than the leader keeps.
+type noticeSender struct {
+	d     *Daemon
+	id    string
+	epoch uint64
+
+	mu      sync.Mutex
+	waiting []Notice
+	busy    bool
+}
+
+// noticeTime bounds the wait for a leader.
+const noticeTime = 30 * time.Second
+
+// send implements node.Options.Notice.
+func (n *noticeSender) send(text string) {
+	n.d.say("job %s: %s", n.id, text)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.waiting = newest(append(n.waiting, Notice{time.Now().UnixMilli(), text}))
+	if !n.busy {
+		n.busy = true
+		n.d.spawn(n.flush)
+	}
+}
+
+func (n *noticeSender) flush() {
+	for {
+		n.mu.Lock()
+		list := n.waiting
+		n.waiting = nil
+		n.busy = len(list) > 0
+		n.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+		b, err := json.Marshal(list)
+		if err != nil {
+			return // it has no such values
+		}
+		ctx, cancel := context.WithTimeout(n.d.ctx, noticeTime)
+		_ = n.d.toLeader(ctx, http.MethodPost, fmt.Sprintf("/internal/jobs/%s/notices?epoch=%d", n.id, n.epoch), b, nil) // the log has them
+		cancel()
+	}
 }
 
 // lease holds devices for a job, without waiting: the leader waits. Those that the

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/open-autoglm/autoglm/actors"
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/actors/daemon"
 	"github.com/open-autoglm/autoglm/actors/driver"
@@ -72,6 +73,69 @@ func (tn *town) trains(node, id string) {
 		return len(worked) > 0
 	})
 }
+
+// What a lending node outlived reaches who watches the job, of later ones too.
+func TestLenderSays(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	tn.settle(c, 1, 1)
+	tn.start("b")
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 1<<40)
+	spec.HardwareConstraint, spec.Isolation = "cpu-any", "process"
+	id, err := c.Submit(t.Context(), "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest := tn.lent(c, id, 1).Lent[0].NodeName
+	tn.trains(guest, id)
+	hears := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		said := make(listener, 64)
+		followed := make(chan struct{})
+		go func() {
+			defer close(followed)
+			_, _ = c.Follow(ctx, id, said, nil)
+		}()
+		defer func() {
+			cancel()
+			<-followed
+		}()
+		for {
+			select {
+			case text := <-said:
+				if strings.HasPrefix(text, "node "+guest+": cpu:") && strings.HasSuffix(text, "its work is done anew") {
+					return
+				}
+			case <-ctx.Done():
+				t.Fatal("nothing was heard of it")
+			}
+		}
+	}
+	for _, pid := range actorstest.Children(t, tn.nodes[guest].cmd.Process.Pid) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hears()
+	hears() // who comes later
+	if err := c.Cancel(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listener is a View that only listens.
+type listener chan string
+
+// Update implements driver.View.
+func (listener) Update(driver.Update) {}
+
+// Progress implements driver.View.
+func (listener) Progress(actors.Progress) {}
+
+// Notice implements driver.View.
+func (l listener) Notice(text string) { l <- text }
 
 // A lender that has no room for the job's data is left alone; no trial fails for it.
 func TestLenderWithoutRoom(t *testing.T) {

@@ -227,6 +227,9 @@ type ringWatch struct {
 // Update implements driver.View.
 func (r *ringWatch) Update(driver.Update) {}
 
+// Notice implements driver.View.
+func (r *ringWatch) Notice(string) {}
+
 // Progress implements driver.View.
 func (r *ringWatch) Progress(p actors.Progress) {
 	switch {

@@ -425,6 +425,7 @@ type Followed struct {
 func (c *Client) Follow(ctx context.Context, id string, v View, jobs func(daemon.Job)) (Followed, error) {
 	out := Followed{State: journal.NewState()}
 	n := 0
+	told := map[daemon.Notice]bool{} // a stream that begins anew says them again
 	lost := time.Time{}
 	for {
 		err := c.Events(ctx, id, n, true, func(l daemon.Line) error {
@@ -447,6 +448,11 @@ func (c *Client) Follow(ctx context.Context, id string, v View, jobs func(daemon
 				}
 				if v != nil {
 					v.Progress(p)
+				}
+			case l.Notice != nil:
+				if v != nil && !told[*l.Notice] {
+					told[*l.Notice] = true
+					v.Notice(l.Notice.Text)
 				}
 			case l.Job != nil:
 				out.Job = *l.Job

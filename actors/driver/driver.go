@@ -28,6 +28,7 @@ type Update struct {
 type View interface {
 	Update(u Update)
 	Progress(p actors.Progress)
+	Notice(text string) // what the job outlived
 }
 
 // Run opens the folder, carries the job out and shows it. Before runs between
@@ -43,6 +44,7 @@ func Run(ctx context.Context, o node.Options, before func(*node.Node) error, v V
 		},
 		Progress: q.pushProgress,
 	}
+	o.Notice = q.pushNotice
 	n, err := node.Open(o)
 	if err != nil {
 		return err
@@ -70,6 +72,7 @@ type queue struct {
 
 	mu       sync.Mutex
 	updates  []Update
+	notices  []string
 	progress map[int]actors.Progress // newest by decision
 	closed   bool
 }
@@ -95,6 +98,13 @@ func (q *queue) pushProgress(p actors.Progress) {
 	q.signal()
 }
 
+func (q *queue) pushNotice(text string) {
+	q.mu.Lock()
+	q.notices = append(q.notices, text)
+	q.mu.Unlock()
+	q.signal()
+}
+
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
@@ -105,9 +115,12 @@ func (q *queue) close() {
 func (q *queue) drain(v View) {
 	for range q.wake {
 		q.mu.Lock()
-		updates, progress, closed := q.updates, q.progress, q.closed
-		q.updates, q.progress = nil, map[int]actors.Progress{}
+		updates, notices, progress, closed := q.updates, q.notices, q.progress, q.closed
+		q.updates, q.notices, q.progress = nil, nil, map[int]actors.Progress{}
 		q.mu.Unlock()
+		for _, text := range notices {
+			v.Notice(text)
+		}
 		for _, u := range updates {
 			v.Update(u)
 		}

@@ -22,7 +22,7 @@ type Guest struct {
 }
 
 // OpenGuest leases the devices. Of the options it takes Dir, Spec, Lease, Constraint,
-// Sources, Worker, Folder, System, Across, Relay, Hooks and Notice.
+// Sources, Worker, Folder, System, Across, Relay, Self, Hooks and Notice.
 func OpenGuest(ctx context.Context, o Options) (*Guest, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, err
@@ -68,10 +68,15 @@ func (g *Guest) Run(ctx context.Context, supervisor *actor.PID, asked bool, pati
 		pids = append(pids, root.Spawn(actors.WorkerProps(d, g.site.executor(i), g.opts.Across, g.opts.Hooks, actor.WithGuardian(strategy))))
 	}
 	defer stop(root, pids)
-	defer watch(g.opts, g.crew, g.site.notice, func(i int, why string) { root.Send(pids[i], &actors.Sick{Why: why}) })()
 	heard, gone := make(chan struct{}, 1), make(chan struct{})
 	clerk := root.Spawn(actors.EnlistProps(supervisor, actors.Enlist{Workers: pids, Asked: asked}, enlistEvery, heard, gone))
 	defer func() { _ = root.StopFuture(clerk).Wait() }()
+	here := g.site.notice
+	g.site.notice = func(text string) {
+		here(text)
+		root.Send(clerk, &actors.Say{Text: fmt.Sprintf("node %s: %s", g.opts.Self, text)})
+	}
+	defer watch(g.opts, g.crew, g.site.notice, func(i int, why string) { root.Send(pids[i], &actors.Sick{Why: why}) })()
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	select {

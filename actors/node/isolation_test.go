@@ -81,25 +81,7 @@ func processOf(role string, env ...string) func() *exec.Cmd {
 // children lists the live worker processes of this one.
 func children(t testing.TB) []int {
 	t.Helper()
-	var out []int
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range stats {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		var pid, parent int
-		var state byte
-		head, rest, _ := strings.Cut(string(b), " (")
-		_, rest, _ = strings.Cut(rest, ") ")
-		if _, err := fmt.Sscanf(head+" "+rest, "%d %c %d", &pid, &state, &parent); err == nil && parent == os.Getpid() && state != 'Z' {
-			out = append(out, pid)
-		}
-	}
-	return out
+	return actorstest.Children(t, os.Getpid())
 }
 
 // Ranks in processes of their own give the bytes of ranks in one, however they

@@ -55,6 +55,7 @@ type Options struct {
 	Name       string             // of the Supervisor's actor in it
 	Across     actors.Across      // see actors.TrialConfig
 	Relay      worker.RelayAt     // through which devices' processes reach those of others
+	Self       string             // this node's name, in what it says to a job's user as a guest
 	Constraint string             // what to compute on here; the spec's hardware_constraint when empty
 }
 

@@ -71,8 +71,8 @@ func (s *site) end() {
 // hostConfig is what a process hosts beside trials.
 type hostConfig struct {
 	Workers int
-	Reports int    // of each task
-	Dir     string // where tasks write their trial's config.json; nowhere when empty
+	Report  time.Duration // of each task
+	Dir     string        // where tasks write their trial's config.json; nowhere when empty
 }
 
 // host is the process of a site, until its standard input ends.
@@ -96,7 +96,7 @@ func host(conf string) error {
 	}
 	for i := range cfg.Workers {
 		d := device.Device{ID: fmt.Sprintf("cpu:%d", i)}
-		if _, err := s.system.Root.SpawnNamed(actors.WorkerProps(d, idle(cfg.Reports, cfg.Dir), nil, actors.Hooks{}), worker(i)); err != nil {
+		if _, err := s.system.Root.SpawnNamed(actors.WorkerProps(d, idle(cfg.Report, cfg.Dir), nil, actors.Hooks{}), worker(i)); err != nil {
 			return err
 		}
 	}

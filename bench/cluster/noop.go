@@ -24,19 +24,19 @@ import (
 const (
 	noopTrials  = 10_000
 	noopWorkers = 32
-	reports     = 200_000
+	reportFor   = 3 * time.Second
 )
 
-// idle is the Executor of a task that does nothing but report, and write the trial's
-// config.json as a node does, where it is given a folder.
-func idle(n int, dir string) actors.Executor {
+// idle is the Executor of a task that does nothing but report without a pause for so
+// long, and write the trial's config.json as a node does, where it is given a folder.
+func idle(report time.Duration, dir string) actors.Executor {
 	return func(_ context.Context, a *actors.Assign, progress func(train.StepMetrics)) (train.Report, error) {
 		if dir != "" {
 			if err := writeConfig(filepath.Join(dir, "trials", a.Task.Trial), a.Task.Config); err != nil {
 				return train.Report{}, err
 			}
 		}
-		for i := range n {
+		for i, until := 0, time.Now().Add(report); report > 0 && time.Now().Before(until); i++ {
 			progress(train.StepMetrics{Step: i + 1, Tokens: int64(i) * 4096, Seconds: float64(i) / 10, Loss: 3.14, LR: 0.5, GradNorm: 0.7, PerSecond: 11_000})
 		}
 		return train.Report{State: train.State{Step: 120, Tokens: 491_520, Seconds: 11}, Bits: 2 + 1/float64(len(a.Task.Trial)+int(a.Epoch%97)), Params: 4_200_000, PerSecond: 11_000}, nil
@@ -91,11 +91,12 @@ func (nothing) Evaluate(context.Context, journal.State) (train.Score, *journal.P
 
 // jobRun is a job whose Supervisor is here and whose workers are another process'.
 type jobRun struct {
-	trials, workers, reports int
-	files                    bool
-	log                      journal.Log
-	event                    func(journal.Event)
-	progress                 func()
+	trials, workers int
+	report          time.Duration // of each task
+	files           bool
+	log             journal.Log
+	event           func(journal.Event)
+	progress        func()
 }
 
 func (j jobRun) run(dir string) error {
@@ -108,7 +109,7 @@ func (j jobRun) run(dir string) error {
 	if j.files {
 		files = dir
 	}
-	h, err := startHost(hostConfig{Workers: j.workers, Reports: j.reports, Dir: files})
+	h, err := startHost(hostConfig{Workers: j.workers, Report: j.report, Dir: files})
 	if err != nil {
 		return err
 	}
@@ -221,7 +222,8 @@ func syncTime(dir string) ([]float64, error) {
 	return v, nil
 }
 
-// metrics measures reports of one remote worker on their way to the Supervisor.
+// metrics measures reports of one remote worker on their way to the Supervisor, as many
+// as it has credit for.
 func metrics(dir string, rounds int, show func(result)) error {
 	var v []float64
 	for i := range rounds {
@@ -241,23 +243,12 @@ func metricsRound(dir string) (perSecond float64, err error) {
 		return 0, err
 	}
 	defer log.Close()
-	var first, last time.Time
 	n := 0
-	j := jobRun{trials: 1, workers: 1, reports: reports, log: log, event: func(journal.Event) {}, progress: func() {
-		if n++; n == 1 {
-			first = time.Now()
-		}
-		if n <= reports { // the final training reports too
-			last = time.Now()
-		}
-	}}
+	j := jobRun{trials: 1, workers: 1, report: reportFor, log: log, event: func(journal.Event) {}, progress: func() { n++ }}
 	if err := j.run(dir); err != nil {
 		return 0, err
 	}
-	if n < reports {
-		return 0, fmt.Errorf("%d reports of %d came", n, reports)
-	}
-	return (reports - 1) / last.Sub(first).Seconds(), nil
+	return float64(n) / (2 * reportFor.Seconds()), nil // the final training reports too
 }
 
 // ray has Ray Tune do the same with one trial at a time, which is its fastest here,

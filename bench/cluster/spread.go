@@ -159,6 +159,9 @@ type strike struct {
 // Update implements driver.View.
 func (s *strike) Update(driver.Update) {}
 
+// Notice implements driver.View.
+func (s *strike) Notice(string) {}
+
 // Progress implements driver.View.
 func (s *strike) Progress(p actors.Progress) {
 	switch {

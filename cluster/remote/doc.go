@@ -43,9 +43,10 @@
 // Start comes before the port's Serve and before any actor is spawned whose PID is
 // to travel. Messages are pointers to structs that msgpack can encode: exported
 // fields, no interfaces, no errors, no channels; *actor.PID fields travel as they
-// are. Senders bound their own rate: a training reports four times a second, and what
-// waits for a node that reads slowly is bounded in bytes (maxQueue). An actor can't be
-// stopped from another node: send it a message.
+// are. Senders bound their own rate: nothing here pushes back, so that what may come
+// often goes on credit that its receiver gives (in package actors, metrics and words),
+// and what waits for a node that reads slowly is bounded in bytes (maxQueue), beyond
+// which sends fail. An actor can't be stopped from another node: send it a message.
 //
 // # On the wire
 //

@@ -221,12 +221,12 @@ func (v *view) stands(j daemon.Job) {
 		for _, l := range j.Lent {
 			n += len(l.Devices)
 		}
-		v.notice(fmt.Sprintf("%s runs on nodes %s: %d devices", j.ID, nodesOf(&j), n))
+		v.Notice(fmt.Sprintf("%s runs on nodes %s: %d devices", j.ID, nodesOf(&j), n))
 	case j.State == daemon.Running && j.Epoch > 1:
-		v.notice(fmt.Sprintf("%s goes on on node %s (attempt %d)", j.ID, j.NodeName, j.Epoch))
+		v.Notice(fmt.Sprintf("%s goes on on node %s (attempt %d)", j.ID, j.NodeName, j.Epoch))
 	case j.State == daemon.Running:
-		v.notice(fmt.Sprintf("%s runs on node %s", j.ID, j.NodeName))
+		v.Notice(fmt.Sprintf("%s runs on node %s", j.ID, j.NodeName))
 	case j.State == daemon.Queued && j.Why != "":
-		v.notice(fmt.Sprintf("%s waits: %s", j.ID, j.Why))
+		v.Notice(fmt.Sprintf("%s waits: %s", j.ID, j.Why))
 	}
 }

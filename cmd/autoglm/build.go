@@ -265,7 +265,6 @@ func carry(ctx context.Context, o node.Options, asJSON, sample bool) error {
 	}
 	v := newView(o.Dir, asJSON)
 	defer v.close()
-	o.Notice = v.notice
 	before := func(n *node.Node) error {
 		v.begin(n)
 		if sample {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
@@ -429,7 +429,7 @@ func TestWorkersEndWithTheBuild(t *testing.T) {
 					continue
 				}
 				if decided++; decided == 5 {
-					workers = childrenOf(t, c.Process.Pid)
+					workers = actorstest.Children(t, c.Process.Pid)
 					if err := tc.hit(c.Process.Pid); err != nil {
 						t.Fatal(err)
 					}
@@ -443,7 +443,7 @@ func TestWorkersEndWithTheBuild(t *testing.T) {
 				t.Error("the build had no workers")
 			}
 			for _, pid := range workers {
-				for end := time.Now().Add(10 * time.Second); computes(pid); {
+				for end := time.Now().Add(10 * time.Second); actorstest.Lives(pid); {
 					if time.Now().After(end) {
 						t.Fatalf("worker %d outlives its build", pid)
 					}
@@ -453,40 +453,4 @@ func TestWorkersEndWithTheBuild(t *testing.T) {
 			goesOn(t, dir)
 		})
 	}
-}
-
-// childrenOf lists the live processes that a process has started.
-func childrenOf(t *testing.T, parent int) []int {
-	t.Helper()
-	var out []int
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range stats {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if state, of := stateOf(pid); of == parent && state != "Z" {
-			out = append(out, pid)
-		}
-	}
-	return out
-}
-
-// stateOf is a process's state and parent, "" once it is gone.
-func stateOf(pid int) (state string, parent int) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", 0
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	_, _ = fmt.Sscan(rest, &state, &parent)
-	return state, parent
-}
-
-func computes(pid int) bool {
-	state, _ := stateOf(pid)
-	return state != "" && state != "Z"
 }

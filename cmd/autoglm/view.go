@@ -104,8 +104,8 @@ func (v *view) close() {
 	}
 }
 
-// notice tells what the build outlived, above the live block.
-func (v *view) notice(text string) {
+// Notice implements driver.View: what the build outlived, above the live block.
+func (v *view) Notice(text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.json {

@@ -2681,15 +2681,16 @@ func (x *Cost) GetAnswers() int32 {
 	return 0
 }
 
-// Line is what was committed, what a trial measured, or how the job stands, which is
-// the last one when it is over. Numbers of events beyond 2^53 are rounded: HTTP gives
-// the journal's own bytes.
+// Line is what was committed, what a trial measured, what a node says of the job, or how
+// the job stands, which is the last one when it is over. Numbers of events beyond 2^53
+// are rounded: HTTP gives the journal's own bytes.
 type Line struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	N             *uint32                `protobuf:"varint,1,opt,name=n,proto3,oneof" json:"n,omitempty"` // of the event
 	Event         *structpb.Struct       `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
 	Progress      *structpb.Struct       `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
 	Job           *Job                   `protobuf:"bytes,4,opt,name=job,proto3" json:"job,omitempty"`
+	Notice        *Notice                `protobuf:"bytes,5,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2752,6 +2753,66 @@ func (x *Line) GetJob() *Job {
 	return nil
 }
 
+func (x *Line) GetNotice() *Notice {
+	if x != nil {
+		return x.Notice
+	}
+	return nil
+}
+
+// Notice is what a job outlived.
+type Notice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *int64                 `protobuf:"varint,1,opt,name=at,proto3,oneof" json:"at,omitempty"` // ms since 1970, by the node's clock
+	Text          *string                `protobuf:"bytes,2,opt,name=text,proto3,oneof" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notice) Reset() {
+	*x = Notice{}
+	mi := &file_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notice) ProtoMessage() {}
+
+func (x *Notice) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notice.ProtoReflect.Descriptor instead.
+func (*Notice) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Notice) GetAt() int64 {
+	if x != nil && x.At != nil {
+		return *x.At
+	}
+	return 0
+}
+
+func (x *Notice) GetText() string {
+	if x != nil && x.Text != nil {
+		return *x.Text
+	}
+	return ""
+}
+
 type NodesReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       *string                `protobuf:"bytes,1,opt,name=cluster,proto3,oneof" json:"cluster,omitempty"`
@@ -2764,7 +2825,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2837,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2850,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{35}
+	return file_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2843,7 +2904,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +2916,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +2929,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{36}
+	return file_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Node) GetId() string {
@@ -3394,13 +3455,19 @@ const file_control_proto_rawDesc = "" +
 	"\b_threadsB\r\n" +
 	"\v_task_errorB\n" +
 	"\n" +
-	"\b_answers\"\xa6\x01\n" +
+	"\b_answers\"\xd2\x01\n" +
 	"\x04Line\x12\x11\n" +
 	"\x01n\x18\x01 \x01(\rH\x00R\x01n\x88\x01\x01\x12-\n" +
 	"\x05event\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05event\x123\n" +
 	"\bprogress\x18\x03 \x01(\v2\x17.google.protobuf.StructR\bprogress\x12!\n" +
-	"\x03job\x18\x04 \x01(\v2\x0f.autoglm.v1.JobR\x03jobB\x04\n" +
-	"\x02_n\"\xa9\x01\n" +
+	"\x03job\x18\x04 \x01(\v2\x0f.autoglm.v1.JobR\x03job\x12*\n" +
+	"\x06notice\x18\x05 \x01(\v2\x12.autoglm.v1.NoticeR\x06noticeB\x04\n" +
+	"\x02_n\"F\n" +
+	"\x06Notice\x12\x13\n" +
+	"\x02at\x18\x01 \x01(\x03H\x00R\x02at\x88\x01\x01\x12\x17\n" +
+	"\x04text\x18\x02 \x01(\tH\x01R\x04text\x88\x01\x01B\x05\n" +
+	"\x03_atB\a\n" +
+	"\x05_text\"\xa9\x01\n" +
 	"\n" +
 	"NodesReply\x12\x1d\n" +
 	"\acluster\x18\x01 \x01(\tH\x00R\acluster\x88\x01\x01\x12\x1b\n" +
@@ -3475,7 +3542,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
@@ -3512,103 +3579,105 @@ var file_control_proto_goTypes = []any{
 	(*Trial)(nil),                 // 32: autoglm.v1.Trial
 	(*Cost)(nil),                  // 33: autoglm.v1.Cost
 	(*Line)(nil),                  // 34: autoglm.v1.Line
-	(*NodesReply)(nil),            // 35: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 36: autoglm.v1.Node
-	nil,                           // 37: autoglm.v1.Order.ConfigEntry
-	nil,                           // 38: autoglm.v1.Order.RangesEntry
-	nil,                           // 39: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 40: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 41: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 42: autoglm.v1.Spec.StagesEntry
-	nil,                           // 43: autoglm.v1.Data.ConfigEntry
-	nil,                           // 44: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 45: autoglm.v1.Step.EnvEntry
-	nil,                           // 46: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 47: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 49: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 50: google.protobuf.Value
+	(*Notice)(nil),                // 35: autoglm.v1.Notice
+	(*NodesReply)(nil),            // 36: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 37: autoglm.v1.Node
+	nil,                           // 38: autoglm.v1.Order.ConfigEntry
+	nil,                           // 39: autoglm.v1.Order.RangesEntry
+	nil,                           // 40: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 41: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 42: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 43: autoglm.v1.Spec.StagesEntry
+	nil,                           // 44: autoglm.v1.Data.ConfigEntry
+	nil,                           // 45: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 46: autoglm.v1.Step.EnvEntry
+	nil,                           // 47: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 48: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 50: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 51: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
 	22, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
 	20, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
 	18, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
 	6,  // 3: autoglm.v1.SteerRequest.order:type_name -> autoglm.v1.Order
-	37, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
-	38, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
+	38, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
+	39, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
 	7,  // 6: autoglm.v1.Order.brackets:type_name -> autoglm.v1.Bracket
-	39, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	48, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	48, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	48, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	48, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	40, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	40, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	49, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	49, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	49, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	49, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	41, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
 	22, // 13: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
 	20, // 14: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
 	31, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
 	30, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
 	19, // 17: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
-	48, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	49, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
 	21, // 19: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
 	23, // 20: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
 	24, // 21: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	41, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	42, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
 	25, // 23: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
 	26, // 24: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	42, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	43, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
 	28, // 26: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	43, // 27: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	44, // 28: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	45, // 29: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	44, // 27: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	45, // 28: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	46, // 29: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
 	29, // 30: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
 	32, // 31: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
 	32, // 32: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	46, // 33: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	47, // 33: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
 	33, // 34: autoglm.v1.Trial.cost:type_name -> autoglm.v1.Cost
-	49, // 35: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	49, // 36: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	50, // 35: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	50, // 36: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
 	18, // 37: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	36, // 38: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	48, // 39: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	47, // 40: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	50, // 41: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
-	21, // 42: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	48, // 43: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	27, // 44: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	50, // 45: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
-	0,  // 46: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
-	2,  // 47: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
-	4,  // 48: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
-	8,  // 49: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
-	8,  // 50: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
-	4,  // 51: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
-	4,  // 52: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
-	5,  // 53: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
-	4,  // 54: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
-	10, // 55: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
-	11, // 56: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
-	12, // 57: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	13, // 58: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
-	15, // 59: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 60: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 61: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	18, // 62: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	34, // 63: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	34, // 64: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	9,  // 65: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	18, // 66: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	6,  // 67: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
-	17, // 68: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	35, // 69: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	17, // 70: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	17, // 71: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	14, // 72: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
-	16, // 73: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	60, // [60:74] is the sub-list for method output_type
-	46, // [46:60] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	35, // 38: autoglm.v1.Line.notice:type_name -> autoglm.v1.Notice
+	37, // 39: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	49, // 40: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	48, // 41: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	51, // 42: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
+	21, // 43: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	49, // 44: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	27, // 45: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	51, // 46: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	0,  // 47: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
+	2,  // 48: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
+	4,  // 49: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
+	8,  // 50: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
+	8,  // 51: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
+	4,  // 52: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
+	4,  // 53: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
+	5,  // 54: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
+	4,  // 55: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
+	10, // 56: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
+	11, // 57: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
+	12, // 58: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
+	13, // 59: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
+	15, // 60: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 61: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 62: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	18, // 63: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	34, // 64: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	34, // 65: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	9,  // 66: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	18, // 67: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	6,  // 68: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
+	17, // 69: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	36, // 70: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	17, // 71: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	17, // 72: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	14, // 73: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
+	16, // 74: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	61, // [61:75] is the sub-list for method output_type
+	47, // [47:61] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3641,13 +3710,14 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[34].OneofWrappers = []any{}
 	file_control_proto_msgTypes[35].OneofWrappers = []any{}
 	file_control_proto_msgTypes[36].OneofWrappers = []any{}
+	file_control_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

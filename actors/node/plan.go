@@ -152,9 +152,7 @@ func newSearch(spec job.Spec, sp *space.Space, first space.Config, past []search
 	if err != nil {
 		return nil, err
 	}
-	if len(spec.Goals()) > 1 && p.Scheduler == "auto" {
-		p.Scheduler = "hyperband" // the same brackets, without a rule: that knows the main score alone
-	}
+	p.Scheduler = p.SchedulerFor(len(spec.Goals()))
 	sched, err := search.NewScheduler(p)
 	if err != nil {
 		return nil, err

@@ -174,7 +174,7 @@ func plan(ctx context.Context, spec job.Spec, f jobFlags) error {
 	printGraph(os.Stdout, spec)
 	fmt.Printf("Data: %s, about %d bytes of text\n", p.Task, bytes)
 	fmt.Printf("Devices: %d × %s\n", len(o.Devices), o.Devices[0].Model)
-	for _, l := range planLines(o.Plan) {
+	for _, l := range planLines(&spec, o.Plan) {
 		fmt.Println(strings.ToUpper(l[:1]) + l[1:])
 	}
 	if spec.GrowsFinal() {

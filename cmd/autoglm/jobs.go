@@ -268,14 +268,17 @@ func logsCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "logs JOB", Short: "Print what has happened in a job of a cluster", Args: cobra.ExactArgs(1),
-		Long: `Logs prints a job's events up to now; attach goes on with what follows. --json
-prints the journal's records as they are.`,
+		Long: `Logs prints what a job's nodes outlived of late, and its events up to now; attach goes
+on with what follows. --json prints the journal's records as they are.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			return t.with(c.Context(), func(ctx context.Context, c *driver.Client) error {
 				v := newView("", asJSON)
 				v.live = false
 				st := journal.NewState()
 				return c.Events(ctx, args[0], 0, false, func(l daemon.Line) error {
+					if l.Notice != nil && !asJSON {
+						v.Notice(time.UnixMilli(l.Notice.At).Format(time.TimeOnly) + " " + l.Notice.Text)
+					}
 					if l.Event == nil {
 						return nil
 					}

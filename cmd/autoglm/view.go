@@ -224,7 +224,7 @@ func (v *view) plain(u driver.Update) {
 			}
 		}
 	case journal.Planned:
-		for _, l := range planLines(*e.Plan) {
+		for _, l := range planLines(&u.State.Spec, *e.Plan) {
 			say("%s", l)
 		}
 	case journal.Decided:
@@ -322,7 +322,8 @@ func size(n int64) string {
 	return fmt.Sprintf("%.0fk", float64(n)/1e3)
 }
 
-func planLines(p search.Plan) []string {
+// planLines says what a plan will do.
+func planLines(spec *job.Spec, p search.Plan) []string {
 	var out []string
 	unit := func(x float64) string {
 		switch p.Unit {
@@ -336,8 +337,9 @@ func planLines(p search.Plan) []string {
 	if p.Rate > 0 {
 		out = append(out, fmt.Sprintf("this machine trains such models at %.0f GFLOP/s a device; %d trials side by side", p.Rate/1e9, p.Slots))
 	}
-	if p.Scheduler != "" {
-		out = append(out, "scheduler: "+p.Scheduler)
+	out = append(out, fmt.Sprintf("strategy: %s: %s", spec.SearchStrategy, search.AboutStrategy(spec.SearchStrategy, p.SearchTrials)))
+	if s := p.SchedulerFor(len(spec.Goals())); s != "" {
+		out = append(out, fmt.Sprintf("scheduler: %s: %s", s, search.AboutScheduler(s)))
 	}
 	for _, b := range p.Brackets {
 		var rungs []string
@@ -380,7 +382,7 @@ func (v *view) draw() {
 	}
 	rows = append(rows, strings.Join(stages, "  "), fmt.Sprintf("%s%s   best %s", clock(v.active()), left, bestOf(v.last.Board)))
 	if p := v.last.State.Plan; p != nil {
-		rows = append(rows, planLines(*p)...)
+		rows = append(rows, planLines(&v.last.State.Spec, *p)...)
 	}
 	if orders := v.last.State.Orders; len(orders) > 0 {
 		rows = append(rows, fmt.Sprintf("ordered: %s", ordered(orders[len(orders)-1])))

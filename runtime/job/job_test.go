@@ -48,6 +48,8 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"search_strategy: evolutionry", `(did you mean "evolutionary"?)`},
 		{"budget:\n  trials: 3\n  wall_clock: 3m", "j:1: budget: give one of"},
 		{"budget:\n  wall_clock: 1s", "j:2: budget.wall_clock: 1s is too short"},
+		{"budget: soon", "j:1: budget: \"soon\" is no duration"},
+		{"budget: 1s", "j:1: budget.wall_clock: 1s is too short"},
 		{"budget:\n  wall_clock: soon", "j:2: budget.wall_clock: \"soon\" is no duration"},
 		{"space:\n  lr: gauss(1, 2)", "j:2: space.lr: \"gauss(1, 2)\": unknown range"},
 		{"space:\n  layer: 3", `j:2: space.layer: is no dimension`},

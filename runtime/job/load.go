@@ -166,6 +166,9 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) error {
 		v.Set(reflect.ValueOf(Line(n.Value)))
 		return nil
 	}
+	if v.Type() == reflect.TypeFor[Budget]() && n.Kind == yaml.ScalarNode {
+		return d.decode(n, v.FieldByName("WallClock"), path) // budget: 15m
+	}
 	if reflect.PointerTo(v.Type()).Implements(textType) {
 		if n.Kind != yaml.ScalarNode {
 			return d.fail(n, path, "must be a single value")

@@ -67,6 +67,15 @@ type Plan struct {
 	TokenTimes []glm.TokenTime `json:"token_times,omitempty"`
 }
 
+// SchedulerFor is the scheduler for so many objectives: auto has a rule that knows the
+// main score alone, and goes without it where there are others.
+func (p *Plan) SchedulerFor(objectives int) string {
+	if p.Scheduler == "auto" && objectives > 1 {
+		return "hyperband"
+	}
+	return p.Scheduler
+}
+
 // eta is Hyperband's reduction factor, and ashaEta that of asynchronous halving, which
 // promotes the more on chance the sooner it promotes; both are their papers'.
 const eta, ashaEta = 3, 4

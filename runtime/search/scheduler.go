@@ -33,6 +33,22 @@ func Schedulers() []string {
 	return []string{"auto", "hyperband", "sha", "asha", "pasha", "pbt", "median", "wilcoxon", "curve", "none"}
 }
 
+// AboutScheduler says in a few words what a scheduler does; "" of one that is not known.
+func AboutScheduler(name string) string {
+	return map[string]string{
+		"auto":      "Hyperband with the brackets that suit the budget; a trial whose learning curve foretells that it can't win is stopped",
+		"hyperband": "Hyperband: the best third of a rung goes on to the next",
+		"sha":       "successive halving: the best third of a rung goes on to the next",
+		"asha":      "asynchronous halving: whatever is among the best quarter of a rung so far goes on at once",
+		"pasha":     "asynchronous halving whose rungs grow only while the order of the best still changes",
+		"pbt":       "a population: its worst go on from copies of its best, with other settings",
+		"median":    "whole trainings; one below the median of the others at its step is stopped",
+		"wilcoxon":  "whole trainings; one that is worse by Wilcoxon's test is stopped",
+		"curve":     "whole trainings; one whose learning curve foretells that it can't win is stopped",
+		"none":      "whole trainings",
+	}[name]
+}
+
 // NewScheduler makes the scheduler of a plan.
 func NewScheduler(p Plan) (Scheduler, error) {
 	switch p.Scheduler {

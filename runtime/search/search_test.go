@@ -273,3 +273,17 @@ func TestRankingPutsRungFirst(t *testing.T) {
 		t.Fatalf("ranking %+v", r)
 	}
 }
+
+// Every strategy and scheduler says what it does.
+func TestAbout(t *testing.T) {
+	for _, name := range Names() {
+		if AboutStrategy(name, 12) == "" || AboutStrategy(name, 1000) == "" {
+			t.Errorf("strategy %s says nothing", name)
+		}
+	}
+	for _, name := range Schedulers() {
+		if AboutScheduler(name) == "" {
+			t.Errorf("scheduler %s says nothing", name)
+		}
+	}
+}

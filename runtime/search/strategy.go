@@ -76,6 +76,30 @@ var makers = []struct {
 	{"bayesian", func(h *history) Strategy { return newGP(h) }},
 }
 
+// AboutStrategy says in a few words what a strategy does in a search of so many trials
+// that knows where to begin; "" of one that is not known.
+func AboutStrategy(name string, trials int) string {
+	if name == "auto" && trials <= briefTrials {
+		return fmt.Sprintf("evolution near the first trial, since at most %d trials are too few for models of the space", briefTrials)
+	}
+	return map[string]string{
+		"auto":         "a Gaussian process makes three of five proposals, a random forest and TPE one each",
+		"random":       "every dimension at random",
+		"sobol":        "a scrambled Sobol sequence, whose points lie more evenly than random ones",
+		"evolutionary": "the architecture evolves, TPE proposes the rest",
+		"evolution":    "children of the best, the oldest die",
+		"de":           "differential evolution",
+		"dehb":         "differential evolution with a population of each rung",
+		"nsga2":        "NSGA-II",
+		"tpe":          "TPE: where good trials are dense and bad ones are not",
+		"forest":       "a random forest foretells scores; expected improvement",
+		"cma-es":       "CMA-ES: a normal distribution that moves to where it is good",
+		"bohb":         "TPE on the highest rung that has enough results",
+		"gp":           "a Gaussian process foretells scores; expected improvement",
+		"bayesian":     "a Gaussian process foretells scores; expected improvement",
+	}[name]
+}
+
 // Names lists the strategies that NewStrategy makes.
 func Names() []string {
 	var out []string

@@ -171,7 +171,7 @@ func newPage(f *folder, l limits) *page {
 	p.goals(f, shown)
 	p.cleaning(f)
 	p.stages(st)
-	p.plan(st.Plan)
+	p.plan(&st.Spec, st.Plan)
 	p.warm(st.Past)
 	p.Samples = f.samples[:min(len(f.samples), 3)]
 	for i, s := range p.Samples {
@@ -490,7 +490,7 @@ func resource(pl *search.Plan, x float64) string {
 	return size(int64(x)) + " GFLOP"
 }
 
-func (p *page) plan(pl *search.Plan) {
+func (p *page) plan(spec *job.Spec, pl *search.Plan) {
 	if pl == nil {
 		return
 	}
@@ -504,8 +504,9 @@ func (p *page) plan(pl *search.Plan) {
 		p.Plan = append(p.Plan, fmt.Sprintf("%s for the final training.", unit(pl.FinalResource)))
 	}
 	p.Plan = append(p.Plan, fmt.Sprintf("Models of about %s parameters, at most %s; the final training passes %.1f times over the data.", size(pl.Params), size(pl.MaxParams), pl.Epochs))
-	if pl.Scheduler != "" {
-		p.Plan = append(p.Plan, fmt.Sprintf("Scheduler: %s.", pl.Scheduler))
+	p.Plan = append(p.Plan, fmt.Sprintf("Strategy %s: %s.", spec.SearchStrategy, search.AboutStrategy(spec.SearchStrategy, pl.SearchTrials)))
+	if s := pl.SchedulerFor(len(spec.Goals())); s != "" {
+		p.Plan = append(p.Plan, fmt.Sprintf("Scheduler %s: %s.", s, search.AboutScheduler(s)))
 	}
 	p.PlanTable.Head = []string{"bracket", "rung", "trials", "training of each"}
 	for i, b := range pl.Brackets {

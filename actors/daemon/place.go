@@ -21,6 +21,7 @@ import (
 type places struct {
 	cards    map[string]card                // by node
 	holds    map[string][]string            // devices by job, as its node says
+	keeps    map[string][]placement.Share   // devices that wait for a queued job
 	refusals map[string][]placement.Refusal // by job, or loan
 	tries    map[string]int                 // refusals so far, for the backoff
 	left     map[string]left                // by node
@@ -42,7 +43,7 @@ type left struct {
 }
 
 func newPlaces() places {
-	return places{cards: map[string]card{}, holds: map[string][]string{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
+	return places{cards: map[string]card{}, holds: map[string][]string{}, keeps: map[string][]placement.Share{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
 }
 
 // A refusal holds for a second at first, each next one of a job's twice as long.
@@ -81,6 +82,7 @@ func (p *places) back(node string, devices []string, news []byte, now time.Time)
 // forget drops what is known of a job that is over.
 func (p *places) forget(job string) {
 	delete(p.holds, job)
+	delete(p.keeps, job)
 	maps.DeleteFunc(p.refusals, func(what string, _ []placement.Refusal) bool { return isOf(what, job) })
 	maps.DeleteFunc(p.tries, func(what string, _ int) bool { return isOf(what, job) })
 }
@@ -246,7 +248,7 @@ func (c *chief) item(j *Job) placement.Item {
 	}
 	i := placement.Item{
 		ID: j.ID, Owner: j.By, Priority: j.Spec.Priority, Need: need, Submitted: j.Submitted,
-		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j),
+		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j), Keeps: c.places.keeps[j.ID],
 	}
 	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
 		i.Either = j.Spec.Placement.Policy()
@@ -280,6 +282,8 @@ func (c *chief) assign(ctx context.Context) {
 				})
 			case placement.Preempt:
 				wg.Go(func() { c.preempt(ctx, a) })
+			case placement.Keep:
+				c.keep(a.Item, a.On)
 			case placement.Wait:
 				why[a.Item] = a.Why
 			}
@@ -289,6 +293,17 @@ func (c *chief) assign(ctx context.Context) {
 		c.mu.Lock()
 		c.refusals = why
 		c.mu.Unlock()
+	}
+}
+
+// keep notes which devices wait for a job.
+func (c *chief) keep(id string, on []placement.Share) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(on) == 0 {
+		delete(c.places.keeps, id)
+	} else {
+		c.places.keeps[id] = on
 	}
 }
 
@@ -329,6 +344,7 @@ func (c *chief) give(ctx context.Context, id string, on []placement.Share) bool 
 	err := errTaken
 	if j := c.reg.jobs[id]; j != nil && j.State == Queued && j.Epoch == job.Epoch {
 		err = c.commit(record{Op: opAssign, ID: id, Node: home.ID, NodeName: home.Name, Devices: a.Devices, Epoch: a.Epoch})
+		delete(c.places.keeps, id)
 	}
 	c.mu.Unlock()
 	if err != nil {

@@ -246,6 +246,10 @@ func (d *day) decide() {
 	runtime.UnlockOSThread()
 	for _, a := range acts {
 		id, i := a.Item, d.items[a.Item]
+		if a.Do == Keep {
+			i.Keeps = a.On
+			continue
+		}
 		if a.Do == Preempt {
 			d.stopped++
 			i.Preempted = with(i.Preempted, d.items[a.For].Owner, d.now)
@@ -275,7 +279,7 @@ func (d *day) decide() {
 		if count != i.Need.Count {
 			d.t.Fatalf("%v: %d devices of %d", a, count, i.Need.Count)
 		}
-		d.on[id] = a.On
+		d.on[id], i.Keeps = a.On, nil
 		run := d.run[id]
 		d.in(d.around(2*time.Hour), func() {
 			if d.run[id] == run && d.on[id] != nil {

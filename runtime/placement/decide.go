@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,7 +45,9 @@ func (s *Scheduler) Decide(now time.Time) []Action {
 		}
 	}
 	d := &decision{Scheduler: s, now: now}
+	d.renew()
 	for _, l := range slices.Clone(s.levels) { // a level whose last item starts goes
+		d.collect(l)
 		d.begin(l)
 		for {
 			g := d.first(l)
@@ -138,7 +141,12 @@ func (d *decision) fail(g *group) {
 // try deals with the first item of a group that was not dealt with.
 func (d *decision) try(g *group) {
 	e := g.entries[g.next]
-	e.reason, d.shielded, g.queue.first = nil, false, nil
+	d.shielded, g.queue.first = false, nil
+	if len(e.Keeps) > 0 {
+		g.next++
+		return
+	}
+	e.reason = nil
 	if on := d.choose(e); on != nil {
 		d.start(e, on)
 		return
@@ -157,6 +165,13 @@ func (d *decision) try(g *group) {
 }
 
 func (d *decision) start(e *entry, on []Share) {
+	d.unmark(e)
+	for _, sh := range on {
+		h := d.host(sh.Node)
+		for _, v := range sh.Devices {
+			d.pass(e, h.devices[h.index[v]].mark)
+		}
+	}
 	d.dequeue(e)
 	d.release(e.shape)
 	d.run(e, on, d.now)
@@ -166,15 +181,21 @@ func (d *decision) start(e *entry, on []Share) {
 // may tells whether an item could have a device now.
 func (d *decision) may(e *entry, h *host, i int) bool {
 	m := h.devices[i].mark
-	if !e.shape.free(h, i) || m.hard {
+	if !e.shape.free(h, i) {
 		return false
 	}
-	if m.by == nil {
+	if m.by == nil || m.by == e {
 		return true
+	}
+	if m.hard {
+		return m.passed(e)
 	}
 	gives, _ := d.givesWay(e, m.by)
 	return gives
 }
+
+// passed tells whether an item takes what a pre-emption keeps for another.
+func (m mark) passed(e *entry) bool { return m.hard && e.Priority > m.by.Priority }
 
 // givesWay tells whether one item can be stopped for the other, or only was stopped
 // for its owner too lately.
@@ -314,6 +335,7 @@ func (d *decision) pick(e *entry, h *host, n int) Share {
 
 // set keeps a device for an item.
 func (d *decision) set(e *entry, h *host, i int, hard bool) {
+	d.pass(e, h.devices[i].mark)
 	if h.devices[i].mark.by == nil {
 		h.kept++
 	}
@@ -331,7 +353,7 @@ func (d *decision) room(e *entry, h *host) (free, coming []int) {
 	for _, i := range f.on {
 		c := &h.devices[i]
 		switch {
-		case c.mark.by != nil && c.mark.by != e:
+		case c.mark.by != nil && c.mark.by != e && !c.mark.passed(e):
 		case e.shape.free(h, i):
 			free = append(free, i)
 		case c.by != nil && c.by.stopping:
@@ -353,18 +375,127 @@ func (d *decision) takeComing(e *entry) *reason {
 		}
 		free, coming := d.room(e, h)
 		if len(coming) > 0 && len(free)+len(coming) >= want {
-			d.claim(e, h, free, coming, want)
+			d.claim(e, []*host{h})
 			return &reason{e: e, round: d.round, coming: true, on: []*host{h}}
 		}
 	}
 	return nil
 }
 
-// claim keeps devices, the free ones first.
-func (d *decision) claim(e *entry, h *host, free, coming []int, want int) {
-	for _, i := range append(free, coming...)[:min(want, len(free)+len(coming))] {
-		d.set(e, h, i, true)
+// claim keeps devices of hosts for an item until it starts, the free ones first.
+func (d *decision) claim(e *entry, hosts []*host) {
+	want := e.shape.want()
+	for _, h := range hosts {
+		free, coming := d.room(e, h)
+		sh := Share{Node: h.ID}
+		for _, i := range append(free, coming...)[:min(want, len(free)+len(coming))] {
+			d.set(e, h, i, true)
+			sh.Devices = append(sh.Devices, h.Machine.Devices[i].ID)
+		}
+		if want -= len(sh.Devices); len(sh.Devices) > 0 {
+			e.Keeps = append(e.Keeps, sh)
+		}
 	}
+	d.keepers[e.ID] = e
+	d.out = append(d.out, Action{Do: Keep, Item: e.ID, On: e.Keeps})
+}
+
+// renew marks what earlier decisions kept: were it anybody's meanwhile, what becomes free
+// bit by bit would go bit by bit, and more would be stopped in its place.
+func (d *decision) renew() {
+	for _, e := range d.keeping() {
+		if d.later[e.ID] != nil || !d.stands(e) {
+			d.lose(e)
+			continue
+		}
+		e.reason = &reason{e: e, round: d.round, coming: true}
+		for _, sh := range e.Keeps {
+			h := d.host(sh.Node)
+			e.reason.on = append(e.reason.on, h)
+			for _, v := range sh.Devices {
+				d.set(e, h, h.index[v], true)
+			}
+		}
+	}
+}
+
+// stands tells whether all that an item keeps is free, or will be.
+func (d *decision) stands(e *entry) bool {
+	n := 0
+	for _, sh := range e.Keeps {
+		h := d.host(sh.Node)
+		if h == nil {
+			return false
+		}
+		f := e.shape.at(h, d.now)
+		if !e.shape.roomy(f, h.soon) {
+			return false
+		}
+		for _, v := range sh.Devices {
+			i, ok := h.index[v]
+			if !ok || !slices.Contains(f.on, i) {
+				return false
+			}
+			c := &h.devices[i]
+			if c.mark.by != nil || !e.shape.free(h, i) && (c.by == nil || !c.by.stopping) {
+				return false
+			}
+			n++
+		}
+	}
+	return n >= e.shape.want()
+}
+
+// collect starts those of a level whose devices have become free, there or elsewhere.
+func (d *decision) collect(l *level) {
+	for _, e := range d.keeping() {
+		if e.Priority != l.priority {
+			continue
+		}
+		if on := d.choose(e); on != nil {
+			d.start(e, on)
+		}
+	}
+}
+
+// keeping is who keeps devices, the first first.
+func (d *decision) keeping() []*entry {
+	return slices.SortedFunc(maps.Values(d.keepers), func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(b.Priority, a.Priority), before(&a.Item, &b.Item))
+	})
+}
+
+// pass takes from another what is kept for it.
+func (d *decision) pass(e *entry, m mark) {
+	if m.by != nil && m.by != e && m.hard {
+		d.lose(m.by)
+	}
+}
+
+// lose says that nothing is kept for an item any longer.
+func (d *decision) lose(e *entry) {
+	d.unmark(e)
+	e.reason = nil
+	d.out = append(d.out, Action{Do: Keep, Item: e.ID})
+}
+
+// unmark lets go what an item keeps.
+func (d *decision) unmark(e *entry) {
+	for _, sh := range e.Keeps {
+		h := d.host(sh.Node)
+		if h == nil {
+			continue
+		}
+		for _, v := range sh.Devices {
+			if i, ok := h.index[v]; ok && h.devices[i].mark.by == e {
+				h.devices[i].mark = mark{}
+				h.kept--
+				h.ver = d.tick()
+			}
+		}
+	}
+	e.Keeps = nil
+	delete(d.keepers, e.ID)
 }
 
 // keep reserves for a gang that does not fit the free devices of the node that lacks

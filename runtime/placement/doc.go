@@ -6,6 +6,7 @@
 //		switch a.Do {
 //		case placement.Start: // a.Item on a.On
 //		case placement.Preempt: // stop a.Item, so that a.For can run
+//		case placement.Keep: // a.On is a.Item's from now on, as its Keeps
 //		case placement.Wait: // a.Item, because of a.Why
 //		}
 //	}
@@ -44,7 +45,8 @@
 //
 // An item that fits nowhere has items of strictly lower priority stopped that allow it:
 // the fewest that make room on one node, of these the lowest, of these the youngest.
-// Their devices and the free ones beside them are the item's from then on. An item that
+// Their devices and the free ones beside them are kept for the item until it starts, there
+// or where it fits sooner; only a higher priority takes them. An item that
 // was stopped is not stopped again within Config.Protect for work of the same owner, so
 // each owner costs it a start at most so often. For a host's memory alone nothing is
 // stopped.
@@ -52,6 +54,7 @@
 // # The caller's duties
 //
 // Carry out each Start and Preempt and say what became of it; a node may refuse, which
-// is an item's Refusal. A pre-empted item counts as running, Stopping, until its node has
+// is an item's Refusal. Give a view's items back the Keeps that they were given last, as a
+// Scheduler does by itself. A pre-empted item counts as running, Stopping, until its node has
 // given it back.
 package placement

@@ -62,11 +62,7 @@ func (d *decision) preempt(e *entry) *reason {
 		why := fmt.Sprintf("%s needs its devices, with priority %d over %d", e.ID, e.Priority, v.e.Priority)
 		d.out = append(d.out, Action{Do: Preempt, Item: v.e.ID, For: e.ID, Why: why})
 	}
-	for _, h := range hosts {
-		free, coming := d.room(e, h)
-		d.claim(e, h, free, coming, want)
-		want = max(0, want-len(free)-len(coming))
-	}
+	d.claim(e, hosts)
 	return &reason{e: e, round: d.round, coming: true, on: hosts}
 }
 

@@ -89,6 +89,7 @@ func (w *world) again(id string, later bool) {
 	if later {
 		i.NotBefore = w.now.Add(5 * time.Second)
 	}
+	i.Keeps = nil
 	delete(w.on, id)
 	delete(w.stop, id)
 	w.s.Wait(*i)
@@ -148,6 +149,10 @@ func (w *world) decide() {
 	startedBy := map[string]*Item{} // node/device to who got it now
 	for _, a := range got {
 		i := w.items[a.Item]
+		if a.Do == Keep {
+			i.Keeps = a.On
+			continue
+		}
 		if a.Do == Preempt {
 			victim := i
 			by := w.items[a.For]
@@ -186,7 +191,24 @@ func (w *world) decide() {
 		if count == 0 || i.Need.Count > 0 && count != i.Need.Count || len(a.On) > 1 && !i.Spread {
 			t.Fatalf("%v: %d devices of %v", a, count, i.Need)
 		}
-		w.on[a.Item] = a.On
+		w.on[a.Item], i.Keeps = a.On, nil
+	}
+	// Nothing is kept for two, and all that is kept for one is enough.
+	keeps := map[string]string{}
+	for id, i := range w.items {
+		n := 0
+		for _, sh := range i.Keeps {
+			for _, d := range sh.Devices {
+				if other := keeps[sh.Node+"/"+d]; other != "" {
+					t.Fatalf("%s of %s is kept for %s and %s", d, sh.Node, other, id)
+				}
+				keeps[sh.Node+"/"+d] = id
+				n++
+			}
+		}
+		if n > 0 && n < max(1, i.Need.Count) {
+			t.Fatalf("%d devices are kept for %+v", n, *i)
+		}
 	}
 	// What is free beside those that are stopped is for whom they are stopped.
 	for _, a := range got {

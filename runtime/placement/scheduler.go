@@ -22,6 +22,7 @@ type Scheduler struct {
 	items    map[string]*entry // waiting and running
 	running  map[string]*entry
 	later    map[string]*entry // waiting for their NotBefore
+	keepers  map[string]*entry // waiting, with Keeps
 	levels   []*level          // the highest priority first
 	shapes   map[shapeKey]*shape
 	owners   map[string]*owner
@@ -71,7 +72,7 @@ type cell struct {
 }
 
 // mark keeps a device for an item, for one decision. A soft one is a reservation; a
-// hard one comes of a pre-emption, and nobody passes it.
+// hard one comes of a pre-emption: only a higher priority passes it.
 type mark struct {
 	by   *entry
 	hard bool
@@ -134,7 +135,7 @@ func (o *owner) weight() float64 { return (o.used + float64(o.inUse)) / o.share 
 // New has no nodes and no items.
 func New(c Config) *Scheduler {
 	return &Scheduler{
-		cfg: c, items: map[string]*entry{}, running: map[string]*entry{}, later: map[string]*entry{},
+		cfg: c, items: map[string]*entry{}, running: map[string]*entry{}, later: map[string]*entry{}, keepers: map[string]*entry{},
 		shapes: map[shapeKey]*shape{}, owners: map[string]*owner{},
 	}
 }
@@ -299,6 +300,9 @@ func (s *Scheduler) Wait(i Item) {
 	e := &entry{Item: i}
 	e.shape = s.shapeOf(&e.Item)
 	s.items[i.ID] = e
+	if len(e.Keeps) > 0 {
+		s.keepers[i.ID] = e
+	}
 	if i.NotBefore.After(s.at) {
 		s.later[i.ID] = e
 	} else {
@@ -325,6 +329,7 @@ func (s *Scheduler) Done(id string) {
 	}
 	delete(s.items, id)
 	delete(s.later, id)
+	delete(s.keepers, id)
 	if e.on == nil {
 		s.dequeue(e)
 		s.release(e.shape)

@@ -49,6 +49,7 @@ type Item struct {
 	NotBefore   time.Time            // it failed, and is tried again then
 	Refused     []Refusal            // nodes that did not take it
 	Preempted   map[string]time.Time // when it was last stopped, by the owner of the work it was stopped for
+	Keeps       []Share              // of a Keep: devices that wait for it
 }
 
 // Refusal is a node's, good for a while.
@@ -79,6 +80,7 @@ type Verb string
 const (
 	Start   Verb = "start"
 	Preempt Verb = "preempt"
+	Keep    Verb = "keep"
 	Wait    Verb = "wait"
 )
 
@@ -86,7 +88,7 @@ const (
 type Action struct {
 	Do   Verb
 	Item string
-	On   []Share // of a start
+	On   []Share // of a start; of a keep, none where it keeps nothing any longer
 	For  string  // of a pre-emption: the item that needs the devices
 	Why  string
 }

@@ -1,7 +1,7 @@
 // Package chaos runs a cluster under faults and proves afterwards that it kept its
 // promises.
 //
-//	go test ./bench/chaos -duration 10m -seed 7 -v
+//	go test ./bench/chaos -duration 10m -timeout 20m -seed 7 -v
 //	go test ./bench/chaos -kills 100 -v
 //
 // Five nodes are processes in network namespaces on one switch (root, iproute2,
@@ -121,6 +121,11 @@ func TestChaos(t *testing.T) {
 		drive(t, hs)
 		return
 	}
+	// After the faults the jobs end, and are built once more without any.
+	need := *duration*3/2 + time.Minute
+	if end, ok := t.Deadline(); ok && time.Until(end) < need-time.Second {
+		t.Fatalf("-duration %v takes up to %v in all, and go test ends it after %v: add -timeout %v", *duration, need, time.Until(end).Round(time.Second), need)
+	}
 	hosts := ringtest.Hosts(t, started+more+1)
 	hosts[0].Lose(t, 1).End() // skips the test where it can't be done
 	conf, err := json.Marshal(hosts)
@@ -230,18 +235,7 @@ func (b *box) workers() []int {
 	if b.cmd == nil {
 		return nil
 	}
-	var out []int
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", b.cmd.Process.Pid)) // none where it has ended
-	for _, l := range lists {
-		text, _ := os.ReadFile(l)
-		for _, f := range strings.Fields(string(text)) {
-			pid, _ := strconv.Atoi(f)
-			if stat, err := os.ReadFile("/proc/" + f + "/stat"); err == nil && pid > 0 && !strings.Contains(string(stat), ") Z ") {
-				out = append(out, pid)
-			}
-		}
-	}
-	return out
+	return actorstest.Children(b.t, b.cmd.Process.Pid)
 }
 
 // fault is one kind of trouble.

@@ -341,9 +341,9 @@ func modelOf(s string) string {
 	return "a100"
 }
 
-var hours = flag.Float64("hours", 0.25, "virtual time of TestDay")
+var hours = flag.Float64("hours", 1, "virtual time of TestDay")
 
-// A day of 2,048 devices with faults, of which plain runs see a quarter of an hour: no
+// A day of 2,048 devices with faults, of which plain runs see an hour: no
 // device is leased twice, and none idles that an item could have.
 func TestDay(t *testing.T) {
 	length := time.Duration(*hours * float64(time.Hour))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type places struct {
 	cards    map[string]card                // by node
 	holds    map[string][]string            // devices by job, as its node says
 	keeps    map[string][]placement.Share   // devices that wait for a queued job
+	near     map[string][]string            // nodes that hold the files of a job that has run nowhere, once they were asked
 	refusals map[string][]placement.Refusal // by job, or loan
 	tries    map[string]int                 // refusals so far, for the backoff
 	left     map[string]left                // by node
@@ -43,7 +45,7 @@ type left struct {
 }
 
 func newPlaces() places {
-	return places{cards: map[string]card{}, holds: map[string][]string{}, keeps: map[string][]placement.Share{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
+	return places{cards: map[string]card{}, holds: map[string][]string{}, keeps: map[string][]placement.Share{}, near: map[string][]string{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
 }
 
 // A refusal holds for a second at first, each next one of a job's twice as long.
@@ -83,6 +85,7 @@ func (p *places) back(node string, devices []string, news []byte, now time.Time)
 func (p *places) forget(job string) {
 	delete(p.holds, job)
 	delete(p.keeps, job)
+	delete(p.near, job)
 	maps.DeleteFunc(p.refusals, func(what string, _ []placement.Refusal) bool { return isOf(what, job) })
 	maps.DeleteFunc(p.tries, func(what string, _ int) bool { return isOf(what, job) })
 }
@@ -256,6 +259,7 @@ func (c *chief) item(j *Job) placement.Item {
 	if len(j.Spec.Steps) > 0 {
 		i.Labels = map[string]string{allowSteps: "true"}
 	}
+	i.Near = c.places.near[j.ID]
 	if j.Node != "" {
 		i.Near = []string{j.Node} // its folder is there
 	}
@@ -268,6 +272,7 @@ func (c *chief) assign(ctx context.Context) {
 		if !slices.ContainsFunc(c.jobs(), func(j Job) bool { return j.State == Queued }) {
 			return
 		}
+		c.locate(ctx)
 		now := time.Now()
 		why := map[string]string{}
 		var refused atomic.Bool
@@ -294,6 +299,55 @@ func (c *chief) assign(ctx context.Context) {
 		c.refusals = why
 		c.mu.Unlock()
 	}
+}
+
+// locate asks all nodes, once for each job that has run nowhere, whether they hold its
+// files. One that does not answer in time holds none.
+func (c *chief) locate(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, j := range c.jobs() {
+		c.mu.Lock()
+		_, known := c.places.near[j.ID]
+		if j.State == Queued && !known {
+			c.places.near[j.ID] = nil
+		}
+		c.mu.Unlock()
+		if known || j.State != Queued || j.Node != "" || len(j.Files) == 0 {
+			continue
+		}
+		for _, m := range c.d.members.Members() {
+			wg.Go(func() {
+				if !c.d.holds(ctx, m.Addr, j.Files) {
+					return
+				}
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.places.near[j.ID] = append(c.places.near[j.ID], m.ID)
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// holds tells whether a node has all of a job's files.
+func (d *Daemon) holds(ctx context.Context, addr string, ups []Upload) bool {
+	for _, u := range ups {
+		req, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://"+addr+"/internal/files/"+u.Ref.Hash, nil)
+		if err != nil {
+			return false
+		}
+		r, err := d.client.Do(req)
+		if err != nil {
+			return false
+		}
+		r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return false
+		}
+	}
+	return true
 }
 
 // keep notes which devices wait for a job.

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,6 +69,47 @@ func TestPreemption(t *testing.T) {
 	}
 	if outcome(t, out) != alone(t, spec) {
 		t.Error("another result than undisturbed")
+	}
+}
+
+// Jobs begin where their files are: on nodes that they were uploaded or copied to.
+func TestJobsBeginAtTheirFiles(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	tn := newTown(t)
+	leader := tn.client(tn.start("a"))
+	for _, name := range []string{"b", "c", "d"} {
+		tn.start(name)
+	}
+	c := tn.client(tn.start("e"))
+	tn.settle(leader, 5, 5)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 1<<40)
+	spec.HardwareConstraint = "gpu-1" // which none has: the files come, and the job waits
+	if _, err := c.Submit(t.Context(), "", spec, nil); err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]bool{}
+	for name := range tn.nodes {
+		_ = filepath.WalkDir(filepath.Join(tn.dir, name, "files"), func(_ string, e os.DirEntry, err error) error {
+			at[name] = at[name] || err == nil && len(e.Name()) == 64
+			return nil
+		})
+	}
+	spec.HardwareConstraint = "cpu-2" // all of a node
+	for range 2 {
+		id, err := c.Submit(t.Context(), "", spec, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool {
+			d, err := c.Job(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.State == daemon.Running && !at[d.NodeName] {
+				t.Errorf("a job began on %s; its files were on %v", d.NodeName, at)
+			}
+			return d.State == daemon.Running
+		})
 	}
 }
 

@@ -261,7 +261,7 @@ func printBoard(w io.Writer, b journal.Leaderboard, n int) {
 		if t.Status == "failed" {
 			line = firstLine(t.Reason)
 		}
-		fmt.Fprintf(w, "%-6s %-8s %4d %8s %7d %9.0f%s  %s\n", t.ID, t.Status, max(t.Rung, 0), bits, t.Steps, t.PerSecond, costRow(&b, t), line)
+		fmt.Fprintf(w, "%-6s %-8s %4s %8s %7d %9.0f%s  %s\n", t.ID, t.Status, rung(t), bits, t.Steps, t.PerSecond, costRow(&b, t), line)
 	}
 	if n > 0 && len(b.Trials) > n {
 		fmt.Fprintf(w, "… and %d more: see leaderboard.json\n", len(b.Trials)-n)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -439,7 +440,15 @@ func (v *view) row(t journal.Entry) string {
 			eta = clock(v.last.State.Spec.Budget.WallClock.D().Seconds() - v.active() - p.Reserve)
 		}
 	}
-	return fmt.Sprintf("%-6s %-8s %4d %8s %9.0f %5s%s  %s", t.ID, t.Status, max(t.Rung, 0), bits, rate, eta, costRow(&v.last.Board, t), lineOf(t)+summary(t.Config))
+	return fmt.Sprintf("%-6s %-8s %4s %8s %9.0f %5s%s  %s", t.ID, t.Status, rung(t), bits, rate, eta, costRow(&v.last.Board, t), lineOf(t)+summary(t.Config))
+}
+
+// rung is a trial's; the final training is on none.
+func rung(t journal.Entry) string {
+	if t.ID == "final" {
+		return "–"
+	}
+	return strconv.Itoa(max(t.Rung, 0))
 }
 
 // lineOf says of a fork whose.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -17,8 +18,8 @@ import (
 
 // exporting is what the flags of export say.
 type exporting struct {
-	format, out, typ, name, runtime, tag string
-	force                                bool
+	format, out, kind, name, runtime, tag string
+	force                                 bool
 }
 
 func exportCommand() *cobra.Command {
@@ -31,11 +32,12 @@ func exportCommand() *cobra.Command {
   gguf   One file for llama.cpp, Ollama, LM Studio and others, with tokenizer and chat
          template. --type says how matrices are stored; norms stay f32:
            f32   as trained
-           f16   half the size, the same greedy text (default); bf16 has f32's range
+           f16   half the size (default); bf16 has f32's range
            q8_0  about 0.27 of f32: 8 bits a value and a scale for 32 of them
            q4_0  about 0.16 of f32: 4 bits, the output projection q8_0
          A matrix whose rows are no multiple of 32 is f16 in the last two.
-  hf     A folder for transformers and vLLM: the bundle, written anew.
+  hf     A folder for transformers and vLLM: the bundle, written anew, with --type f32
+         (default), f16 or bf16.
   oci    A container image: this program, the model, and a user that may write nothing.
          PATH is a folder (OCI layout, for autoglm push, skopeo and autoglm sign), or a
          file ending in .tar (for docker load and podman load). The same program and
@@ -73,7 +75,7 @@ What is written is there whole or not at all. What is at PATH stays, unless --fo
 	fl := c.Flags()
 	fl.StringVar(&e.format, "format", "", "gguf, hf or oci")
 	fl.StringVar(&e.out, "out", "", "`PATH` to write to")
-	fl.StringVar(&e.typ, "type", "f16", "of gguf's matrices: f32, f16, bf16, q8_0 or q4_0")
+	fl.StringVar(&e.kind, "type", "", "of gguf's matrices: f32, f16 (default), bf16, q8_0 or q4_0; of hf's weights: f32 (default), f16 or bf16")
 	fl.StringVar(&e.name, "name", "", "`NAME` of the model (default that of its card)")
 	fl.StringVar(&e.runtime, "runtime", "", "static autoglm `FILE` to put into an image, of amd64 or arm64 (default this program)")
 	fl.StringVar(&e.tag, "tag", "", "`NAME:TAG` of an image (default its name and latest)")
@@ -89,19 +91,28 @@ func (e *exporting) check(c *cobra.Command) error {
 	case e.out == "":
 		return errors.New("--out PATH is needed")
 	}
-	formats := map[string]string{"type": "gguf", "runtime": "oci", "tag": "oci"}
-	for flag, format := range formats {
-		if c.Flags().Changed(flag) && e.format != format {
-			return fmt.Errorf("--%s is of --format %s", flag, format)
+	for _, flag := range []string{"runtime", "tag"} {
+		if c.Flags().Changed(flag) && e.format != "oci" {
+			return fmt.Errorf("--%s is of --format oci", flag)
 		}
 	}
 	switch e.format {
-	case "gguf", "hf", "oci":
+	case "gguf":
+		e.kind = cmp.Or(e.kind, "f16")
+		if _, err := gguf.ParseType(e.kind); err != nil {
+			return fmt.Errorf("--type: %w", err)
+		}
+	case "hf":
+		e.kind = cmp.Or(e.kind, "f32")
+		if dtypes[e.kind] == "" {
+			return fmt.Errorf("--type %s is not known; hf has f32, f16 and bf16", e.kind)
+		}
+	case "oci":
+		if e.kind != "" {
+			return errors.New("an image takes the bundle's weights as they are; --type is of the other formats (export --format hf first)")
+		}
 	default:
 		return fmt.Errorf("--format %s is not known; gguf, hf and oci are", e.format)
-	}
-	if _, err := gguf.ParseType(e.typ); err != nil {
-		return fmt.Errorf("--type: %w", err)
 	}
 	info, err := os.Stat(e.out)
 	switch {
@@ -121,7 +132,7 @@ func (e *exporting) file() bool {
 }
 
 func (e *exporting) gguf(b *bundle.Bundle) error {
-	t, err := gguf.ParseType(e.typ)
+	t, err := gguf.ParseType(e.kind)
 	if err != nil {
 		return usageError{err}
 	}
@@ -161,7 +172,10 @@ func (e *exporting) gguf(b *bundle.Bundle) error {
 
 func megabytes(n int64) string { return fmt.Sprintf("%9.2f MB", float64(n)/1e6) }
 
+var dtypes = map[string]bundle.DType{"f32": bundle.Float32, "f16": bundle.Float16, "bf16": bundle.BFloat16}
+
 func (e *exporting) folder(b *bundle.Bundle) error {
+	b.DType = dtypes[e.kind]
 	if err := bundle.Write(e.out, b); err != nil {
 		return usageError{err}
 	}
@@ -169,10 +183,14 @@ func (e *exporting) folder(b *bundle.Bundle) error {
 	if err != nil {
 		return err
 	}
-	if !bundle.Equal(again, b) {
+	if b.DType == bundle.Float32 && !bundle.Equal(again, b) {
 		return fmt.Errorf("%s reads back as another model", e.out)
 	}
-	fmt.Printf("%s: weights of %s (f32); read back, and all as in the bundle\n", e.out, strings.TrimSpace(megabytes(bundle.WeightsBytes(b.Arch))))
+	info, err := os.Stat(filepath.Join(e.out, bundle.WeightsFile))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: weights of %s (%s), read back\n", e.out, strings.TrimSpace(megabytes(info.Size())), e.kind)
 	return nil
 }
 

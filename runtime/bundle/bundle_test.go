@@ -146,6 +146,40 @@ func TestWriteIsReproducibleAndReplaces(t *testing.T) {
 	}
 }
 
+// Weights of 16 bits read back as they were rounded, and the folder says what they are.
+func TestDTypes(t *testing.T) {
+	for d, bits := range map[DType]float64{Float16: 11, BFloat16: 8} {
+		b := tinyBundle(t, true)
+		b.DType = d
+		dir := filepath.Join(t.TempDir(), "b")
+		if err := Write(dir, b); err != nil {
+			t.Fatal(err)
+		}
+		c := contents(t, dir)
+		if !strings.Contains(c[ConfigFile], `"torch_dtype": "`+string(d)) || !strings.Contains(c[CardFile], "no biases), "+string(d)) {
+			t.Errorf("%s is not in %s or %s", d, ConfigFile, CardFile)
+		}
+		if n := int64(len(c[WeightsFile])); n > WeightsBytes(b.Arch)/2+2000 {
+			t.Errorf("%s: %d bytes", d, n)
+		}
+		got, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range b.Params {
+			for j, v := range p.Data {
+				if w := got.Params[i].Data[j]; math.Abs(float64(w-v)) > math.Abs(float64(v))*math.Pow(2, -bits)+0x1p-24 {
+					t.Fatalf("%s: %g became %g", d, v, w)
+				}
+			}
+		}
+		b.Params[3].Data[0] = 3.4e38
+		if err := Write(dir, b); err == nil || !strings.Contains(err.Error(), "too large") {
+			t.Errorf("%s of 3.4e38: %v", d, err)
+		}
+	}
+}
+
 // A card that somebody else wrote stays as it is.
 func TestForeignCard(t *testing.T) {
 	root := t.TempDir()
@@ -193,6 +227,7 @@ func TestWriteRefuses(t *testing.T) {
 		"vocab":      {func(b *Bundle) { b.Arch.Vocab = 256 }, "320"},
 		"eval":       {func(b *Bundle) { b.Eval = json.RawMessage("{") }, "eval.json"},
 		"tokenizer":  {func(b *Bundle) { b.Tokenizer = nil }, "tokenizer"},
+		"dtype":      {func(b *Bundle) { b.DType = "int8" }, "int8"},
 		"topp":       {func(b *Bundle) { b.Generation.TopP = 2 }, "top_p"},
 	} {
 		b := tinyBundle(t, true)
@@ -377,7 +412,7 @@ func FuzzSafetensors(f *testing.F) {
 }
 
 func FuzzConfig(f *testing.F) {
-	data, err := marshal(makeConfig(glm.Arch{Vocab: 320, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 128}.WithDefaults(), DefaultGeneration()))
+	data, err := marshal(makeConfig(glm.Arch{Vocab: 320, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 128}.WithDefaults(), DefaultGeneration(), Float32))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -116,7 +117,7 @@ func (c Card) markdown(b *Bundle) string {
 	p("```sh\nautoglm generate PATH --prompt \"Once\"\nautoglm eval PATH FILE\n```\n\n")
 
 	a := b.Arch
-	p("## Architecture\n\nDecoder of the Llama family (RMSNorm, grouped-query attention, rotary embedding, SwiGLU, no biases), float32.\n\n")
+	p("## Architecture\n\nDecoder of the Llama family (RMSNorm, grouped-query attention, rotary embedding, SwiGLU, no biases), %s.\n\n", cmp.Or(b.DType, Float32))
 	row("parameters", "layers", "width", "heads (key/value)", "feed-forward", "context", "vocabulary", "embeddings")
 	p("|---|---|---|---|---|---|---|---|\n")
 	tied := "untied"

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ const (
 // Bundle is a trained model with everything that is needed to use it.
 type Bundle struct {
 	Arch         glm.Arch
+	DType        DType            // of the weights that Write stores; Open widens what it reads
 	Params       engine.StateDict // every parameter of Arch.Layout; Write leaves out optimiser state
 	Tokenizer    *token.Tokenizer // its vocabulary may be smaller than Arch.Vocab, which is padded
 	Generation   Generation
@@ -59,6 +61,11 @@ func (b *Bundle) Validate() error {
 	}
 	if err := b.Generation.validate(b.Arch.Vocab); err != nil {
 		return err
+	}
+	switch b.DType {
+	case "", Float32, Float16, BFloat16:
+	default:
+		return fmt.Errorf("weights of type %q are not known; float32, float16 and bfloat16 are", b.DType)
 	}
 	if b.Eval != nil && !json.Valid(b.Eval) {
 		return fmt.Errorf("%s is not JSON", EvalFile)
@@ -123,7 +130,7 @@ func fill(dir string, b *Bundle, params engine.StateDict) error {
 		data any // []byte as it is, else JSON
 	}
 	files := []file{
-		{ConfigFile, makeConfig(b.Arch, b.Generation)},
+		{ConfigFile, makeConfig(b.Arch, b.Generation, cmp.Or(b.DType, Float32))},
 		{GenerationFile, makeGeneration(b.Generation)},
 		{TokenizerFile, tokenizer},
 		{TokenizerConfigFile, b.tokenizerConfig()},
@@ -150,7 +157,7 @@ func fill(dir string, b *Bundle, params engine.StateDict) error {
 			return err
 		}
 	}
-	return writeFile(filepath.Join(dir, WeightsFile), func(w io.Writer) error { return WriteSafetensors(w, params) })
+	return writeFile(filepath.Join(dir, WeightsFile), func(w io.Writer) error { return writeSafetensors(w, params, b.DType) })
 }
 
 func writeFile(path string, body func(io.Writer) error) error {

@@ -2,7 +2,7 @@ package image
 
 import (
 	"archive/tar"
-	"compress/gzip"
+	"bytes"
 	"debug/buildinfo"
 	"debug/elf"
 	"errors"
@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/gzip"
 )
 
 // Places inside an image.
@@ -207,15 +208,22 @@ func stream(files []file) io.ReadCloser {
 	return r
 }
 
+// compressed is a layer that is made at once, in memory.
 func compressed(files []file) (v1.Layer, error) {
-	return layer(files, tarball.WithCompressionLevel(gzip.DefaultCompression), tarball.WithCompressedCaching)
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if err := errors.Join(writeTar(w, files), w.Close()); err != nil {
+		return nil, err
+	}
+	return layer(func() io.ReadCloser { return io.NopCloser(bytes.NewReader(b.Bytes())) })
 }
 
-// stored is a layer of gzip's form that is not compressed: not all clients know a bare tar.
+// stored is a layer of gzip's form that is not compressed: not all clients know a bare
+// tar. It is made while it is read.
 func stored(files []file) (v1.Layer, error) {
-	return layer(files, tarball.WithCompressionLevel(gzip.NoCompression))
+	return layer(func() io.ReadCloser { return stream(files) }, tarball.WithCompressionLevel(gzip.NoCompression))
 }
 
-func layer(files []file, o ...tarball.LayerOption) (v1.Layer, error) {
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return stream(files), nil }, append(o, tarball.WithMediaType(types.OCILayer))...)
+func layer(open func() io.ReadCloser, o ...tarball.LayerOption) (v1.Layer, error) {
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return open(), nil }, append(o, tarball.WithMediaType(types.OCILayer))...)
 }

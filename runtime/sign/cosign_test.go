@@ -9,12 +9,8 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/open-autoglm/autoglm/runtime/image"
 )
-
-func hashOf(hex string) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: hex} }
 
 // roots are no authorities at all: without them cosign asks the network for some.
 const roots = `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[],"certificateAuthorities":[],"ctlogs":[],"timestampAuthorities":[]}`

@@ -21,6 +21,7 @@ import (
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	spdxjson "github.com/spdx/tools-golang/json"
 
 	"github.com/open-autoglm/autoglm/runtime/bundle"
@@ -322,7 +323,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add([]byte(`{"payloadType":"application/vnd.in-toto+json","payload":"e30=","signatures":[{"sig":"AA=="}]}`), digest)
 	f.Add([]byte(`{"critical":{"image":{"docker-manifest-digest":"sha256:00"},"type":"x"}}`), "")
 	f.Fuzz(func(t *testing.T, content []byte, hex string) {
-		h := hashOf(hex)
+		h := v1.Hash{Algorithm: "sha256", Hex: hex}
 		if _, err := checkAttestation(layer{envelopeMedia, content, nil}, s.Public(), h); err == nil {
 			t.Fatal("an envelope that nobody signed is accepted")
 		}

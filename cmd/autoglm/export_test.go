@@ -221,7 +221,7 @@ func TestLlamaCpp(t *testing.T) {
 	dir := t.TempDir()
 	randomBundle(t, filepath.Join(dir, "bundle"), 1)
 	prompts := []string{"The quick brown", "fox: don’t\r\n\n  12345  naïve 世界", "<|user|>the dog's"}
-	const steps = 48
+	const steps = 32 // later on random weights come to a tie that the order of a sum decides
 	for _, typ := range []gguf.Type{gguf.F32, gguf.F16} {
 		path := filepath.Join(dir, typ.String()+".gguf")
 		if _, errs, code := autoglm(t, dir, "export", "bundle", "--format", "gguf", "--type", strings.ToLower(typ.String()), "--out", path); code != 0 {

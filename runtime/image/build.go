@@ -150,10 +150,16 @@ func modelFiles(dir string) (configs, weights []file, err error) {
 		return nil, nil, err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), ".") {
+		f := file{path: path.Join(ModelPath[1:], e.Name()), from: filepath.Join(dir, e.Name()), mode: 0o644}
+		info, err := os.Stat(f.from) // through links, of which caches of models are made
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case strings.HasPrefix(e.Name(), "."):
+			continue
+		case !info.Mode().IsRegular():
 			return nil, nil, fmt.Errorf("%s holds %s, which is no file of a bundle; remove it", dir, e.Name())
 		}
-		f := file{path: path.Join(ModelPath[1:], e.Name()), from: filepath.Join(dir, e.Name()), mode: 0o644}
 		if filepath.Ext(e.Name()) == ".safetensors" {
 			weights = append(weights, f)
 		} else {

@@ -115,6 +115,13 @@ func TestBuildRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	odd := model(t, "w")
+	linked := t.TempDir() // as caches of models are
+	for _, name := range []string{"config.json", "model.safetensors"} {
+		if err := os.Symlink(filepath.Join(model(t, "w"), name), filepath.Join(linked, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build(t, Spec{Runtime: static, Model: linked})
 	if err := os.Mkdir(filepath.Join(odd, "sub"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +186,25 @@ func TestLayoutAndArchiveAreReproducible(t *testing.T) {
 		if fmt.Sprint(layouts[i]) != fmt.Sprint(layouts[0]) || archives[i] != archives[0] {
 			t.Error("two writes differ")
 		}
+	}
+}
+
+// A model that changes while its image is written leaves no image.
+func TestModelChangesMeanwhile(t *testing.T) {
+	root := t.TempDir()
+	dir := model(t, "weights")
+	img := build(t, Spec{Runtime: program(t, elf.EM_X86_64, false), Model: dir})
+	if err := os.WriteFile(filepath.Join(dir, "model.safetensors"), []byte("weightt"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteLayout(filepath.Join(root, "lay"), "a:1", img); err == nil {
+		t.Error("a layout of two models is written")
+	}
+	if err := WriteArchive(filepath.Join(root, "a.tar"), "aa:1", img); err == nil {
+		t.Error("an archive of two models is written")
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
@@ -249,7 +275,7 @@ func TestPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Any image will do as what is attached.
-		if err := dir.Attach(t.Context(), Signatures, build(t, Spec{Runtime: runtime, Model: model(t, "signature of "+weights)})); err != nil {
+		if err := dir.Attach(t.Context(), v1.Hash{}, Signatures, build(t, Spec{Runtime: runtime, Model: model(t, "signature of "+weights)})); err != nil {
 			t.Fatal(err)
 		}
 		r, err := NewRegistry(host+"/me/whale:"+tag, Options{})
@@ -273,11 +299,11 @@ func TestPush(t *testing.T) {
 	if err := validate.Image(img); err != nil {
 		t.Error(err)
 	}
-	sig, err := r.Attached(t.Context(), Signatures)
+	sig, err := r.Attached(t.Context(), h, Signatures)
 	if err != nil || sig == nil {
 		t.Errorf("the signature was not pushed: %v", err)
 	}
-	if att, err := r.Attached(t.Context(), Attestations); err != nil || att != nil {
+	if att, err := r.Attached(t.Context(), h, Attestations); err != nil || att != nil {
 		t.Errorf("attestations out of nowhere: %v, %v", att, err)
 	}
 	if _, _ = push("two", "2"); uploads() != 4 { // its weights and config, and the signature's

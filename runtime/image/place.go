@@ -48,10 +48,10 @@ type Place interface {
 	Name() string
 	// Image is the image; its content is checked as it is read, by Check in a layout.
 	Image(context.Context) (v1.Image, error)
-	// Attached is nil where nothing of that kind is.
-	Attached(context.Context, Kind) (v1.Image, error)
+	// Attached is what is attached to the image of that digest, nil where nothing is.
+	Attached(context.Context, v1.Hash, Kind) (v1.Image, error)
 	// Attach replaces what was attached.
-	Attach(context.Context, Kind, v1.Image) error
+	Attach(context.Context, v1.Hash, Kind, v1.Image) error
 }
 
 // WriteLayout puts an image at dir, or replaces the layout that is there; another folder
@@ -68,7 +68,10 @@ func WriteLayout(dir, ref string, img v1.Image) error {
 		if err := p.WriteImage(img); err != nil {
 			return err
 		}
-		return Layout(tmp).put(img, map[string]string{kindKey: kindImage, refKey: ref})
+		if err := Layout(tmp).put(img, map[string]string{kindKey: kindImage, refKey: ref}); err != nil {
+			return err
+		}
+		return Layout(tmp).Check()
 	})
 	if err != nil {
 		return fmt.Errorf("write image %s: %w", dir, err)
@@ -82,8 +85,47 @@ func WriteArchive(path, tag string, img v1.Image) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.Write(path, func(w io.Writer) error { return tarball.Write(t, img, w) }); err != nil {
+	err = durable.Write(path, func(w io.Writer) error { return tarball.Write(t, img, w) })
+	if err == nil {
+		if err = checkArchive(path, &t, img); err != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("write image %s: %w", path, err)
+	}
+	return nil
+}
+
+// checkArchive reads the layers of an archive back.
+func checkArchive(path string, t *name.Tag, img v1.Image) error {
+	again, err := tarball.ImageFromPath(path, t)
+	if err != nil {
+		return err
+	}
+	want, err := img.Layers()
+	if err != nil {
+		return err
+	}
+	got, err := again.Layers()
+	if err != nil {
+		return err
+	}
+	if len(got) != len(want) {
+		return fmt.Errorf("%d layers of %d read back", len(got), len(want))
+	}
+	for i, l := range want {
+		a, err := l.Digest()
+		if err != nil {
+			return err
+		}
+		b, err := got[i].Digest()
+		if err != nil {
+			return err
+		}
+		if a != b {
+			return fmt.Errorf("layer %s reads back as %s: a file was changed meanwhile, or the disk is damaged", a, b)
+		}
 	}
 	return nil
 }
@@ -159,10 +201,12 @@ func (l Layout) image(kind string) (v1.Image, error) {
 }
 
 // Attached implements Place.
-func (l Layout) Attached(_ context.Context, k Kind) (v1.Image, error) { return l.image(kindValues[k]) }
+func (l Layout) Attached(_ context.Context, _ v1.Hash, k Kind) (v1.Image, error) {
+	return l.image(kindValues[k])
+}
 
 // Attach implements Place.
-func (l Layout) Attach(_ context.Context, k Kind, img v1.Image) error {
+func (l Layout) Attach(_ context.Context, _ v1.Hash, k Kind, img v1.Image) error {
 	if err := layout.Path(l).WriteImage(img); err != nil {
 		return err
 	}
@@ -309,35 +353,14 @@ func (r *Registry) Image(ctx context.Context) (v1.Image, error) {
 	return d.Image()
 }
 
-// tag is the name of what is attached to the image.
-func (r *Registry) tag(ctx context.Context, k Kind) (name.Tag, error) {
-	h, ok := r.ref.(name.Digest)
-	digest := ""
-	if ok {
-		digest = h.DigestStr()
-	} else {
-		d, err := remote.Head(r.ref, r.with(ctx)...)
-		if err != nil {
-			return name.Tag{}, err
-		}
-		digest = d.Digest.String()
-	}
-	hash, err := v1.NewHash(digest)
-	if err != nil {
-		return name.Tag{}, err
-	}
-	return r.ref.Context().Tag(attachedTag(hash, k)), nil
+// tag is the name of what is attached to an image.
+func (r *Registry) tag(h v1.Hash, k Kind) name.Tag {
+	return r.ref.Context().Tag(h.Algorithm + "-" + h.Hex + "." + string(k))
 }
 
-func attachedTag(h v1.Hash, k Kind) string { return h.Algorithm + "-" + h.Hex + "." + string(k) }
-
 // Attached implements Place.
-func (r *Registry) Attached(ctx context.Context, k Kind) (v1.Image, error) {
-	t, err := r.tag(ctx, k)
-	if err != nil {
-		return nil, err
-	}
-	img, err := remote.Image(t, r.with(ctx)...)
+func (r *Registry) Attached(ctx context.Context, h v1.Hash, k Kind) (v1.Image, error) {
+	img, err := remote.Image(r.tag(h, k), r.with(ctx)...)
 	var missing *transport.Error
 	if errors.As(err, &missing) && missing.StatusCode == http.StatusNotFound {
 		return nil, nil
@@ -346,12 +369,8 @@ func (r *Registry) Attached(ctx context.Context, k Kind) (v1.Image, error) {
 }
 
 // Attach implements Place.
-func (r *Registry) Attach(ctx context.Context, k Kind, img v1.Image) error {
-	t, err := r.tag(ctx, k)
-	if err != nil {
-		return err
-	}
-	return remote.Write(t, img, r.with(ctx)...)
+func (r *Registry) Attach(ctx context.Context, h v1.Hash, k Kind, img v1.Image) error {
+	return remote.Write(r.tag(h, k), img, r.with(ctx)...)
 }
 
 // Copy puts the image of a layout, and what is attached to it, into a registry. Layers
@@ -367,14 +386,11 @@ func Copy(ctx context.Context, from Layout, to *Registry) (v1.Hash, error) {
 	}
 	// What is attached goes first: who sees the image finds it signed.
 	for _, k := range []Kind{Signatures, Attestations} {
-		a, err := from.Attached(ctx, k)
+		a, err := from.Attached(ctx, h, k)
+		if err == nil && a != nil {
+			err = to.Attach(ctx, h, k, a)
+		}
 		if err != nil {
-			return h, err
-		}
-		if a == nil {
-			continue
-		}
-		if err := remote.Write(to.ref.Context().Tag(attachedTag(h, k)), a, to.with(ctx)...); err != nil {
 			return h, err
 		}
 	}

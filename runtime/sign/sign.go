@@ -33,7 +33,7 @@ func Sign(ctx context.Context, p image.Place, s *Signer, now time.Time) (*Facts,
 		return nil, err
 	}
 	mine := func(l layer) bool { return checkSignature(l, s.Public(), f.Digest) == nil }
-	if err := attach(ctx, p, image.Signatures, mine, signature); err != nil {
+	if err := attach(ctx, p, f.Digest, image.Signatures, mine, signature); err != nil {
 		return nil, err
 	}
 	var attestations []layer
@@ -52,12 +52,12 @@ func Sign(ctx context.Context, p image.Place, s *Signer, now time.Time) (*Facts,
 		st, err := checkAttestation(l, s.Public(), f.Digest)
 		return err == nil && slices.Contains(Predicates(), st.PredicateType)
 	}
-	return f, attach(ctx, p, image.Attestations, mine, attestations...)
+	return f, attach(ctx, p, f.Digest, image.Attestations, mine, attestations...)
 }
 
 // attach adds layers to those that are attached already, in place of old ones.
-func attach(ctx context.Context, p image.Place, k image.Kind, old func(layer) bool, more ...layer) error {
-	was, err := p.Attached(ctx, k)
+func attach(ctx context.Context, p image.Place, h v1.Hash, k image.Kind, old func(layer) bool, more ...layer) error {
+	was, err := p.Attached(ctx, h, k)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func attach(ctx context.Context, p image.Place, k image.Kind, old func(layer) bo
 	if err != nil {
 		return err
 	}
-	return p.Attach(ctx, k, img)
+	return p.Attach(ctx, h, k, img)
 }
 
 // Report is what Verify found.
@@ -92,7 +92,7 @@ func Verify(ctx context.Context, p image.Place, key *ecdsa.PublicKey, wanted []s
 		return nil, err
 	}
 	r := &Report{Digest: digest, Attestations: map[string]json.RawMessage{}}
-	signatures, err := attached(ctx, p, image.Signatures)
+	signatures, err := attached(ctx, p, digest, image.Signatures)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func Verify(ctx context.Context, p image.Place, key *ecdsa.PublicKey, wanted []s
 	if r.Signatures == 0 {
 		return nil, unsigned(digest, "", len(signatures), why)
 	}
-	attestations, err := attached(ctx, p, image.Attestations)
+	attestations, err := attached(ctx, p, digest, image.Attestations)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +128,8 @@ func Verify(ctx context.Context, p image.Place, key *ecdsa.PublicKey, wanted []s
 	return r, nil
 }
 
-func attached(ctx context.Context, p image.Place, k image.Kind) ([]layer, error) {
-	img, err := p.Attached(ctx, k)
+func attached(ctx context.Context, p image.Place, h v1.Hash, k image.Kind) ([]layer, error) {
+	img, err := p.Attached(ctx, h, k)
 	if err != nil {
 		return nil, err
 	}

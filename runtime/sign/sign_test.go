@@ -191,11 +191,11 @@ func TestVerifyRefuses(t *testing.T) {
 		if _, err := Sign(t.Context(), other, s, time.Unix(1, 0)); err != nil {
 			t.Fatal(err)
 		}
-		img, err := dir.Attached(t.Context(), kind)
+		img, err := dir.Attached(t.Context(), v1.Hash{}, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := other.Attach(t.Context(), kind, img); err != nil {
+		if err := other.Attach(t.Context(), v1.Hash{}, kind, img); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Verify(t.Context(), other, s.Public(), Predicates()); !errors.Is(err, ErrUnsigned) {
@@ -207,7 +207,7 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 	// One byte of a payload, a signature or an envelope.
 	for _, kind := range []image.Kind{image.Signatures, image.Attestations} {
-		img, err := dir.Attached(t.Context(), kind)
+		img, err := dir.Attached(t.Context(), v1.Hash{}, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,7 +227,7 @@ func TestVerifyRefuses(t *testing.T) {
 		if img, err = imageOf(bad); err != nil {
 			t.Fatal(err)
 		}
-		if err := dir.Attach(t.Context(), kind, img); err != nil {
+		if err := dir.Attach(t.Context(), v1.Hash{}, kind, img); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Verify(t.Context(), dir, s.Public(), Predicates()); !errors.Is(err, ErrUnsigned) {
@@ -236,7 +236,7 @@ func TestVerifyRefuses(t *testing.T) {
 		if img, err = imageOf(layers); err != nil {
 			t.Fatal(err)
 		}
-		if err := dir.Attach(t.Context(), kind, img); err != nil {
+		if err := dir.Attach(t.Context(), v1.Hash{}, kind, img); err != nil {
 			t.Fatal(err)
 		}
 	}

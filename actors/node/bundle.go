@@ -136,7 +136,8 @@ func (s *site) card(st journal.State, rep *data.Report, e Evaluation, task train
 	return c
 }
 
-// jobHash tells jobs apart, not the folders that their files lie in.
+// jobHash tells jobs apart by what they ask for: neither by the folders that their files
+// lie in, nor by where and how they are carried out, which changes no byte of the model.
 func jobHash(spec job.Spec) string {
 	base := func(paths []string) []string {
 		out := make([]string, len(paths))
@@ -146,6 +147,8 @@ func jobHash(spec job.Spec) string {
 		return out
 	}
 	spec.Data.Files, spec.Data.Valid, spec.WarmStart = base(spec.Data.Files), base(spec.Data.Valid), base(spec.WarmStart)
+	spec.HardwareConstraint, spec.Backend, spec.Isolation, spec.Pinning, spec.PlaintextCollectives = "", "", "", "", false
+	spec.Placement, spec.Priority, spec.Retries, spec.Stages = job.Placement{}, 0, 0, nil
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return ""

@@ -22,7 +22,7 @@ type Card struct {
 	Scores    []Score         `json:"scores,omitempty"`
 	Limits    []string        `json:"limits,omitempty"` // what the model is not good for, beside what every small model isn't
 	Seed      uint64          `json:"seed"`
-	Job       string          `json:"job,omitempty"`   // SHA-256 of the job as resolved, without the places of its files
+	Job       string          `json:"job,omitempty"`   // SHA-256 of what the job asks for, see jobHash in actors/node
 	Trial     string          `json:"trial,omitempty"` // whose configuration was trained
 	Versions  []Version       `json:"versions,omitempty"`
 	Created   string          `json:"created,omitempty"` // date, as the caller wants it shown; "" leaves it out

@@ -30,9 +30,17 @@ import (
 
 const password = "correct horse"
 
-var pair = sync.OnceValues(func() ([2][]byte, error) {
-	private, public, err := GenerateKey([]byte(password))
-	return [2][]byte{private, public}, err
+type keyPair struct {
+	private, public []byte
+	signer          *Signer
+}
+
+// pair is made once: opening a key is meant to take long.
+var pair = sync.OnceValues(func() (p keyPair, err error) {
+	if p.private, p.public, err = GenerateKey([]byte(password)); err == nil {
+		p.signer, err = ParsePrivate(p.private, []byte(password))
+	}
+	return p, err
 })
 
 func keys(t *testing.T) (private, public []byte, s *Signer) {
@@ -41,10 +49,7 @@ func keys(t *testing.T) (private, public []byte, s *Signer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err = ParsePrivate(p[0], []byte(password)); err != nil {
-		t.Fatal(err)
-	}
-	return p[0], p[1], s
+	return p.private, p.public, p.signer
 }
 
 var tinyRuntime = sync.OnceValues(func() (string, error) {

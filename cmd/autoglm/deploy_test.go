@@ -116,6 +116,63 @@ func TestManifestsOfKubernetes(t *testing.T) {
 	}
 }
 
+// The manifests run what export makes: its user, its ports, a root that nobody writes.
+func TestManifestsOfServing(t *testing.T) {
+	dec := yaml.NewDecoder(strings.NewReader(deployed(t, "serving")))
+	kinds := map[string]*yaml.Node{}
+	for {
+		var n yaml.Node
+		if err := dec.Decode(&n); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		var head struct{ Kind string }
+		if err := n.Decode(&head); err != nil {
+			t.Fatal(err)
+		}
+		kinds[head.Kind] = &n
+	}
+	for _, k := range []string{"ServiceAccount", "Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment"} {
+		if kinds[k] == nil {
+			t.Fatalf("no %s", k)
+		}
+	}
+	var d struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					SecurityContext struct {
+						RunAsNonRoot bool `yaml:"runAsNonRoot"`
+						RunAsUser    int  `yaml:"runAsUser"`
+					} `yaml:"securityContext"`
+					Containers []struct {
+						Image string
+						Ports []struct {
+							Name          string
+							ContainerPort int `yaml:"containerPort"`
+						}
+						SecurityContext struct {
+							ReadOnlyRootFilesystem bool `yaml:"readOnlyRootFilesystem"`
+						} `yaml:"securityContext"`
+					}
+				}
+			}
+		}
+	}
+	if err := kinds["Deployment"].Decode(&d); err != nil {
+		t.Fatal(err)
+	}
+	pod := d.Spec.Template.Spec
+	c := pod.Containers[0]
+	if !pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.RunAsUser != 65532 || !c.SecurityContext.ReadOnlyRootFilesystem || !strings.Contains(c.Image, "@sha256:") {
+		t.Errorf("pod %+v", pod)
+	}
+	if len(c.Ports) != 2 || c.Ports[0].ContainerPort != 8080 || c.Ports[1].ContainerPort != 9000 {
+		t.Errorf("ports %+v", c.Ports)
+	}
+}
+
 // The policy has the fields of Kyverno's ClusterPolicy, and asks for what sign makes.
 func TestPolicyOfKyverno(t *testing.T) {
 	type attestors []struct {

@@ -63,6 +63,9 @@ What is written is there whole or not at all. What is at PATH stays, unless --fo
 			if e.name == "" {
 				e.name = filepath.Base(filepath.Clean(args[0]))
 			}
+			if err := os.MkdirAll(filepath.Dir(e.out), 0o755); err != nil {
+				return err
+			}
 			switch e.format {
 			case "gguf":
 				return e.gguf(b)

@@ -74,7 +74,7 @@ func TestExport(t *testing.T) {
 		}
 	}
 	for typ, want := range map[string]string{"f32": "F32 ", "f16": "F16 ", "bf16": "BF16 ", "q8_0": "Q8_0 ", "q4_0": "Q4_0 "} {
-		file := typ + ".gguf"
+		file := filepath.Join("new", typ+".gguf")
 		if out := ok("export", "bundle", "--format", "gguf", "--type", typ, "--out", file); !strings.Contains(out, want) || !strings.Contains(out, "read back") {
 			t.Errorf("%s: %s", typ, out)
 		}
@@ -95,15 +95,15 @@ func TestExport(t *testing.T) {
 		{"q8_0 is not known", "export", "bundle", "--format", "hf", "--type", "q8_0", "--out", "x"},
 		{"as they are", "export", "bundle", "--format", "oci", "--type", "f16", "--out", "x"},
 		{"--tag is of", "export", "bundle", "--format", "hf", "--tag", "a:1", "--out", "x"},
-		{"--force", "export", "bundle", "--format", "gguf", "--out", "f16.gguf"},
+		{"--force", "export", "bundle", "--format", "gguf", "--out", "new/f16.gguf"},
 		{"not what this writes", "export", "bundle", "--format", "gguf", "--force", "--out", "f32"},
 		{"no config.json", "export", "nowhere", "--format", "gguf", "--out", "x"},
 		{"no OCI layout", "push", "bundle", "localhost:1/me/whale:1"},
-		{"no OCI layout", "sign", "bundle", "--key", "f16.gguf"},
+		{"no OCI layout", "sign", "bundle", "--key", "new/f16.gguf"},
 	} {
 		refused(exitUsage, c[0], c[1:]...)
 	}
-	ok("export", "bundle", "--format", "gguf", "--out", "f16.gguf", "--force")
+	ok("export", "bundle", "--format", "gguf", "--out", "new/f16.gguf", "--force")
 	ok("export", "bundle", "--format", "hf", "--out", "f32", "--force")
 	refused(exitUsage, "dynamic", "export", "bundle", "--format", "oci", "--runtime", dynamicBinary(t), "--out", "x")
 }

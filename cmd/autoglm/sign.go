@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +23,7 @@ var passwordVars = []string{"AUTOGLM_KEY_PASSWORD", "COSIGN_PASSWORD"}
 
 // keyPassword is a password from the environment or the terminal, asked for again when a
 // key is made.
-func keyPassword(again bool) ([]byte, error) {
+func keyPassword(ctx context.Context, again bool) ([]byte, error) {
 	for _, name := range passwordVars {
 		if p, ok := os.LookupEnv(name); ok {
 			return []byte(p), nil
@@ -31,20 +32,40 @@ func keyPassword(again bool) ([]byte, error) {
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return nil, usageError{fmt.Errorf("the key's password: there is no terminal to ask for it; set %s", passwordVars[0])}
 	}
-	ask := func(prompt string) ([]byte, error) {
-		fmt.Fprint(os.Stderr, prompt)
-		defer fmt.Fprintln(os.Stderr)
-		return term.ReadPassword(int(os.Stdin.Fd()))
-	}
-	p, err := ask("Password of the key: ")
+	p, err := askPassword(ctx, "Password of the key: ")
 	if err != nil || !again {
 		return p, err
 	}
-	q, err := ask("Once more: ")
+	q, err := askPassword(ctx, "Once more: ")
 	if err == nil && !bytes.Equal(p, q) {
 		err = usageError{errors.New("the passwords differ")}
 	}
 	return p, err
+}
+
+// askPassword reads a line that the terminal doesn't show. An interrupt leaves the
+// terminal as it was.
+func askPassword(ctx context.Context, prompt string) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	shown, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(os.Stderr, prompt)
+	defer fmt.Fprintln(os.Stderr)
+	var line []byte
+	read := make(chan error, 1)
+	go func() { // after an interrupt it reads until the process ends, which is at once
+		var err error
+		line, err = term.ReadPassword(fd)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		return line, err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(fd, shown))
+	}
 }
 
 func keygenCommand() *cobra.Command {
@@ -58,14 +79,14 @@ from AUTOGLM_KEY_PASSWORD or COSIGN_PASSWORD. Keys that are there are never repl
 		Example: `  autoglm keygen                       # cosign.key and cosign.pub
   autoglm keygen --out release         # release.key and release.pub`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			private, public := out+".key", out+".pub"
 			for _, path := range []string{private, public} {
 				if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 					return usageError{fmt.Errorf("%s is there already; name another pair with --out", path)}
 				}
 			}
-			password, err := keyPassword(true)
+			password, err := keyPassword(c.Context(), true)
 			if err != nil {
 				return err
 			}
@@ -137,7 +158,7 @@ The key's password is asked for, or taken from AUTOGLM_KEY_PASSWORD or COSIGN_PA
 			if err := checkPlace(place); err != nil {
 				return err
 			}
-			password, err := keyPassword(false)
+			password, err := keyPassword(c.Context(), false)
 			if err != nil {
 				return err
 			}

@@ -50,8 +50,8 @@ func forbidden(from, to string) string {
 		if strings.HasPrefix(to, "gpu/engine/") {
 			return "engines are handed in by actors/node; import the contract gpu/engine"
 		}
-		if to == "gpu/engine" && room != "train" && room != "compress" && room != "serve" && room != "bundle" {
-			return "only train, compress, serve and bundle (which writes an engine's state) import gpu/engine"
+		if to == "gpu/engine" && room != "train" && room != "compress" && room != "serve" && room != "bundle" && room != "gguf" {
+			return "only train, compress, serve, bundle and gguf (which hold an engine's state) import gpu/engine"
 		}
 		if to == "gpu/ring" && room != "train" {
 			return "rooms know rings through interfaces; only train names gpu/ring's Buffer in one"

@@ -1,16 +1,20 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sort"
 	"strings"
 
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -97,8 +101,12 @@ func (s *site) card(st journal.State, rep *data.Report, e Evaluation, task train
 	if name == "" {
 		name = "autoglm model"
 	}
+	trial := task.Trial
+	if task.Final {
+		trial = st.Winner
+	}
 	c := bundle.Card{
-		Name: name, License: s.spec.Licence, Task: string(rep.Task), Seed: s.spec.Seed,
+		Name: name, License: s.spec.Licence, Task: string(rep.Task), Seed: s.spec.Seed, Job: jobHash(s.spec), Trial: trial, Versions: versions(),
 		Summary:  fmt.Sprintf("A language model of %d parameters, built by autoglm from the data below: its shape and hyper-parameters were found by search.", task.Config.Arch.Params()),
 		Search:   bundle.SearchSummary{Strategy: s.spec.SearchStrategy, Trials: len(st.Leaderboard("").Trials), Budget: s.budget(), Objective: strings.Join(s.spec.Goals(), ", ")},
 		Training: bundle.TrainingSummary{Optimizer: string(task.Config.Optimizer)},
@@ -126,6 +134,41 @@ func (s *site) card(st journal.State, rep *data.Report, e Evaluation, task train
 	}
 	c.Data = []bundle.DataSource{src}
 	return c
+}
+
+// jobHash tells jobs apart by what they ask for: neither by the folders that their files
+// lie in, nor by where and how they are carried out, which changes no byte of the model.
+func jobHash(spec job.Spec) string {
+	base := func(paths []string) []string {
+		out := make([]string, len(paths))
+		for i, p := range paths {
+			out[i] = filepath.Base(p)
+		}
+		return out
+	}
+	spec.Data.Files, spec.Data.Valid, spec.WarmStart = base(spec.Data.Files), base(spec.Data.Valid), base(spec.WarmStart)
+	spec.HardwareConstraint, spec.Backend, spec.Isolation, spec.Pinning, spec.PlaintextCollectives = "", "", "", "", false
+	spec.Placement, spec.Priority, spec.Retries, spec.Stages = job.Placement{}, 0, 0, nil
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(b))
+}
+
+// versions are those of this program, as its build knows them.
+func versions() []bundle.Version {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return nil
+	}
+	v := []bundle.Version{{Name: "autoglm", Version: cmp.Or(info.Main.Version, "(devel)")}, {Name: "go", Version: info.GoVersion}}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			v = append(v, bundle.Version{Name: "revision", Version: s.Value})
+		}
+	}
+	return v
 }
 
 func (s *site) budget() string {

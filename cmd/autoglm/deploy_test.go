@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
+
+	"github.com/open-autoglm/autoglm/runtime/sign"
 )
 
 func deployed(t *testing.T, name string) string {
@@ -111,6 +113,130 @@ func TestManifestsOfKubernetes(t *testing.T) {
 	parses(t, c.Args)
 	if c.Resources.Limits["nvidia.com/gpu"] == "" {
 		t.Error("no GPU among the limits")
+	}
+}
+
+// The manifests run what export makes: its user, its ports, a root that nobody writes.
+func TestManifestsOfServing(t *testing.T) {
+	dec := yaml.NewDecoder(strings.NewReader(deployed(t, "serving")))
+	kinds := map[string]*yaml.Node{}
+	for {
+		var n yaml.Node
+		if err := dec.Decode(&n); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		var head struct{ Kind string }
+		if err := n.Decode(&head); err != nil {
+			t.Fatal(err)
+		}
+		kinds[head.Kind] = &n
+	}
+	for _, k := range []string{"ServiceAccount", "Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment"} {
+		if kinds[k] == nil {
+			t.Fatalf("no %s", k)
+		}
+	}
+	var d struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					SecurityContext struct {
+						RunAsNonRoot bool `yaml:"runAsNonRoot"`
+						RunAsUser    int  `yaml:"runAsUser"`
+					} `yaml:"securityContext"`
+					Containers []struct {
+						Image string
+						Ports []struct {
+							Name          string
+							ContainerPort int `yaml:"containerPort"`
+						}
+						SecurityContext struct {
+							ReadOnlyRootFilesystem bool `yaml:"readOnlyRootFilesystem"`
+						} `yaml:"securityContext"`
+					}
+				}
+			}
+		}
+	}
+	if err := kinds["Deployment"].Decode(&d); err != nil {
+		t.Fatal(err)
+	}
+	pod := d.Spec.Template.Spec
+	c := pod.Containers[0]
+	if !pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.RunAsUser != 65532 || !c.SecurityContext.ReadOnlyRootFilesystem || !strings.Contains(c.Image, "@sha256:") {
+		t.Errorf("pod %+v", pod)
+	}
+	if len(c.Ports) != 2 || c.Ports[0].ContainerPort != 8080 || c.Ports[1].ContainerPort != 9000 {
+		t.Errorf("ports %+v", c.Ports)
+	}
+}
+
+// The policy has the fields of Kyverno's ClusterPolicy, and asks for what sign makes.
+func TestPolicyOfKyverno(t *testing.T) {
+	type attestors []struct {
+		Count   int
+		Entries []struct {
+			Keys struct {
+				PublicKeys string `yaml:"publicKeys"`
+				Rekor      struct {
+					IgnoreTlog bool `yaml:"ignoreTlog"`
+				}
+				Ctlog struct {
+					IgnoreSCT bool `yaml:"ignoreSCT"`
+				}
+			}
+		}
+	}
+	var p struct {
+		APIVersion string `yaml:"apiVersion"`
+		Kind       string
+		Metadata   struct{ Name string }
+		Spec       struct {
+			ValidationFailureAction string `yaml:"validationFailureAction"`
+			WebhookTimeoutSeconds   int    `yaml:"webhookTimeoutSeconds"`
+			FailurePolicy           string `yaml:"failurePolicy"`
+			Background              bool
+			Rules                   []struct {
+				Name  string
+				Match struct {
+					Any []struct{ Resources struct{ Kinds []string } }
+				}
+				VerifyImages []struct {
+					ImageReferences []string `yaml:"imageReferences"`
+					MutateDigest    bool     `yaml:"mutateDigest"`
+					VerifyDigest    bool     `yaml:"verifyDigest"`
+					Required        bool
+					Attestors       attestors
+					Attestations    []struct {
+						Type      string
+						Attestors attestors
+					}
+				} `yaml:"verifyImages"`
+			}
+		}
+	}
+	dec := yaml.NewDecoder(strings.NewReader(deployed(t, "kyverno")))
+	dec.KnownFields(true)
+	if err := dec.Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	if p.APIVersion != "kyverno.io/v1" || p.Kind != "ClusterPolicy" || p.Spec.ValidationFailureAction != "Enforce" || p.Spec.FailurePolicy != "Fail" || p.Spec.Background {
+		t.Errorf("policy %+v", p)
+	}
+	v := p.Spec.Rules[0].VerifyImages[0]
+	if !v.MutateDigest || !v.VerifyDigest || !v.Required || len(v.ImageReferences) != 1 || p.Spec.Rules[0].Match.Any[0].Resources.Kinds[0] != "Pod" {
+		t.Errorf("rule %+v", v)
+	}
+	if len(v.Attestations) != 1 || v.Attestations[0].Type != sign.Provenance {
+		t.Fatalf("attestations %+v", v.Attestations)
+	}
+	for _, a := range []attestors{v.Attestors, v.Attestations[0].Attestors} {
+		k := a[0].Entries[0].Keys
+		if !strings.HasPrefix(k.PublicKeys, "-----BEGIN PUBLIC KEY-----\n") || !strings.HasSuffix(k.PublicKeys, "\n-----END PUBLIC KEY-----") || !k.Rekor.IgnoreTlog || !k.Ctlog.IgnoreSCT {
+			t.Errorf("key %+v", k)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,12 +16,17 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/gguf"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 )
 
-// openBundle reads a bundle; what is wrong with it is the user's to mend.
-func openBundle(dir string) (*bundle.Bundle, error) {
-	b, err := bundle.Open(dir)
+// openBundle reads a bundle, or a GGUF file; what is wrong with it is the user's to mend.
+func openBundle(path string) (*bundle.Bundle, error) {
+	open := bundle.Open
+	if filepath.Ext(path) == ".gguf" {
+		open = gguf.Open
+	}
+	b, err := open(path)
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -36,8 +42,8 @@ func generateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "generate BUNDLE",
 		Short: "Continue a prompt with a model",
-		Long: `Generate continues a prompt with any bundle: one that build left, or a Llama that
-transformers saved. Text streams out as it is made. Flags that are not given
+		Long: `Generate continues a prompt with any bundle: one that build left, a Llama that
+transformers saved, or a GGUF file that export wrote. Text streams out as it is made. Flags that are not given
 come from the bundle's generation_config.json.`,
 		Example: `  autoglm generate run1/bundle --prompt "Call me"
   autoglm generate run1/bundle --chat --prompt "who wrote Hamlet?" --temperature 0

@@ -139,7 +139,7 @@ state is kept; resume goes on).`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), evalCommand(),
-		trialsCommand(), leaderboardCommand(), trialCommand(), bundleCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
+		trialsCommand(), leaderboardCommand(), trialCommand(), bundleCommand(), exportCommand(), pushCommand(), keygenCommand(), signCommand(), verifyCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
 		nodeCommand(), caCommand(), nodesCommand(), drainCommand(), submitCommand(), jobsCommand(), statusCommand(), attachCommand(), logsCommand(),
 		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand())
 	for _, c := range root.Commands() {

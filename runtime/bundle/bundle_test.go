@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -59,7 +60,7 @@ func tinyBundle(t testing.TB, tied bool) *Bundle {
 		Arch: a, Params: randomParams(a, 3), Tokenizer: tinyTokenizer(t), Generation: DefaultGeneration(), ChatTemplate: template,
 		Eval: json.RawMessage(`{"bits_per_byte": 2.5}`),
 		Card: Card{
-			Name: "Tiny", License: "apache-2.0", Languages: []string{"en"}, Task: "text-generation", Seed: 42,
+			Name: "Tiny", License: "apache-2.0", Languages: []string{"en"}, Task: "text-generation", Seed: 42, Job: "0a1b", Trial: "t007",
 			Data:     []DataSource{{Name: "a|b.txt", Files: 1, Bytes: 100, SHA256: "abc", Cleaning: []CleaningCount{{"empty", 3}}}},
 			Search:   SearchSummary{Strategy: "tpe", Trials: 12, Budget: "3m", Objective: "bits_per_byte"},
 			Training: TrainingSummary{Steps: 10, Tokens: 1000, Seconds: 3},
@@ -79,7 +80,7 @@ func TestWriteOpen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !Equal(b, got) || got.ChatTemplate != template || string(got.Eval) != string(b.Eval) {
+		if !Equal(b, got) || got.ChatTemplate != template || string(got.Eval) != string(b.Eval) || !reflect.DeepEqual(got.Card, b.Card) {
 			t.Error("the opened bundle is another one")
 		}
 		if fmt.Sprint(got.Generation) != fmt.Sprint(b.Generation) {
@@ -121,7 +122,7 @@ func TestWriteIsReproducibleAndReplaces(t *testing.T) {
 			t.Errorf("%s differs between two writes", name)
 		}
 	}
-	want := []string{ConfigFile, GenerationFile, WeightsFile, TokenizerFile, TokenizerConfigFile, SpecialTokensFile, ChatTemplateFile, CardFile, EvalFile}
+	want := []string{ConfigFile, GenerationFile, WeightsFile, TokenizerFile, TokenizerConfigFile, SpecialTokensFile, ChatTemplateFile, CardFile, CardDataFile, EvalFile}
 	if len(x) != len(want) {
 		t.Errorf("%d files, want %d", len(x), len(want))
 	}
@@ -142,6 +143,65 @@ func TestWriteIsReproducibleAndReplaces(t *testing.T) {
 	left, err := os.ReadDir(root)
 	if err != nil || len(left) != 2 {
 		t.Errorf("temporary folders are left: %v %v", left, err)
+	}
+}
+
+// Weights of 16 bits read back as they were rounded, and the folder says what they are.
+func TestDTypes(t *testing.T) {
+	for d, bits := range map[DType]float64{Float16: 11, BFloat16: 8} {
+		b := tinyBundle(t, true)
+		b.DType = d
+		dir := filepath.Join(t.TempDir(), "b")
+		if err := Write(dir, b); err != nil {
+			t.Fatal(err)
+		}
+		c := contents(t, dir)
+		if !strings.Contains(c[ConfigFile], `"torch_dtype": "`+string(d)) || !strings.Contains(c[CardFile], "no biases), "+string(d)) {
+			t.Errorf("%s is not in %s or %s", d, ConfigFile, CardFile)
+		}
+		if n := int64(len(c[WeightsFile])); n > WeightsBytes(b.Arch)/2+2000 {
+			t.Errorf("%s: %d bytes", d, n)
+		}
+		got, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range b.Params {
+			for j, v := range p.Data {
+				if w := got.Params[i].Data[j]; math.Abs(float64(w-v)) > math.Abs(float64(v))*math.Pow(2, -bits)+0x1p-24 {
+					t.Fatalf("%s: %g became %g", d, v, w)
+				}
+			}
+		}
+		b.Params[3].Data[0] = 3.4e38
+		if err := Write(dir, b); err == nil || !strings.Contains(err.Error(), "too large") {
+			t.Errorf("%s of 3.4e38: %v", d, err)
+		}
+	}
+}
+
+// A card that somebody else wrote stays as it is.
+func TestForeignCard(t *testing.T) {
+	root := t.TempDir()
+	one, two := filepath.Join(root, "one"), filepath.Join(root, "two")
+	if err := Write(one, tinyBundle(t, true)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(one, CardDataFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(one, CardFile), []byte("# Theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(two, b); err != nil {
+		t.Fatal(err)
+	}
+	if c := contents(t, two); c[CardFile] != "# Theirs" || c[CardDataFile] != "" {
+		t.Errorf("the card is %q, its data %q", c[CardFile], c[CardDataFile])
 	}
 }
 
@@ -167,6 +227,7 @@ func TestWriteRefuses(t *testing.T) {
 		"vocab":      {func(b *Bundle) { b.Arch.Vocab = 256 }, "320"},
 		"eval":       {func(b *Bundle) { b.Eval = json.RawMessage("{") }, "eval.json"},
 		"tokenizer":  {func(b *Bundle) { b.Tokenizer = nil }, "tokenizer"},
+		"dtype":      {func(b *Bundle) { b.DType = "int8" }, "int8"},
 		"topp":       {func(b *Bundle) { b.Generation.TopP = 2 }, "top_p"},
 	} {
 		b := tinyBundle(t, true)
@@ -351,7 +412,7 @@ func FuzzSafetensors(f *testing.F) {
 }
 
 func FuzzConfig(f *testing.F) {
-	data, err := marshal(makeConfig(glm.Arch{Vocab: 320, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 128}.WithDefaults(), DefaultGeneration()))
+	data, err := marshal(makeConfig(glm.Arch{Vocab: 320, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 128}.WithDefaults(), DefaultGeneration(), Float32))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -381,7 +442,7 @@ func TestCard(t *testing.T) {
 	if front.License != "apache-2.0" || len(front.Language) != 1 || front.Library != "transformers" || len(front.Tags) != 2 {
 		t.Errorf("front matter %+v", front)
 	}
-	for _, want := range []string{"# A name with a break\n", `| a\|b.txt | 1 | 100 | abc |`, "empty 3", "tpe search, 12 trials, budget 3m", "| bits per byte | 2.5 |", "Seed 42", "## Limits", "apache-2.0"} {
+	for _, want := range []string{"# A name with a break\n", `| a\|b.txt | 1 | 100 | abc |`, "empty 3", "tpe search, 12 trials, budget 3m", "| bits per byte | 2.5 |", "Seed 42. Trial t007. Job 0a1b", "## Limits", "apache-2.0"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the card lacks %q:\n%s", want, text)
 		}

@@ -1,72 +1,78 @@
 package bundle
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 )
 
-// Card is what the model card (README.md) tells. What is empty is left out or
-// said to be unknown; the card claims nothing by itself.
+// Card is what the model card tells, README.md to people and card.json to programs. What
+// is empty is left out or said to be unknown; the card claims nothing by itself.
 type Card struct {
-	Name      string
-	Summary   string // a sentence or two
-	License   string // of the model, an identifier such as "apache-2.0"; "" is unknown
-	Languages []string
-	Task      string // task type of the job, such as "text-generation"
-	Data      []DataSource
-	Search    SearchSummary
-	Training  TrainingSummary
-	Scores    []Score
-	Limits    []string // what the model is not good for, beside what every small model isn't
-	Seed      uint64
-	Versions  []Version
-	Created   string // date, as the caller wants it shown; "" leaves it out
+	Name      string          `json:"name,omitempty"`
+	Summary   string          `json:"summary,omitempty"` // a sentence or two
+	License   string          `json:"license,omitempty"` // of the model, an identifier such as "apache-2.0"; "" is unknown
+	Languages []string        `json:"languages,omitempty"`
+	Task      string          `json:"task,omitempty"` // task type of the job, such as "text-generation"
+	Data      []DataSource    `json:"data,omitempty"`
+	Search    SearchSummary   `json:"search"`
+	Training  TrainingSummary `json:"training"`
+	Scores    []Score         `json:"scores,omitempty"`
+	Limits    []string        `json:"limits,omitempty"` // what the model is not good for, beside what every small model isn't
+	Seed      uint64          `json:"seed"`
+	Job       string          `json:"job,omitempty"`   // SHA-256 of what the job asks for, see jobHash in actors/node
+	Trial     string          `json:"trial,omitempty"` // whose configuration was trained
+	Versions  []Version       `json:"versions,omitempty"`
+	Created   string          `json:"created,omitempty"` // date, as the caller wants it shown; "" leaves it out
 }
 
 // DataSource is one set of files the model learnt from.
 type DataSource struct {
-	Name     string
-	Files    int
-	Bytes    int64
-	SHA256   string // of the content
-	License  string
-	Cleaning []CleaningCount
+	Name     string          `json:"name"`
+	Files    int             `json:"files"`
+	Bytes    int64           `json:"bytes"`
+	SHA256   string          `json:"sha256"` // of the content
+	License  string          `json:"license,omitempty"`
+	Cleaning []CleaningCount `json:"cleaning,omitempty"`
 }
 
 // CleaningCount is how many records or bytes a cleaning rule changed or removed.
 type CleaningCount struct {
-	Rule  string
-	Count int64
+	Rule  string `json:"rule"`
+	Count int64  `json:"count"`
 }
 
 // SearchSummary is how the shape and the hyper-parameters were found.
 type SearchSummary struct {
-	Strategy  string
-	Trials    int
-	Budget    string // as given: "3m", "40 trials"
-	Objective string
+	Strategy  string `json:"strategy,omitempty"`
+	Trials    int    `json:"trials,omitempty"`
+	Budget    string `json:"budget,omitempty"` // as given: "3m", "40 trials"
+	Objective string `json:"objective,omitempty"`
 }
 
 // TrainingSummary is the final training.
 type TrainingSummary struct {
-	Steps     int
-	Tokens    int64
-	Seconds   float64
-	Optimizer string
-	Device    string
+	Steps     int     `json:"steps,omitempty"`
+	Tokens    int64   `json:"tokens,omitempty"`
+	Seconds   float64 `json:"seconds,omitempty"`
+	Optimizer string  `json:"optimizer,omitempty"`
+	Device    string  `json:"device,omitempty"`
 }
 
 // Score is a measured number on held-out data.
 type Score struct {
-	Name  string // "bits per byte", "perplexity", "exact match"
-	Value float64
-	On    string // what it was measured on
+	Name  string  `json:"name"` // "bits per byte", "perplexity", "exact match"
+	Value float64 `json:"value"`
+	On    string  `json:"on,omitempty"` // what it was measured on
 }
 
 // Version is a program and its version.
-type Version struct{ Name, Version string }
+type Version struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
 
 // markdown is the card with its YAML front matter. Scalars are JSON strings,
 // which are YAML strings too.
@@ -111,7 +117,7 @@ func (c Card) markdown(b *Bundle) string {
 	p("```sh\nautoglm generate PATH --prompt \"Once\"\nautoglm eval PATH FILE\n```\n\n")
 
 	a := b.Arch
-	p("## Architecture\n\nDecoder of the Llama family (RMSNorm, grouped-query attention, rotary embedding, SwiGLU, no biases), float32.\n\n")
+	p("## Architecture\n\nDecoder of the Llama family (RMSNorm, grouped-query attention, rotary embedding, SwiGLU, no biases), %s.\n\n", cmp.Or(b.DType, Float32))
 	row("parameters", "layers", "width", "heads (key/value)", "feed-forward", "context", "vocabulary", "embeddings")
 	p("|---|---|---|---|---|---|---|---|\n")
 	tied := "untied"
@@ -190,6 +196,12 @@ func (c Card) markdown(b *Bundle) string {
 	}
 	p("\n## Licence\n\n%s\n\n", orUnknown(c.License))
 	p("## Reproducibility\n\nSeed %d.", c.Seed)
+	if c.Trial != "" {
+		p(" Trial %s.", oneLine(c.Trial))
+	}
+	if c.Job != "" {
+		p(" Job %s (SHA-256).", oneLine(c.Job))
+	}
 	for _, v := range c.Versions {
 		p(" %s %s.", oneLine(v.Name), oneLine(v.Version))
 	}

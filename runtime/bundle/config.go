@@ -17,7 +17,7 @@ type configOut struct {
 	AttentionBias     bool           `json:"attention_bias"`
 	AttentionDropout  decimal        `json:"attention_dropout"`
 	BOS               *int32         `json:"bos_token_id"`
-	DType             string         `json:"dtype"`
+	DType             DType          `json:"dtype"`
 	EOS               idList         `json:"eos_token_id"`
 	HeadDim           int            `json:"head_dim"`
 	HiddenAct         string         `json:"hidden_act"`
@@ -35,7 +35,7 @@ type configOut struct {
 	RopeParameters    ropeParameters `json:"rope_parameters"` // transformers 5
 	RopeTheta         decimal        `json:"rope_theta"`      // transformers 4
 	TieWordEmbeddings bool           `json:"tie_word_embeddings"`
-	TorchDType        string         `json:"torch_dtype"` // transformers 4's name of dtype
+	TorchDType        DType          `json:"torch_dtype"` // transformers 4's name of dtype
 	UseCache          bool           `json:"use_cache"`
 	VocabSize         int            `json:"vocab_size"`
 }
@@ -57,10 +57,10 @@ func (d decimal) MarshalJSON() ([]byte, error) {
 	return []byte(s), nil
 }
 
-func makeConfig(a glm.Arch, g Generation) configOut {
+func makeConfig(a glm.Arch, g Generation, d DType) configOut {
 	return configOut{
 		Architectures: []string{"LlamaForCausalLM"}, ModelType: "llama",
-		BOS: optionalID(g.BOS), EOS: g.EOS, Pad: optionalID(g.Pad), DType: "float32", TorchDType: "float32",
+		BOS: optionalID(g.BOS), EOS: g.EOS, Pad: optionalID(g.Pad), DType: d, TorchDType: d,
 		HeadDim: a.HeadDim(), HiddenAct: "silu", HiddenSize: a.Dim, InitializerRange: 0.02, IntermediateSize: a.FFN,
 		MaxPosition: a.Context, NumHeads: a.Heads, NumLayers: a.Layers, NumKVHeads: a.KVHeads, RMSNormEps: decimal(a.NormEps),
 		RopeParameters: ropeParameters{RopeTheta: decimal(a.RopeTheta), RopeType: "default"}, RopeTheta: decimal(a.RopeTheta),

@@ -19,7 +19,8 @@ import (
 )
 
 // Open reads a bundle, ours or a Llama that transformers saved, whole into
-// memory. Its Card is empty. Params come in the order of Arch.Layout.
+// memory. Params come in the order of Arch.Layout. The Card is that of card.json; where
+// there is none, the text of README.md is kept as it is.
 func Open(dir string) (*Bundle, error) {
 	b, err := open(dir)
 	if err != nil {
@@ -60,6 +61,9 @@ func open(dir string) (*Bundle, error) {
 		return nil, err
 	}
 	b.Eval = data
+	if err := b.readCard(dir); err != nil {
+		return nil, err
+	}
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
@@ -71,6 +75,22 @@ func open(dir string) (*Bundle, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+func (b *Bundle) readCard(dir string) error {
+	data, err := optional(dir, CardDataFile)
+	if err != nil {
+		return err
+	}
+	if data != nil {
+		if err := json.Unmarshal(data, &b.Card); err != nil {
+			return fmt.Errorf("%s: %w", CardDataFile, err)
+		}
+		return nil
+	}
+	data, err = optional(dir, CardFile)
+	b.Readme = string(data)
+	return err
 }
 
 // optional is a file's content, nil when there is none.

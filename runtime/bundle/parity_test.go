@@ -56,26 +56,31 @@ type loadResult struct {
 // transformers loads what we write: every tensor, the same ids, the chat template.
 func TestTransformersLoads(t *testing.T) {
 	b := tinyBundle(t, true)
-	dir := filepath.Join(t.TempDir(), "b")
-	if err := Write(dir, b); err != nil {
-		t.Fatal(err)
+	var dirs []string
+	for _, d := range []DType{Float32, Float16, BFloat16} {
+		b.DType = d
+		dirs = append(dirs, filepath.Join(t.TempDir(), "b"))
+		if err := Write(dirs[len(dirs)-1], b); err != nil {
+			t.Fatal(err)
+		}
 	}
 	prompts := []string{"The quick brown fox", "你好 <|user|>hello\n"}
 	var all []loadResult
-	peer(t, "load", loadJob{Dirs: []string{dir}, Prompts: prompts}, &all)
-	got := all[0]
-	if len(got.Missing) > 0 {
-		t.Errorf("tensors missing or unexpected: %v", got.Missing)
-	}
-	if !slices.Equal(got.Special, []string{"<|bos|>", "<|endoftext|>", "<|pad|>"}) {
-		t.Errorf("special tokens %v", got.Special)
-	}
-	if want := "<|user|>\nhello\n<|assistant|>\n"; got.Chat != want {
-		t.Errorf("chat is %q, want %q", got.Chat, want)
-	}
-	for i, p := range prompts {
-		if want := b.Tokenizer.EncodePrompt(nil, p); !slices.Equal(got.IDs[i], want) {
-			t.Errorf("%q: ids %v, want %v", p, got.IDs[i], want)
+	peer(t, "load", loadJob{Dirs: dirs, Prompts: prompts}, &all)
+	for _, got := range all {
+		if len(got.Missing) > 0 {
+			t.Errorf("tensors missing or unexpected: %v", got.Missing)
+		}
+		if !slices.Equal(got.Special, []string{"<|bos|>", "<|endoftext|>", "<|pad|>"}) {
+			t.Errorf("special tokens %v", got.Special)
+		}
+		if want := "<|user|>\nhello\n<|assistant|>\n"; got.Chat != want {
+			t.Errorf("chat is %q, want %q", got.Chat, want)
+		}
+		for i, p := range prompts {
+			if want := b.Tokenizer.EncodePrompt(nil, p); !slices.Equal(got.IDs[i], want) {
+				t.Errorf("%q: ids %v, want %v", p, got.IDs[i], want)
+			}
 		}
 	}
 }

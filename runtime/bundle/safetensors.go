@@ -14,6 +14,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
 // The safetensors format (https://github.com/huggingface/safetensors):
@@ -32,8 +33,33 @@ type tensorHeader struct {
 	Offsets [2]int64 `json:"data_offsets"`
 }
 
+// DType is how weights are stored, by the name that config.json has for it.
+type DType string
+
+// Types of stored weights; "" is Float32.
+const (
+	Float32  DType = "float32"
+	Float16  DType = "float16"
+	BFloat16 DType = "bfloat16"
+)
+
+// safetensors is the format's name of the type.
+func (d DType) safetensors() string {
+	switch d {
+	case Float16:
+		return "F16"
+	case BFloat16:
+		return "BF16"
+	}
+	return "F32"
+}
+
 // WriteSafetensors writes the tensors as float32, sorted by name.
 func WriteSafetensors(w io.Writer, tensors engine.StateDict) error {
+	return writeSafetensors(w, tensors, Float32)
+}
+
+func writeSafetensors(w io.Writer, tensors engine.StateDict, d DType) error {
 	sorted := slices.Clone(tensors)
 	slices.SortFunc(sorted, func(a, b engine.Tensor) int { return strings.Compare(a.Name, b.Name) })
 	for _, t := range sorted {
@@ -45,7 +71,7 @@ func WriteSafetensors(w io.Writer, tensors engine.StateDict) error {
 			return fmt.Errorf("safetensors: tensor %q has shape %v but %d values", t.Name, t.Shape, len(t.Data))
 		}
 	}
-	head, _, err := header(sorted)
+	head, _, err := header(sorted, d)
 	if err != nil {
 		return err
 	}
@@ -55,25 +81,46 @@ func WriteSafetensors(w io.Writer, tensors engine.StateDict) error {
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
-	buf := make([]byte, 0, 1<<16)
+	var buf []byte
 	for _, t := range sorted {
-		for data := t.Data; len(data) > 0; {
-			n := min(len(data), cap(buf)/4)
-			buf = buf[:0]
-			for _, v := range data[:n] {
-				buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v))
+		for part := range slices.Chunk(t.Data, 1<<14) {
+			if buf, err = narrow(buf[:0], part, d); err != nil {
+				return fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
 			}
 			if _, err := w.Write(buf); err != nil {
 				return err
 			}
-			data = data[n:]
 		}
 	}
 	return nil
 }
 
-// header is that of float32 tensors, sorted by name, and how many bytes follow it.
-func header(sorted engine.StateDict) ([]byte, int64, error) {
+// narrow appends values as they are stored.
+func narrow(b []byte, values []float32, d DType) ([]byte, error) {
+	if d != Float16 && d != BFloat16 {
+		for _, v := range values {
+			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+		}
+		return b, nil
+	}
+	stored, infinite := make([]uint16, len(values)), uint16(0x7c00)
+	if d == BFloat16 {
+		infinite = 0x7f80
+		kernel.EncodeBF16(stored, values)
+	} else {
+		kernel.EncodeF16(stored, values)
+	}
+	for i, h := range stored {
+		if h&0x7fff >= infinite {
+			return nil, fmt.Errorf("%g is too large for %s", values[i], d)
+		}
+		b = binary.LittleEndian.AppendUint16(b, h)
+	}
+	return b, nil
+}
+
+// header is that of tensors sorted by name, and how many bytes follow it.
+func header(sorted engine.StateDict, d DType) ([]byte, int64, error) {
 	var head bytes.Buffer
 	head.WriteString(`{"` + metadataKey + `":{"format":"pt"}`)
 	offset := int64(0)
@@ -81,13 +128,13 @@ func header(sorted engine.StateDict) ([]byte, int64, error) {
 		if i > 0 && t.Name == sorted[i-1].Name || t.Name == metadataKey {
 			return nil, 0, fmt.Errorf("safetensors: tensor %q stands twice", t.Name)
 		}
-		h := tensorHeader{DType: "F32", Shape: []int64{}}
-		n := int64(1)
+		h := tensorHeader{DType: d.safetensors(), Shape: []int64{}}
+		n := dtypeSizes[h.DType]
 		for _, s := range t.Shape {
 			h.Shape = append(h.Shape, int64(s))
 			n *= int64(s)
 		}
-		h.Offsets = [2]int64{offset, offset + 4*n}
+		h.Offsets = [2]int64{offset, offset + n}
 		offset = h.Offsets[1]
 		name, err := json.Marshal(t.Name)
 		if err != nil {
@@ -114,7 +161,7 @@ func WeightsBytes(a glm.Arch) int64 {
 		tensors = append(tensors, engine.Tensor{Name: p.Name, Shape: p.Shape})
 	}
 	slices.SortFunc(tensors, func(a, b engine.Tensor) int { return strings.Compare(a.Name, b.Name) })
-	head, data, err := header(tensors)
+	head, data, err := header(tensors, Float32)
 	if err != nil {
 		panic("bundle: " + err.Error()) // two parameters of one name
 	}

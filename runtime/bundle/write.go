@@ -3,6 +3,7 @@ package bundle
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,10 +12,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
@@ -29,17 +29,21 @@ const (
 	SpecialTokensFile   = "special_tokens_map.json"
 	ChatTemplateFile    = "chat_template.jinja"
 	CardFile            = "README.md"
+	CardDataFile        = "card.json" // the card as data: what an SBOM and provenance are made from
 	EvalFile            = "eval.json"
 )
 
 // Bundle is a trained model with everything that is needed to use it.
 type Bundle struct {
 	Arch         glm.Arch
+	DType        DType            // of the weights that Write stores; Open widens what it reads
 	Params       engine.StateDict // every parameter of Arch.Layout; Write leaves out optimiser state
 	Tokenizer    *token.Tokenizer // its vocabulary may be smaller than Arch.Vocab, which is padded
 	Generation   Generation
 	ChatTemplate string // Jinja; "" for a model that doesn't chat
-	Card         Card   // written only
+	Card         Card
+	// Readme is the text of a card that another program wrote, "" to write one from Card.
+	Readme string
 	// Eval is the content of eval.json, nil for none.
 	Eval json.RawMessage
 }
@@ -57,6 +61,11 @@ func (b *Bundle) Validate() error {
 	}
 	if err := b.Generation.validate(b.Arch.Vocab); err != nil {
 		return err
+	}
+	switch b.DType {
+	case "", Float32, Float16, BFloat16:
+	default:
+		return fmt.Errorf("weights of type %q are not known; float32, float16 and bfloat16 are", b.DType)
 	}
 	if b.Eval != nil && !json.Valid(b.Eval) {
 		return fmt.Errorf("%s is not JSON", EvalFile)
@@ -82,81 +91,28 @@ func write(dir string, b *Bundle) error {
 	if err != nil {
 		return err
 	}
-	exists, err := replaceable(dir)
-	if err != nil {
+	if err := replaceable(dir); err != nil {
 		return err
 	}
-	dir = filepath.Clean(dir)
-	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(dir)+".tmp-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(tmp) }() // what is there now: nothing, or the older bundle
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := fill(tmp, b, params); err != nil {
-		return err
-	}
-	if err := syncDir(tmp); err != nil {
-		return err
-	}
-	if exists {
-		err = exchange(tmp, dir)
-	} else {
-		err = os.Rename(tmp, dir)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(parent)
+	return durable.WriteDir(dir, func(tmp string) error { return fill(tmp, b, params) })
 }
 
-// replaceable reports whether dir is there, and refuses one that is no bundle.
-func replaceable(dir string) (exists bool, err error) {
+// replaceable refuses a folder that holds something else than a bundle.
+func replaceable(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil
 	}
-	if err != nil {
-		return false, err
-	}
-	if len(entries) == 0 {
-		return true, nil
+	if err != nil || len(entries) == 0 {
+		return err
 	}
 	if _, err := os.Stat(filepath.Join(dir, ConfigFile)); err != nil {
-		return false, errors.New("the folder holds files but no bundle; remove it or choose another")
+		return errors.New("the folder holds files but no bundle; remove it or choose another")
 	}
-	return true, nil
-}
-
-// exchange swaps two folders: in one step where the file system can, else in
-// two renames, of which the first is undone if the second fails.
-func exchange(tmp, dir string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
-		return err
-	}
-	old := tmp + ".old"
-	if err := os.Rename(dir, old); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return errors.Join(err, os.Rename(old, dir))
-	}
-	return os.RemoveAll(old)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // fill writes the files of b into the empty folder dir.
@@ -165,28 +121,30 @@ func fill(dir string, b *Bundle, params engine.StateDict) error {
 	if err != nil {
 		return err
 	}
-	files := []struct {
+	readme := b.Readme
+	if readme == "" {
+		readme = b.Card.markdown(b)
+	}
+	type file struct {
 		name string
 		data any // []byte as it is, else JSON
-	}{
-		{ConfigFile, makeConfig(b.Arch, b.Generation)},
+	}
+	files := []file{
+		{ConfigFile, makeConfig(b.Arch, b.Generation, cmp.Or(b.DType, Float32))},
 		{GenerationFile, makeGeneration(b.Generation)},
 		{TokenizerFile, tokenizer},
 		{TokenizerConfigFile, b.tokenizerConfig()},
 		{SpecialTokensFile, b.specialTokens()},
-		{CardFile, []byte(b.Card.markdown(b))},
+		{CardFile, []byte(readme)},
+	}
+	if b.Readme == "" {
+		files = append(files, file{CardDataFile, b.Card})
 	}
 	if b.ChatTemplate != "" {
-		files = append(files, struct {
-			name string
-			data any
-		}{ChatTemplateFile, []byte(b.ChatTemplate)})
+		files = append(files, file{ChatTemplateFile, []byte(b.ChatTemplate)})
 	}
 	if b.Eval != nil {
-		files = append(files, struct {
-			name string
-			data any
-		}{EvalFile, []byte(b.Eval)})
+		files = append(files, file{EvalFile, []byte(b.Eval)})
 	}
 	for _, f := range files {
 		data, ok := f.data.([]byte)
@@ -199,7 +157,7 @@ func fill(dir string, b *Bundle, params engine.StateDict) error {
 			return err
 		}
 	}
-	return writeFile(filepath.Join(dir, WeightsFile), func(w io.Writer) error { return WriteSafetensors(w, params) })
+	return writeFile(filepath.Join(dir, WeightsFile), func(w io.Writer) error { return writeSafetensors(w, params, b.DType) })
 }
 
 func writeFile(path string, body func(io.Writer) error) error {
@@ -211,9 +169,6 @@ func writeFile(path string, body func(io.Writer) error) error {
 	err = body(w)
 	if err == nil {
 		err = w.Flush()
-	}
-	if err == nil {
-		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
 }

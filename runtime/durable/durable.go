@@ -4,14 +4,18 @@
 // begins with a dot.
 //
 //	err := durable.WriteFile("out/leaderboard.json", b)
+//	err := durable.WriteDir("out/bundle", func(dir string) error { … })
 package durable
 
 import (
 	"bufio"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteFile puts data at path, readable by all.
@@ -73,4 +77,62 @@ func SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// WriteDir puts at path a folder of what fill puts into an empty one, or replaces the
+// folder that is there, in one step. On an error path is as it was and nothing is left
+// beside it.
+func WriteDir(path string, fill func(dir string) error) error {
+	path = filepath.Clean(path)
+	parent := filepath.Dir(path)
+	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // what is there now: nothing, or the older folder
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := fill(tmp); err != nil {
+		return err
+	}
+	if err := syncAll(tmp); err != nil {
+		return err
+	}
+	if _, err = os.Lstat(path); err == nil {
+		err = exchange(tmp, path)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return err
+	}
+	return SyncDir(parent)
+}
+
+// syncAll makes all that a folder holds durable.
+func syncAll(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
+			return err
+		}
+		return SyncDir(path) // a file is synced as a folder is
+	})
+}
+
+// exchange swaps two folders: in one step where the file system can, else in two
+// renames, of which the first is undone if the second fails.
+func exchange(tmp, dir string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	old := tmp + ".old"
+	if err := os.Rename(dir, old); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return errors.Join(err, os.Rename(old, dir))
+	}
+	return os.RemoveAll(old)
 }

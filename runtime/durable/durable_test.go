@@ -62,3 +62,31 @@ func TestWriteIsAllOrNothing(t *testing.T) {
 		t.Errorf("over a folder: %v; %s", err, names(t, dir))
 	}
 }
+
+func TestWriteDir(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "d")
+	put := func(name string) func(string) error {
+		return func(tmp string) error {
+			if err := os.Mkdir(filepath.Join(tmp, "in"), 0o755); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(tmp, "in", name), []byte(name), 0o600)
+		}
+	}
+	for _, name := range []string{"first", "second"} {
+		if err := WriteDir(dir, put(name)); err != nil {
+			t.Fatal(err)
+		}
+		if names(t, filepath.Join(dir, "in")) != name || names(t, root) != "d" {
+			t.Fatalf("after %s: %s, beside %s", name, names(t, filepath.Join(dir, "in")), names(t, root))
+		}
+	}
+	broken := errors.New("broken")
+	if err := WriteDir(dir, func(tmp string) error { return errors.Join(put("third")(tmp), broken) }); !errors.Is(err, broken) {
+		t.Errorf("fill's error became %v", err)
+	}
+	if names(t, filepath.Join(dir, "in")) != "second" || names(t, root) != "d" {
+		t.Errorf("after a failure: %s, beside %s", names(t, filepath.Join(dir, "in")), names(t, root))
+	}
+}

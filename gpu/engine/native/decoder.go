@@ -18,9 +18,16 @@ type DecoderOptions struct {
 // prefillRows is the most tokens of one sequence computed at once.
 const prefillRows = glm.PrefillRows
 
+// attendBlock is over how many tokens values are summed at once, which a product does
+// in one sweep.
+const attendBlock = 256
+
 // Decoder generates with a cache of keys and values. Its weights are packed once,
 // as the products read them. It implements engine.Decoder and is owned by one
 // goroutine.
+//
+// Invariant: the logits after a text have the same bits however its tokens were split
+// between calls, whatever is computed beside it, and on any number of threads.
 type Decoder struct {
 	arch   glm.Arch
 	opt    DecoderOptions
@@ -368,6 +375,7 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 	C, H, K, D, T := a.Dim, a.Heads, a.KVHeads, a.HeadDim(), a.Context
 	Q := C + 2*K*D
 	ks, vs := kernel.PackedLen(T, D), kernel.PackedLen(D, T)
+	width := kernel.PackedLen(1, 1)
 	scale := float32(1 / math.Sqrt(float64(D)))
 	n := rows[len(rows)-1].pos + 1
 	c := rows[0].cache
@@ -381,6 +389,10 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 			kernel.Scale(own, 1/sum)
 			clear(p[r.pos+1:])
 		}
-		kernel.GemmPacked(false, len(rows), D, n, w.scores, n, c.v[kv*vs:], T, out[h*D:], C, false)
+		// In blocks that don't depend on n, so that a sum has the same bits whatever rows
+		// are computed beside it.
+		for k := 0; k < n; k += attendBlock {
+			kernel.GemmPacked(false, len(rows), D, min(attendBlock, n-k), w.scores[k:], n, c.v[kv*vs+k*width:], T, out[h*D:], C, k > 0)
+		}
 	}
 }

@@ -97,6 +97,19 @@ type Decoder interface {
 	Close() error
 }
 
+// KVCache is a Decoder whose keys and values can be copied out of a sequence and into
+// another one that begins with the same tokens, block by block. What is copied has the
+// bits that computing it again would give.
+type KVCache interface {
+	KVBlock() int  // tokens of a block
+	KVFloats() int // floats of a block
+	// SaveKV copies the block that begins at token from, a multiple of KVBlock, of a
+	// sequence that holds it whole.
+	SaveKV(seq, from int, dst []float32) error
+	// LoadKV appends a block to a (new or known) sequence that holds whole blocks.
+	LoadKV(seq int, src []float32) error
+}
+
 // Optimizer names an update rule.
 type Optimizer string
 

@@ -15,7 +15,7 @@ func TestDecoderIsInvariant(t *testing.T) {
 	m := build(t, a, Options{})
 	perturb(m, 1)
 	r := rand.New(rand.NewPCG(1, 1))
-	const N = 320
+	const N = 310
 	seqs := make([][]int32, 5)
 	for i := range seqs {
 		seqs[i] = make([]int32, N)
@@ -91,5 +91,29 @@ func TestDecoderIsInvariant(t *testing.T) {
 			d.Drop(s)
 			same("prefill of all", prefill(d, s, ids), want[s][N-1])
 		}
+	}
+
+	d := decoder(1)
+	block, data := d.KVBlock(), make([]float32, d.KVFloats())
+	for s, ids := range seqs { // blocks of the decoder that decoded
+		n := 0
+		for ; n+block <= N-5; n += block {
+			if err := alone.SaveKV(s, n, data); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.LoadKV(s, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		same("copied keys and values", prefill(d, s, ids[n:]), want[s][N-1])
+		if d.SaveKV(s, N/block*block, data) == nil || d.SaveKV(s, 1, data) == nil || d.SaveKV(99, 0, data) == nil || d.SaveKV(s, 0, data[1:]) == nil {
+			t.Error("a block that is not there is saved")
+		}
+		if N%block != 0 && d.LoadKV(s, data) == nil {
+			t.Error("a block is loaded after half a block")
+		}
+	}
+	if d.LoadKV(99, data) == nil || d.LoadKV(0, data[1:]) == nil {
+		t.Error("a block is loaded that does not fit")
 	}
 }

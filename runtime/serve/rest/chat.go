@@ -267,7 +267,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 	results, err := s.generate(r.Context(), m, reqs, func(i int, p serve.Piece) error {
 		tokens[i] = append(tokens[i], p.Tokens...)
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -222,7 +222,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 	results, err := s.generate(r.Context(), m, reqs, func(i int, p serve.Piece) error {
 		tokens[i] = append(tokens[i], p.Tokens...)
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -270,9 +270,9 @@ func (c *common) copies(req serve.Request, grammar func() serve.Grammar) []serve
 	return out
 }
 
-// generate runs requests together. emit is called by one goroutine for each of them;
-// the first error ends all.
-func (s *Server) generate(ctx context.Context, m *serve.Model, reqs []serve.Request, emit func(i int, p serve.Piece) error) ([]serve.Result, error) {
+// generate runs requests together. emit, and end (which may be nil) after the last
+// piece, are called by one goroutine for each of them; the first error ends all.
+func (s *Server) generate(ctx context.Context, m *serve.Model, reqs []serve.Request, emit func(i int, p serve.Piece) error, end func(i int, res serve.Result) error) ([]serve.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	results := make([]serve.Result, len(reqs))
@@ -280,7 +280,11 @@ func (s *Server) generate(ctx context.Context, m *serve.Model, reqs []serve.Requ
 	for i, req := range reqs {
 		wg.Go(func() {
 			var err error
-			if results[i], err = m.Generate(ctx, req, func(p serve.Piece) error { return emit(i, p) }); err != nil {
+			results[i], err = m.Generate(ctx, req, func(p serve.Piece) error { return emit(i, p) })
+			if err == nil && end != nil {
+				err = end(i, results[i])
+			}
+			if err != nil {
 				cancel(err)
 			}
 		})
@@ -322,14 +326,9 @@ func (s *Server) streamed(w http.ResponseWriter, r *http.Request, m *serve.Model
 			return err
 		}
 		return st.send(e.piece(i, p))
-	})
+	}, func(i int, res serve.Result) error { return errors.Join(begin(i), st.send(e.last(i, res))) })
 	if err != nil {
 		return st.finish(err)
-	}
-	for i, res := range results {
-		if err := errors.Join(begin(i), st.send(e.last(i, res))); err != nil {
-			return st.finish(err)
-		}
 	}
 	if o != nil && o.IncludeUsage {
 		if err := st.send(e.usage(usageOf(results, n))); err != nil {

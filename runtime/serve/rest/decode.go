@@ -46,7 +46,8 @@ func parseJSON(body []byte, v any) error {
 	case errors.As(err, &own):
 		return own
 	case errors.As(err, &kind):
-		return invalid(kind.Field, "%s is a %s, which it can't be", orBody(kind.Field), kind.Value)
+		field := strings.TrimPrefix(kind.Field, "common.")
+		return invalid(field, "%s is a %s, which it can't be", orBody(field), kind.Value)
 	case err != nil:
 		if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 			field, _ = strconv.Unquote(field)

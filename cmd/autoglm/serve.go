@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
@@ -25,12 +26,13 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/metrics"
+	"github.com/open-autoglm/autoglm/runtime/serve/oip"
 	"github.com/open-autoglm/autoglm/runtime/serve/rest"
 )
 
 // serveFlags are those of autoglm serve.
 type serveFlags struct {
-	listen          string
+	listen, grpc    string
 	keys            string
 	cert, key       string
 	insecure        bool
@@ -40,12 +42,13 @@ type serveFlags struct {
 	prefix, maxBody byteSize
 	grace, timeout  time.Duration
 	origins         []string
-	ready           func(addr string) // told once requests are taken
+	ready           func(web, rpc string) // told once requests are taken
 }
 
 func (f *serveFlags) add(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVar(&f.listen, "listen", "127.0.0.1:8080", "`HOST:PORT` of HTTP")
+	fl.StringVar(&f.grpc, "grpc", "127.0.0.1:8081", "`HOST:PORT` of gRPC; empty is none")
 	fl.StringVar(&f.keys, "keys", "", "`FILE` of API keys, which autoglm apikey makes: others are refused")
 	fl.BoolVar(&f.insecure, "insecure", false, "listen beyond this machine without --keys: whoever reaches the port may ask")
 	fl.StringVar(&f.cert, "tls-cert", "", "`FILE` of the certificate in PEM; with it, and --tls-key, all is TLS")
@@ -73,6 +76,7 @@ speaks to this, with http://HOST:PORT/v1 as its base URL.
 
   /v1/chat/completions, /v1/completions   texts, streamed or whole
   /v1/models                              what is served
+  /v2/…, and gRPC at --grpc               the Open Inference Protocol (KServe's, Triton's)
   /healthz, /readyz, /metrics             for probes and Prometheus
   /openapi.json                           all of it, described
 
@@ -161,12 +165,17 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	near, err := local(f.listen)
-	if err != nil {
-		return usageError{fmt.Errorf("--listen %s: %w", f.listen, err)}
-	}
-	if !near && f.keys == "" && !f.insecure {
-		return usageError{fmt.Errorf("--listen %s: that is beyond this machine, where serve wants --keys FILE (autoglm apikey makes one), or --insecure", f.listen)}
+	for flag, addr := range map[string]string{"listen": f.listen, "grpc": f.grpc} {
+		if flag == "grpc" && addr == "" {
+			continue
+		}
+		near, err := local(addr)
+		if err != nil {
+			return usageError{fmt.Errorf("--%s %s: %w", flag, addr, err)}
+		}
+		if !near && f.keys == "" && !f.insecure {
+			return usageError{fmt.Errorf("--%s %s: that is beyond this machine, where serve wants --keys FILE (autoglm apikey makes one), or --insecure", flag, addr)}
+		}
 	}
 	if (f.cert == "") != (f.key == "") {
 		return usageError{errors.New("--tls-cert and --tls-key go together")}
@@ -223,10 +232,27 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		scheme, ln = "https", tls.NewListener(ln, secure)
 	}
 	web := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
+	var rpc *oip.Server
+	var rpcListener net.Listener
+	if f.grpc != "" {
+		o := oip.Config{Rest: handler, Hub: hub, MaxMessage: int(f.maxBody), Version: version()}
+		if secure != nil {
+			o.TLS = credentials.NewTLS(secure)
+		}
+		if rpcListener, err = net.Listen("tcp", f.grpc); err != nil {
+			return usageError{errors.Join(fmt.Errorf("--grpc: %w", err), ln.Close())}
+		}
+		rpc = oip.New(o)
+		go func() { failed <- rpc.Serve(rpcListener) }()
+	}
 	go func() { failed <- web.Serve(ln) }()
 	defer func() {
 		hub.Refuse()
+		if rpc != nil {
+			rpc.Refuse()
+			defer rpc.Stop()
+		}
 		grace, cancel := context.WithTimeout(context.Background(), f.grace)
 		defer cancel()
 		hub.Drain(grace)
@@ -255,9 +281,13 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
 	defer signal.Stop(again)
-	f.greet(scheme, ln.Addr().String(), hub, threads)
+	rpcAddr := ""
+	if rpc != nil {
+		rpcAddr = rpcListener.Addr().String()
+	}
+	f.greet(scheme, ln.Addr().String(), rpcAddr, hub, threads)
 	if f.ready != nil {
-		f.ready(ln.Addr().String())
+		f.ready(ln.Addr().String(), rpcAddr)
 	}
 	for {
 		select {
@@ -289,11 +319,14 @@ func (f *serveFlags) reload(hub *serve.Hub, ring *keys.Ring) {
 }
 
 // greet says what is served and what may be typed to try it.
-func (f *serveFlags) greet(scheme, addr string, hub *serve.Hub, threads int) {
+func (f *serveFlags) greet(scheme, addr, rpc string, hub *serve.Hub, threads int) {
 	for _, m := range hub.Models() {
 		fmt.Fprintf(os.Stderr, "%s version %s: context %d, %d texts at once, %d thread(s)\n", m.Name, m.Version, m.Bundle.Arch.Context, f.slots, threads)
 	}
 	fmt.Fprintf(os.Stderr, "ready at %s://%s\n", scheme, addr)
+	if rpc != "" {
+		fmt.Fprintf(os.Stderr, "gRPC at %s (Open Inference Protocol)\n", rpc)
+	}
 	m := hub.Models()[0]
 	auth, path, ask := "", "completions", `"prompt":"Call me"`
 	if f.keys != "" {

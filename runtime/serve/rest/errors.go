@@ -62,9 +62,12 @@ func apiErrorOf(err error) *apiError {
 	var full *serve.ContextError
 	var busy *serve.BusyError
 	var rate *keys.RateError
+	var bad *BadRequest
 	switch {
 	case errors.As(err, &own):
 		return own
+	case errors.As(err, &bad):
+		return invalid("", "%s", bad.Message)
 	case errors.As(err, &full):
 		return newError(http.StatusBadRequest, badRequest, "context_length_exceeded", "", "%s", full.Error())
 	case errors.As(err, &busy):
@@ -112,3 +115,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n')) // the client may be gone
 }
+
+// BadRequest is a request that can't be read.
+type BadRequest struct{ Message string }
+
+func (e *BadRequest) Error() string { return e.Message }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -53,7 +54,9 @@ func New(cfg Config) (*Server, error) {
 	for pattern, f := range s.open() {
 		s.mux.HandleFunc(pattern, f)
 	}
-	for pattern, f := range s.guarded() {
+	guarded := s.guarded()
+	maps.Copy(guarded, s.v2())
+	for pattern, f := range guarded {
 		s.mux.HandleFunc(pattern, s.guard(f))
 	}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -116,15 +119,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // guard lets a request in that has a key, gives it its time, and answers its error.
 func (s *Server) guard(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if s.cfg.Keys != nil {
-			scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-			if !strings.EqualFold(scheme, "Bearer") {
-				key = ""
-			}
-			if _, err := s.cfg.Keys.Check(strings.TrimSpace(key)); err != nil {
-				writeError(w, err)
-				return
-			}
+		if err := s.Admit(Bearer(r.Header.Get("Authorization"))); err != nil {
+			writeError(w, err)
+			return
 		}
 		if s.cfg.Timeout > 0 {
 			ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Timeout)
@@ -135,6 +132,15 @@ func (s *Server) guard(f func(http.ResponseWriter, *http.Request) error) http.Ha
 			writeError(w, err)
 		}
 	}
+}
+
+// Bearer is the key of an Authorization header; empty where there is none.
+func Bearer(header string) string {
+	scheme, key, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(key)
 }
 
 // get finds a request's model. A name may end in @VERSION.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/serve/grammar"
 )
 
 // Model is one version of a model that is served.
@@ -19,6 +20,7 @@ type Model struct {
 	Name, Version string
 	Bundle        *bundle.Bundle
 	Loaded        time.Time
+	Vocabulary    func() *grammar.Vocabulary // made when it is first asked for
 	*Scheduler
 
 	users sync.WaitGroup // requests that were given it
@@ -118,7 +120,10 @@ func (h *Hub) add(name, dir string, place func(*served, *Model) []*Model) error 
 	if err != nil {
 		return errors.Join(err, dec.Close())
 	}
-	m := &Model{Name: name, Bundle: b, Loaded: time.Now(), Scheduler: sched}
+	m := &Model{
+		Name: name, Bundle: b, Loaded: time.Now(), Scheduler: sched,
+		Vocabulary: sync.OnceValue(func() *grammar.Vocabulary { return grammar.NewVocabulary(b.Tokenizer) }),
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.mu.draining {

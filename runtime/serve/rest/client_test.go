@@ -66,5 +66,12 @@ func TestOpenAIClient(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got.Errors[name], want)
 		}
 	}
-	t.Logf("shaped: %+v", got.Shaped)
+	var person struct {
+		Name string
+		Age  int
+		Tags []string
+	}
+	if err := json.Unmarshal([]byte(got.Shaped.Text), &person); got.Shaped.Error != "" || got.Shaped.Finish == "stop" && err != nil {
+		t.Errorf("by a schema: %+v, %v", got.Shaped, err)
+	}
 }

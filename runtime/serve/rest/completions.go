@@ -246,7 +246,7 @@ func ptr[T any](v T) *T { return &v }
 
 // grammar is response_format's, for a model.
 func (c *common) grammar(m *serve.Model) (func() serve.Grammar, error) {
-	f, err := c.ResponseFormat.grammar(m.Bundle)
+	f, err := c.ResponseFormat.grammar(m)
 	if f != nil && len(c.Stop) > 0 {
 		return nil, invalid("stop", "stop could cut the JSON that response_format asks for; leave one out")
 	}

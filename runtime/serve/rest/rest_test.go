@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/serve"
+	"github.com/open-autoglm/autoglm/runtime/serve/grammar"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/metrics"
 	"github.com/open-autoglm/autoglm/runtime/serve/servetest"
@@ -170,7 +173,10 @@ func TestRefuses(t *testing.T) {
 		{chat, `{` + msg + `,"reasoning_effort":"high"}`, 400, "reasoning_effort", "unsupported_parameter"},
 		{chat, `{` + msg + `,"top_logprobs":2}`, 400, "top_logprobs", ""},
 		{chat, `{` + msg + `,"logprobs":true,"top_logprobs":21}`, 400, "top_logprobs", ""},
-		{chat, `{` + msg + `,"response_format":{"type":"xml"}}`, 400, "response_format", ""},
+		{chat, `{` + msg + `,"response_format":{"type":"xml"}}`, 400, "response_format.type", ""},
+		{chat, `{` + msg + `,"response_format":{"type":"json_schema"}}`, 400, "response_format.json_schema.schema", ""},
+		{chat, `{` + msg + `,"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"pattern":"a"}}}}`, 400, "response_format.json_schema.schema", "unsupported_schema"},
+		{chat, `{` + msg + `,"response_format":{"type":"json_object"},"stop":"}"}`, 400, "stop", ""},
 		{"/v1/nothing", `{}`, 404, "", "not_found"},
 	} {
 		status, answer, h := f.do(t, "POST", c.path, c.body)
@@ -550,11 +556,52 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 }
 
+// A text has the form that was asked for, or is flagged as cut.
+func TestResponseFormat(t *testing.T) {
+	f := start(t, false, nil)
+	formats := map[string]string{
+		"object": `{"type":"json_object"}`,
+		"schema": `{"type":"json_schema","json_schema":{"name":"p","strict":true,"schema":{"type":"object","properties":{"name":{"type":"string","maxLength":4},"age":{"type":"integer","minimum":0,"maximum":120},"kind":{"enum":["a","b"]}},"required":["name","age","kind"],"additionalProperties":false}}}`,
+	}
+	ended := map[string]int{}
+	for name, format := range formats {
+		for seed := range 12 {
+			status, answer, _ := f.do(t, "POST", "/v1/chat/completions", fmt.Sprintf(`{"messages":[{"role":"user","content":"who?"}],"seed":%d,"temperature":1,"response_format":%s}`, seed, format))
+			if status != 200 {
+				t.Fatal(answer)
+			}
+			c := parse[chatCompletion](t, answer).Choices[0]
+			if *c.Finish == "length" {
+				continue
+			}
+			ended[name]++
+			var v struct {
+				Name *string
+				Age  *int
+				Kind *string
+			}
+			d := json.NewDecoder(strings.NewReader(c.Message.Content))
+			if name == "schema" {
+				d.DisallowUnknownFields()
+				if err := d.Decode(&v); err != nil || v.Name == nil || *v.Age > 120 || *v.Kind != "a" && *v.Kind != "b" || utf8.RuneCountInString(*v.Name) > 4 {
+					t.Errorf("%v: %s", err, c.Message.Content)
+				}
+			} else if !json.Valid([]byte(c.Message.Content)) || c.Message.Content[0] != '{' {
+				t.Errorf("%s", c.Message.Content)
+			}
+		}
+	}
+	if ended["schema"] < 6 {
+		t.Errorf("%v texts came to their end", ended)
+	}
+}
+
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{`{"prompt":"x"}`, `{"prompt":[[1]],"stop":["a"],"logit_bias":{"1":2}}`, `{"messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"object"}}}}`, `{"stop":null,"n":1e400}`} {
 		f.Add(s)
 	}
 	b := servetest.Bundle(f, 1)
+	m := &serve.Model{Bundle: b, Vocabulary: sync.OnceValue(func() *grammar.Vocabulary { return grammar.NewVocabulary(b.Tokenizer) })}
 	f.Fuzz(func(t *testing.T, s string) {
 		var c completionRequest
 		if parseJSON([]byte(s), &c) == nil {
@@ -571,7 +618,7 @@ func FuzzRequest(f *testing.F) {
 					t.Error(err)
 				}
 			}
-			_, _ = ch.grammar(&serve.Model{Bundle: b})
+			_, _ = ch.grammar(m)
 			_ = ch.refused()
 		}
 	})

@@ -110,6 +110,14 @@ type KVCache interface {
 	LoadKV(seq int, src []float32) error
 }
 
+// Embedder is a Decoder that gives its hidden states.
+type Embedder interface {
+	Width() int // of a hidden state
+	// Embed appends ids to a sequence as Prefill does, and adds the hidden state of each
+	// of them, after the final norm, to sum, [Width].
+	Embed(seq int, ids []int32, sum []float32) error
+}
+
 // Optimizer names an update rule.
 type Optimizer string
 

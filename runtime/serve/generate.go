@@ -28,6 +28,7 @@ type Request struct {
 	Logprobs  bool    // give each token's log-probability
 	Top       int     // with Logprobs: and those of so many of the likeliest
 	Grammar   Grammar // confines the text; nil does not
+	Embed     bool    // generate nothing: the mean of the prompt's hidden states is wanted; a Scheduler's alone
 	Seq       int     // sequence of the decoder to use; a Scheduler chooses it itself
 }
 
@@ -83,9 +84,10 @@ type Result struct {
 	Text         string
 	IDs          []int32 // generated tokens, with the one that ended the text
 	PromptTokens int
-	CachedTokens int    // of the prompt's: computed for an earlier request
-	Reason       Reason // "" after an error
-	Slides       int    // how often the context was full and its older half forgotten
+	CachedTokens int       // of the prompt's: computed for an earlier request
+	Reason       Reason    // "" after an error
+	Slides       int       // how often the context was full and its older half forgotten
+	Embedding    []float32 // of Request.Embed: the mean hidden state, of length 1
 }
 
 // ContextError is a prompt that the model can't see whole.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,9 @@ func (e *BusyError) Error() string {
 // ErrDraining refuses a request because the scheduler takes no more.
 var ErrDraining = errors.New("the server is shutting down and takes no more requests")
 
+// ErrNoEmbedding refuses an embedding where the engine gives no hidden states.
+var ErrNoEmbedding = errors.New("the engine gives no embeddings")
+
 // ErrDrained ends a request that was not done when the grace period was over.
 var ErrDrained = errors.New("the server shut down before the text was finished")
 
@@ -80,6 +84,7 @@ var ErrDrained = errors.New("the server shut down before the text was finished")
 type Scheduler struct {
 	cfg    SchedulerConfig
 	dec    engine.Decoder
+	embed  engine.Embedder // the same; nil where it is none
 	tok    *token.Tokenizer
 	wake   chan struct{}
 	ended  chan struct{}
@@ -125,6 +130,7 @@ func NewScheduler(dec engine.Decoder, tok *token.Tokenizer, cfg SchedulerConfig)
 	s := &Scheduler{
 		cfg: cfg, dec: dec, tok: tok, wake: make(chan struct{}, 1), ended: make(chan struct{}), slots: make([]*job, cfg.Slots),
 	}
+	s.embed, _ = dec.(engine.Embedder)
 	if kv, ok := dec.(engine.KVCache); ok && cfg.Prefix > 0 {
 		s.prefix = newPrefixCache(kv, cfg.Prefix)
 	}
@@ -148,6 +154,12 @@ func (s *Scheduler) Generate(ctx context.Context, req Request, emit func(Piece) 
 	room := req.Context - len(gen.seq) + 1 // the last token is not fed back
 	if gen.req.MaxTokens == 0 || gen.req.MaxTokens > room {
 		gen.req.MaxTokens = room
+	}
+	if req.Embed {
+		if s.embed == nil {
+			return Result{}, ErrNoEmbedding
+		}
+		gen.res.Embedding = make([]float32, s.embed.Width())
 	}
 	if err := s.enter(j); err != nil {
 		return Result{}, err
@@ -352,6 +364,9 @@ func (s *Scheduler) fill() (tokens int) {
 		return 0
 	}
 	j := s.slots[seq]
+	if j.gen.req.Embed {
+		return s.embedPart(seq)
+	}
 	if j.filled == 0 && s.prefix != nil {
 		n, err := s.prefix.load(seq, j.gen.seq)
 		if err != nil {
@@ -376,6 +391,29 @@ func (s *Scheduler) fill() (tokens int) {
 	}
 	if j.filled == len(j.gen.seq) {
 		s.choose(seq, logits)
+	}
+	return n
+}
+
+// embedPart is fill for a prompt of which the hidden states are wanted.
+func (s *Scheduler) embedPart(seq int) (tokens int) {
+	j := s.slots[seq]
+	n := min(s.cfg.Prefill, len(j.gen.seq)-j.filled)
+	mean := j.gen.res.Embedding
+	if err := s.embed.Embed(seq, j.gen.seq[j.filled:j.filled+n], mean); err != nil {
+		s.end(seq, err)
+		return 0
+	}
+	if j.filled += n; j.filled == len(j.gen.seq) {
+		norm := 0.0
+		for _, v := range mean {
+			norm += float64(v) * float64(v)
+		}
+		for i := range mean { // the mean's direction is the sum's
+			mean[i] /= float32(math.Sqrt(max(norm, math.SmallestNonzeroFloat64)))
+		}
+		j.gen.res.Reason = ReasonStop
+		s.end(seq, nil)
 	}
 	return n
 }

@@ -42,12 +42,37 @@ func (p *prompts) UnmarshalJSON(b []byte) error {
 	case json.Unmarshal(b, &p.ids) == nil && len(p.ids) > 0:
 		p.texts = nil
 	default:
-		return invalid("prompt", "prompt is no text, no list of texts, no list of tokens and no list of such lists")
+		return invalid("", "a prompt, or input, is no text, no list of texts, no list of tokens and no list of such lists")
 	}
 	return nil
 }
 
-func (p prompts) len() int { return len(p.texts) + len(p.ids) }
+// requests are base with each prompt, and the prompts as texts; field is what they came in.
+func (p prompts) requests(field string, m *serve.Model, base serve.Request) (reqs []serve.Request, texts []string, err error) {
+	switch n := len(p.texts) + len(p.ids); {
+	case n == 0:
+		return nil, nil, invalid(field, "give %s", field)
+	case n > maxPrompts:
+		return nil, nil, invalid(field, "%d texts, at most %d are taken", n, maxPrompts)
+	}
+	for _, text := range p.texts {
+		base.Prompt = text
+		reqs, texts = append(reqs, base), append(texts, text)
+	}
+	for _, ids := range p.ids {
+		for _, id := range ids {
+			if id < 0 || int(id) >= m.Bundle.Tokenizer.VocabSize() {
+				return nil, nil, invalid(field, "%s: %d is no token of this model", field, id)
+			}
+		}
+		if len(ids) == 0 {
+			return nil, nil, invalid(field, "%s: a list of tokens is empty", field)
+		}
+		base.IDs = ids
+		reqs, texts = append(reqs, base), append(texts, token.ValidUTF8(m.Bundle.Tokenizer.Decode(ids)))
+	}
+	return reqs, texts, nil
+}
 
 type usage struct {
 	Prompt     int          `json:"prompt_tokens"`
@@ -143,10 +168,6 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
-	case in.Prompt.len() == 0:
-		return invalid("prompt", "give a prompt")
-	case in.Prompt.len() > maxPrompts:
-		return invalid("prompt", "%d prompts, at most %d are taken", in.Prompt.len(), maxPrompts)
 	case in.BestOf != nil && *in.BestOf != in.choices():
 		return unsupported("best_of")
 	case in.Suffix != nil && *in.Suffix != "":
@@ -163,22 +184,12 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	each, echo, err := in.Prompt.requests("prompt", m, base)
+	if err != nil {
+		return err
+	}
 	var reqs []serve.Request
-	var echo []string
-	for i := range in.Prompt.len() {
-		req := base
-		if in.Prompt.ids != nil {
-			req.IDs = in.Prompt.ids[i]
-			for _, id := range req.IDs {
-				if id < 0 || int(id) >= m.Bundle.Tokenizer.VocabSize() {
-					return invalid("prompt", "prompt: %d is no token of this model", id)
-				}
-			}
-			echo = append(echo, token.ValidUTF8(m.Bundle.Tokenizer.Decode(req.IDs)))
-		} else {
-			req.Prompt = in.Prompt.texts[i]
-			echo = append(echo, req.Prompt)
-		}
+	for _, req := range each {
 		reqs = append(reqs, in.copies(req, grammar)...)
 	}
 	n := in.choices()

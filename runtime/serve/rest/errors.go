@@ -82,6 +82,8 @@ func apiErrorOf(err error) *apiError {
 		return newError(http.StatusUnauthorized, badKey, "invalid_api_key", "", "this API key is not known; send one as Authorization: Bearer KEY")
 	case errors.Is(err, serve.ErrNoModel):
 		return newError(http.StatusNotFound, badRequest, "model_not_found", "model", "%s; GET /v1/models lists those that are", err.Error())
+	case errors.Is(err, serve.ErrNoEmbedding):
+		return newError(http.StatusBadRequest, badRequest, "unsupported", "model", "%s", err.Error())
 	case errors.Is(err, serve.ErrNoChat):
 		return invalid("messages", "%s", err.Error())
 	case errors.Is(err, serve.ErrDraining), errors.Is(err, serve.ErrDrained):

@@ -4,13 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -135,8 +139,13 @@ func TestRefuses(t *testing.T) {
 		{text, `[]`, 400, "", ""},
 		{text, ``, 400, "", ""},
 		{text, `{}`, 400, "prompt", ""},
-		{text, `{"prompt":{}}`, 400, "prompt", ""},
-		{text, `{"prompt":[]}`, 400, "prompt", ""},
+		{text, `{"prompt":{}}`, 400, "", ""},
+		{text, `{"prompt":[]}`, 400, "", ""},
+		{"/v1/embeddings", `{}`, 400, "input", ""},
+		{"/v1/embeddings", `{"input":"x","dimensions":7}`, 400, "dimensions", ""},
+		{"/v1/embeddings", `{"input":"x","encoding_format":"int8"}`, 400, "encoding_format", ""},
+		{"/v1/embeddings", `{"input":[[]]}`, 400, "input", ""},
+		{"/v1/embeddings", `{"input":"` + long + `"}`, 400, "", "context_length_exceeded"},
 		{text, `{"prompt":[[1,99999]]}`, 400, "prompt", ""},
 		{text, `{"prompt":[-1]}`, 400, "prompt", ""},
 		{text, `{"prompt":"` + long + `"}`, 400, "", "context_length_exceeded"},
@@ -318,6 +327,61 @@ func TestStreams(t *testing.T) {
 	}
 	if status, body, _ := f.do(t, "POST", "/v1/completions", `{"prompt":"`+strings.Repeat("x", 999)+`","stream":true}`); status != 400 || !strings.Contains(body, "context_length_exceeded") {
 		t.Errorf("an error before a stream: %d %s", status, body)
+	}
+}
+
+func TestEmbeddings(t *testing.T) {
+	f := start(t, false, nil)
+	_, answer, _ := f.do(t, "POST", "/v1/embeddings", `{"model":"tiny","input":["the fox","the fox","`+strings.Repeat("a dog ", 40)+`"]}`)
+	got := parse[struct {
+		Data []struct {
+			Index     int
+			Embedding []float64
+		}
+		Usage map[string]int
+	}](t, answer)
+	if len(got.Data) != 3 || got.Usage["prompt_tokens"] == 0 || got.Usage["prompt_tokens"] != got.Usage["total_tokens"] {
+		t.Fatal(answer)
+	}
+	dot := func(i, j int) (sum float64) {
+		for k, v := range got.Data[i].Embedding {
+			sum += v * got.Data[j].Embedding[k]
+		}
+		return sum
+	}
+	if math.Abs(dot(0, 1)-1) > 1e-5 || math.Abs(dot(2, 2)-1) > 1e-5 || dot(0, 2) > 0.9999 || len(got.Data[0].Embedding) != 32 {
+		t.Errorf("products %g, %g, %g", dot(0, 1), dot(2, 2), dot(0, 2))
+	}
+	_, answer, _ = f.do(t, "POST", "/v1/embeddings", `{"input":"the fox","encoding_format":"base64"}`)
+	b, err := base64.StdEncoding.DecodeString(parse[struct{ Data []struct{ Embedding string } }](t, answer).Data[0].Embedding)
+	if err != nil || len(b) != 4*32 || math.Float32frombits(binary.LittleEndian.Uint32(b)) != float32(got.Data[0].Embedding[0]) {
+		t.Errorf("%v: %s", err, answer)
+	}
+}
+
+// The page asks this server alone, and browsers hold it to that.
+func TestPage(t *testing.T) {
+	f := start(t, false, nil)
+	status, body, h := f.do(t, "GET", "/", "")
+	if status != 200 || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") || strings.Contains(body, "http://") || strings.Contains(body, "https://") {
+		t.Errorf("%d %s", status, h)
+	}
+	chromium := os.Getenv("AUTOGLM_CHROMIUM")
+	if chromium == "" {
+		if os.Getenv("AUTOGLM_REQUIRE") == "all" {
+			t.Fatal("AUTOGLM_CHROMIUM is not set: name a chromium browser's executable")
+		}
+		t.Skip("AUTOGLM_CHROMIUM is not set")
+	}
+	cmd := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+		"--user-data-dir="+t.TempDir(), "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", f.URL+"/")
+	var out, log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	if strings.Contains(log.String(), "CONSOLE") || !strings.Contains(out.String(), `<option value="tiny">`) {
+		t.Errorf("%s\n%s", log.String(), out.String())
 	}
 }
 

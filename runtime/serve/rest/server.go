@@ -68,6 +68,7 @@ func New(cfg Config) (*Server, error) {
 // open are the paths that need no key.
 func (s *Server) open() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
+		"GET /{$}":             s.page,
 		"GET /healthz":         s.healthz,
 		"GET /readyz":          s.readyz,
 		"GET /openapi.json":    s.openapi,
@@ -87,6 +88,7 @@ func (s *Server) guarded() map[string]func(http.ResponseWriter, *http.Request) e
 		"GET /v1/models/{model}":    s.model,
 		"POST /v1/completions":      s.completions,
 		"POST /v1/chat/completions": s.chat,
+		"POST /v1/embeddings":       s.embeddings,
 	}
 }
 

@@ -349,7 +349,7 @@ reads (a running serve reads it anew on SIGHUP). A key is taken back by deleting
 		Example: `  autoglm apikey ada --rate 60
   curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v1/models`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			if rate < 0 {
 				return usageError{errors.New("--rate can't be negative")}
 			}
@@ -360,8 +360,8 @@ reads (a running serve reads it anew on SIGHUP). A key is taken back by deleting
 			if err := addKey(file, line); err != nil {
 				return usageError{err}
 			}
-			fmt.Println(key)
-			return nil
+			_, err = fmt.Fprintln(c.OutOrStdout(), key)
+			return err
 		},
 	}
 	c.Flags().StringVar(&file, "file", "keys", "`FILE` to add the key's hash to")

@@ -128,6 +128,7 @@ Start here:
   autoglm build                           a model from the embedded sample, 3 minutes
   autoglm build corpus.jsonl --budget 10m --out run1
   autoglm generate run1/bundle --prompt "Call me"
+  autoglm serve run1/bundle               over HTTP and gRPC; a page to try it
 On several machines:
   autoglm node --help                     nodes; then submit, attach, fetch
   autoglm deploy --help                   units and manifests that start them

@@ -108,6 +108,8 @@ type KVCache interface {
 	SaveKV(seq, from int, dst []float32) error
 	// LoadKV appends a block to a (new or known) sequence that holds whole blocks.
 	LoadKV(seq int, src []float32) error
+	// Trim forgets all but the first n tokens of a sequence.
+	Trim(seq, n int)
 }
 
 // Embedder is a Decoder that gives its hidden states.

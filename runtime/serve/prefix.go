@@ -67,7 +67,11 @@ func (c *prefixCache) chain(ids []int32, f func(*prefixBlock) error) (last uint6
 // load begins a sequence with what is kept of a prompt, never all of it: the last
 // token is to be computed.
 func (c *prefixCache) load(seq int, ids []int32) (n int, err error) {
-	_, n, err = c.chain(ids[:len(ids)-1], func(b *prefixBlock) error { return c.kv.LoadKV(seq, b.data) })
+	_, n, err = c.chain(ids, func(b *prefixBlock) error { return c.kv.LoadKV(seq, b.data) })
+	if n == len(ids) {
+		n--
+		c.kv.Trim(seq, n)
+	}
 	c.queries.Add(int64(len(ids)))
 	c.hits.Add(int64(n))
 	return n, err

@@ -106,6 +106,8 @@ func TestDecoderIsInvariant(t *testing.T) {
 			}
 		}
 		same("copied keys and values", prefill(d, s, ids[n:]), want[s][N-1])
+		d.Trim(s, N-7)
+		same("after a trim", prefill(d, s, ids[N-7:]), want[s][N-1])
 		if d.SaveKV(s, N/block*block, data) == nil || d.SaveKV(s, 1, data) == nil || d.SaveKV(99, 0, data) == nil || d.SaveKV(s, 0, data[1:]) == nil {
 			t.Error("a block that is not there is saved")
 		}

@@ -54,6 +54,13 @@ func (d *Decoder) LoadKV(seq int, src []float32) error {
 	return nil
 }
 
+// Trim implements engine.KVCache.
+func (d *Decoder) Trim(seq, n int) {
+	if c := d.caches[seq]; c != nil {
+		c.n = max(0, min(c.n, n))
+	}
+}
+
 // eachKV gives the parts of a cache that hold the block at token from, always in one
 // order and of the same lengths.
 func (d *Decoder) eachKV(c *cache, from int, f func(part []float32)) {

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
@@ -45,7 +46,8 @@ type result struct {
 	Decoder        float64 `json:"decoder_tokens_s"`
 	Scheduler      float64 `json:"scheduler_tokens_s"`
 	Stream         float64 `json:"stream_tokens_s"`
-	StreamOverhead float64 `json:"stream_overhead"` // of the decoder's time, the share on top
+	StreamOverhead float64 `json:"stream_overhead"`     // of the decoder's time, the share on top
+	StreamCPU      float64 `json:"stream_cpu_overhead"` // the same of processor time, the client's included: neighbours don't count
 	Eight          float64 `json:"stream_8_tokens_s"`
 	FirstCold      float64 `json:"first_token_256_ms"`
 	FirstSeen      float64 `json:"first_token_256_seen_ms"`
@@ -56,6 +58,9 @@ type result struct {
 	RefusalP99     float64 `json:"refusal_p99_ms"`
 	HealthP99      float64 `json:"health_p99_ms"`
 	CancelMax      float64 `json:"cancel_to_free_max_ms"`
+	MemoryBefore   float64 `json:"memory_before_mb"` // resident, before the overload, a tenth into it and after it
+	MemoryEarly    float64 `json:"memory_early_mb"`
+	MemoryAfter    float64 `json:"memory_after_mb"`
 }
 
 func main() {
@@ -111,6 +116,28 @@ func p99(v []float64) float64 {
 	return v[min(len(v)-1, len(v)*99/100)]
 }
 
+// cpu is the processor time that this process has used.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// resident is this process's memory in MB.
+func resident() float64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, pages int
+	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
+		return 0
+	}
+	return float64(pages*os.Getpagesize()) / 1e6
+}
+
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // bench is a server under measurement.
@@ -156,6 +183,7 @@ func run(tokens, rounds, threads int, load time.Duration) error {
 	}
 	defer alone.Close()
 	var decoder, scheduler, stream, eight []float64
+	used := map[*[]float64]time.Duration{}
 	for range rounds {
 		for _, f := range []struct {
 			to   *[]float64
@@ -166,7 +194,9 @@ func run(tokens, rounds, threads int, load time.Duration) error {
 			{&stream, func() (float64, error) { return m.streams(1, tokens) }},
 			{&eight, func() (float64, error) { return m.streams(8, tokens) }},
 		} {
+			begin := cpu()
 			rate, err := f.rate()
+			used[f.to] += cpu() - begin
 			if err != nil {
 				return err
 			}
@@ -178,6 +208,7 @@ func run(tokens, rounds, threads int, load time.Duration) error {
 		shares = append(shares, decoder[i]/stream[i]-1)
 	}
 	out.StreamOverhead = median(shares)
+	out.StreamCPU = used[&stream].Seconds()/used[&decoder].Seconds() - 1
 	out.Decoder, out.Scheduler, out.Stream, out.Eight = median(decoder), median(scheduler), median(stream), median(eight)
 
 	var cold, seen []float64
@@ -334,6 +365,9 @@ func (m *bench) cancel() (float64, error) {
 func (m *bench) overload(d time.Duration, out *result) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
+	out.MemoryBefore = resident()
+	early := time.AfterFunc(d/10, func() { out.MemoryEarly = resident() })
+	defer early.Stop()
 	var mu sync.Mutex
 	var refusals, healths []float64
 	var wg sync.WaitGroup
@@ -372,6 +406,7 @@ func (m *bench) overload(d time.Duration, out *result) error {
 		time.Sleep(20 * time.Millisecond)
 	}
 	wg.Wait()
+	out.MemoryAfter = resident()
 	out.RefusalP99, out.HealthP99 = p99(refusals), p99(healths)
 	return nil
 }

@@ -141,16 +141,6 @@ func parseCanary(s string) (servedBundle, float64, error) {
 	return servedBundle{name, rest[:i]}, percent, nil
 }
 
-// local tells whether an address is this machine's alone.
-func local(addr string) (bool, error) {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false, err
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback(), nil
-}
-
 // usableCPUs is how many processors this process may use, by its affinity and its cgroup.
 func usableCPUs() int {
 	m, err := device.NewProcFS(os.DirFS("/")).Scan()
@@ -169,11 +159,10 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		if flag == "grpc" && addr == "" {
 			continue
 		}
-		near, err := local(addr)
-		if err != nil {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return usageError{fmt.Errorf("--%s %s: %w", flag, addr, err)}
 		}
-		if !near && f.keys == "" && !f.insecure {
+		if !rest.Local(addr) && f.keys == "" && !f.insecure {
 			return usageError{fmt.Errorf("--%s %s: that is beyond this machine, where serve wants --keys FILE (autoglm apikey makes one), or --insecure", flag, addr)}
 		}
 	}
@@ -219,6 +208,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	counts.Watch(hub)
 	cfg := rest.DefaultConfig(hub, counts)
 	cfg.Keys, cfg.MaxBody, cfg.Timeout, cfg.Origins, cfg.Version = ring, int64(f.maxBody), f.timeout, f.origins, version()
+	cfg.Local = rest.Local(f.listen) && ring == nil
 	handler, err := rest.New(cfg)
 	if err != nil {
 		return err

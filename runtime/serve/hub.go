@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -41,6 +42,7 @@ type Hub struct {
 		sync.Mutex
 		names    []string // in the order of loading
 		models   map[string]*served
+		leaving  map[*Model]bool // replaced, while requests still have them
 		draining bool
 	}
 }
@@ -57,7 +59,7 @@ type served struct {
 // NewHub is a Hub without models; events, which may be nil, gives each model's.
 func NewHub(open Opener, cfg SchedulerConfig, events func(model string) Events) *Hub {
 	h := &Hub{open: open, cfg: cfg, events: events}
-	h.mu.models = map[string]*served{}
+	h.mu.models, h.mu.leaving = map[string]*served{}, map[*Model]bool{}
 	return h
 }
 
@@ -146,11 +148,15 @@ func (h *Hub) add(name, dir string, place func(*served, *Model) []*Model) error 
 	return nil
 }
 
-// retire lets a model end once its requests are done.
+// retire lets a model end once its requests are done; mu is held.
 func (h *Hub) retire(m *Model) {
+	h.mu.leaving[m] = true
 	h.closing.Go(func() {
 		m.users.Wait()
 		m.Close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.mu.leaving, m)
 	})
 }
 
@@ -224,8 +230,12 @@ func (h *Hub) Draining() bool {
 // ErrDrained.
 func (h *Hub) Drain(ctx context.Context) {
 	h.Refuse()
+	all := h.Models()
+	h.mu.Lock()
+	all = slices.AppendSeq(all, maps.Keys(h.mu.leaving))
+	h.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, m := range h.Models() {
+	for _, m := range all {
 		wg.Go(func() { m.Drain(ctx) })
 	}
 	wg.Wait()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type Config struct {
 	Ping    time.Duration // between the comments that keep a silent stream alive
 	Stall   time.Duration // how long a round may take before the server calls itself sick
 	Origins []string      // sites whose pages may ask, or *; empty is none
+	Local   bool          // only who calls it by a name of this machine's own: no site whose name leads here
 	Version string        // of the program
 }
 
@@ -100,6 +102,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("X-Request-Id", id)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if s.cfg.Local && !Local(r.Host) {
+		writeError(w, newError(http.StatusForbidden, badRequest, "wrong_host", "", "this server answers as localhost, not as %q", clip(r.Host)))
+		return
+	}
 	if origin := r.Header.Get("Origin"); origin != "" && len(s.cfg.Origins) > 0 {
 		w.Header().Add("Vary", "Origin")
 		if slices.Contains(s.cfg.Origins, "*") || slices.Contains(s.cfg.Origins, origin) {
@@ -116,6 +122,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
 	s.mux.ServeHTTP(w, r)
+}
+
+// Local tells whether an address, with a port or without, is of this machine alone.
+func Local(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = strings.Trim(addr, "[]")
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // guard lets a request in that has a key, gives it its time, and answers its error.

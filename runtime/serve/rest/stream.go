@@ -50,6 +50,7 @@ func newStream(w http.ResponseWriter, ping time.Duration) *stream {
 func (s *stream) close() {
 	close(s.stop)
 	s.done.Wait()
+	_ = s.ctl.SetWriteDeadline(time.Time{}) // the connection's next answer has none
 }
 
 // write is called with mu held.

@@ -242,7 +242,7 @@ func TestDrain(t *testing.T) {
 				}
 			})
 		}
-		wait(t, func() bool { return s.Status().Waiting == 2 })
+		wait(t, func() bool { st := s.Status(); return st.Running == 1 && st.Waiting == 2 })
 		s.Refuse()
 		if _, err := s.Generate(t.Context(), sampled(b, "the", 9, 5), nil); !errors.Is(err, ErrDraining) {
 			t.Errorf("while draining: %v", err)
@@ -261,7 +261,7 @@ func TestDrain(t *testing.T) {
 				}
 			})
 		}
-		wait(t, func() bool { return s.Status().Waiting == 2 })
+		wait(t, func() bool { st := s.Status(); return st.Running == 1 && st.Waiting == 2 })
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		wg.Go(func() { s.Drain(ctx) })

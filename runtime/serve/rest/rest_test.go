@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fixture struct {
 	*httptest.Server
 	hub   *serve.Hub
+	busy  atomic.Int64         // requests that are being answered
 	gates chan *servetest.Gate // of the models, in the order of loading; where gated
 }
 
@@ -73,7 +75,11 @@ func start(t *testing.T, gated bool, change func(*Config, *serve.SchedulerConfig
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Server = httptest.NewServer(s)
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.busy.Add(1)
+		defer f.busy.Add(-1)
+		s.ServeHTTP(w, r)
+	}))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -527,6 +533,7 @@ func TestBusy(t *testing.T) {
 	}
 	leave()
 	wg.Wait()
+	wait(t, func() bool { return f.busy.Load() == 0 }) // at once, while the decoder is held up
 	gate.Open()
 	wait(t, func() bool { st := model.Status(); return st.Running == 0 && st.Waiting == 0 })
 	if status, _, _ := f.do(t, "GET", "/healthz", ""); status != 200 {

@@ -128,6 +128,7 @@ Start here:
   autoglm build                           a model from the embedded sample, 3 minutes
   autoglm build corpus.jsonl --budget 10m --out run1
   autoglm generate run1/bundle --prompt "Call me"
+  autoglm serve run1/bundle               over HTTP and gRPC; a page to try it
 On several machines:
   autoglm node --help                     nodes; then submit, attach, fetch
   autoglm deploy --help                   units and manifests that start them
@@ -138,7 +139,7 @@ state is kept; resume goes on).`,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), evalCommand(),
+	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), serveCommand(), apikeyCommand(), evalCommand(),
 		trialsCommand(), leaderboardCommand(), trialCommand(), bundleCommand(), exportCommand(), pushCommand(), keygenCommand(), signCommand(), verifyCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
 		nodeCommand(), caCommand(), nodesCommand(), drainCommand(), submitCommand(), jobsCommand(), statusCommand(), attachCommand(), logsCommand(),
 		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand())

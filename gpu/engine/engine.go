@@ -97,6 +97,29 @@ type Decoder interface {
 	Close() error
 }
 
+// KVCache is a Decoder whose keys and values can be copied out of a sequence and into
+// another one that begins with the same tokens, block by block. What is copied has the
+// bits that computing it again would give.
+type KVCache interface {
+	KVBlock() int  // tokens of a block
+	KVFloats() int // floats of a block
+	// SaveKV copies the block that begins at token from, a multiple of KVBlock, of a
+	// sequence that holds it whole.
+	SaveKV(seq, from int, dst []float32) error
+	// LoadKV appends a block to a (new or known) sequence that holds whole blocks.
+	LoadKV(seq int, src []float32) error
+	// Trim forgets all but the first n tokens of a sequence.
+	Trim(seq, n int)
+}
+
+// Embedder is a Decoder that gives its hidden states.
+type Embedder interface {
+	Width() int // of a hidden state
+	// Embed appends ids to a sequence as Prefill does, and adds the hidden state of each
+	// of them, after the final norm, to sum, [Width].
+	Embed(seq int, ids []int32, sum []float32) error
+}
+
 // Optimizer names an update rule.
 type Optimizer string
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
@@ -23,7 +24,39 @@ type Request struct {
 	EOS       []int32
 	Stop      []string // strings that end the text; they are left out of it
 	Sampling  Sampling
-	Seq       int // sequence of the decoder to use
+	MinTokens int     // the text does not end by EOS before so many tokens
+	Logprobs  bool    // give each token's log-probability
+	Top       int     // with Logprobs: and those of so many of the likeliest
+	Grammar   Grammar // confines the text; nil does not
+	Embed     bool    // generate nothing: the mean of the prompt's hidden states is wanted; a Scheduler's alone
+	Seq       int     // sequence of the decoder to use; a Scheduler chooses it itself
+}
+
+// Grammar confines a text, token by token. It belongs to the goroutine that generates.
+type Grammar interface {
+	// Allowed is the set of tokens that may come next, a bit for each id, and whether the
+	// text may end here; valid until Take. Where it may, and nothing may follow, it ends.
+	Allowed() (ids []uint64, end bool)
+	// Take tells the token that was chosen.
+	Take(id int32)
+}
+
+// Piece is what a text grew by.
+type Piece struct {
+	Text   string  // valid UTF-8
+	Tokens []Token // with Request.Logprobs: the tokens chosen since the last piece
+}
+
+// Token is a token that was chosen.
+type Token struct {
+	Logprob
+	Top []Logprob // the likeliest, the most likely first
+}
+
+// Logprob is a token's log-probability by the model, before penalties and filters.
+type Logprob struct {
+	ID    int32
+	Value float64
 }
 
 // Defaults is a request as a bundle's generation_config.json asks for it.
@@ -51,8 +84,10 @@ type Result struct {
 	Text         string
 	IDs          []int32 // generated tokens, with the one that ended the text
 	PromptTokens int
-	Reason       Reason // "" after an error
-	Slides       int    // how often the context was full and its older half forgotten
+	CachedTokens int       // of the prompt's: computed for an earlier request
+	Reason       Reason    // "" after an error
+	Slides       int       // how often the context was full and its older half forgotten
+	Embedding    []float32 // of Request.Embed: the mean hidden state, of length 1
 }
 
 // ContextError is a prompt that the model can't see whole.
@@ -65,13 +100,22 @@ func (e *ContextError) Error() string {
 // Generate continues the prompt. It calls emit (which may be nil) with each
 // piece of text as soon as that is final.
 func Generate(ctx context.Context, dec engine.Decoder, tok *token.Tokenizer, req Request, emit func(string) error) (Result, error) {
-	g, err := newGeneration(tok, req, emit)
+	if emit == nil {
+		emit = func(string) error { return nil }
+	}
+	g, err := newGeneration(tok, req, func(p Piece) error {
+		if p.Text == "" {
+			return nil
+		}
+		return emit(p.Text)
+	})
 	if err != nil {
 		return Result{}, fmt.Errorf("generate: %w", err)
 	}
 	dec.Drop(req.Seq)
 	defer dec.Drop(req.Seq)
 	if err := g.run(ctx, dec); err != nil {
+		g.res.Reason = ""
 		return g.res, fmt.Errorf("generate: %w", err)
 	}
 	return g.res, nil
@@ -86,12 +130,13 @@ type generation struct {
 	seq     []int32 // what the model has seen, and the token it is to see next
 	decoder *token.Decoder
 	stops   stopper
-	emit    func(string) error
+	emit    func(Piece) error
 	logits  []float32
+	tokens  []Token // chosen, and not in a piece yet
 	res     Result
 }
 
-func newGeneration(tok *token.Tokenizer, req Request, emit func(string) error) (*generation, error) {
+func newGeneration(tok *token.Tokenizer, req Request, emit func(Piece) error) (*generation, error) {
 	sampler, err := NewSampler(req.Sampling)
 	if err != nil {
 		return nil, err
@@ -112,6 +157,8 @@ func newGeneration(tok *token.Tokenizer, req Request, emit func(string) error) (
 		return nil, fmt.Errorf("context is %d, must be at least 2", req.Context)
 	case req.MaxTokens < 0:
 		return nil, fmt.Errorf("max tokens is %d, must not be negative", req.MaxTokens)
+	case req.MinTokens < 0:
+		return nil, fmt.Errorf("min tokens is %d, must not be negative", req.MinTokens)
 	case len(ids) == 0:
 		return nil, errors.New("the prompt is empty and the tokenizer has no beginning-of-text token to start from")
 	case len(ids) > req.Context:
@@ -125,9 +172,6 @@ func newGeneration(tok *token.Tokenizer, req Request, emit func(string) error) (
 	g := &generation{
 		req: req, sampler: sampler, vocab: tok.VocabSize(), bos: tok.BOS() >= 0 && ids[0] == tok.BOS(),
 		seq: append([]int32(nil), ids...), decoder: tok.NewDecoder(false), stops: stopper{stops: req.Stop}, emit: emit,
-	}
-	if g.emit == nil {
-		g.emit = func(string) error { return nil }
 	}
 	g.res.PromptTokens = len(ids)
 	g.sampler.Saw(ids...)
@@ -143,11 +187,7 @@ func (g *generation) run(ctx context.Context, dec engine.Decoder) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		id, err2 := g.sampler.Next(g.known(logits))
-		if err2 != nil {
-			return err2
-		}
-		done, err2 := g.take(id)
+		done, err2 := g.next(logits)
 		if done || err2 != nil {
 			return err2
 		}
@@ -160,20 +200,87 @@ func (g *generation) run(ctx context.Context, dec engine.Decoder) error {
 			logits, err = dec.Prefill(g.req.Seq, g.seq)
 			continue
 		}
-		logits, err = dec.Decode([]int{g.req.Seq}, []int32{id})
+		logits, err = dec.Decode([]int{g.req.Seq}, g.seq[len(g.seq)-1:])
 	}
 }
 
-// known hides the ids that only pad the model's vocabulary.
-func (g *generation) known(logits []float32) []float32 {
-	if len(logits) <= g.vocab {
-		return logits
+// next chooses a token by the logits and says whether the text has ended.
+func (g *generation) next(logits []float32) (done bool, err error) {
+	open, end := g.open(logits)
+	if end {
+		return true, g.end(ReasonStop)
+	}
+	id, err := g.sampler.Next(open)
+	if err != nil {
+		return true, err
+	}
+	if g.req.Logprobs && !slices.Contains(g.req.EOS, id) {
+		g.tokens = append(g.tokens, logprobs(logits[:min(len(logits), g.vocab)], id, g.req.Top))
+	}
+	if g.req.Grammar != nil {
+		g.req.Grammar.Take(id)
+	}
+	return g.take(id)
+}
+
+// open is the logits without the ids that may not be chosen: those that only pad the
+// model's vocabulary, those that the grammar forbids, and the end where it is too early.
+// It says whether nothing is left to say.
+func (g *generation) open(logits []float32) (out []float32, end bool) {
+	early := len(g.res.IDs) < g.req.MinTokens
+	if len(logits) <= g.vocab && g.req.Grammar == nil && !early {
+		return logits, false
 	}
 	g.logits = append(g.logits[:0], logits...)
+	never := float32(math.Inf(-1))
 	for i := g.vocab; i < len(g.logits); i++ {
-		g.logits[i] = float32(math.Inf(-1))
+		g.logits[i] = never
 	}
-	return g.logits
+	var ids []uint64
+	mayEnd := true
+	if g.req.Grammar != nil {
+		if ids, mayEnd = g.req.Grammar.Allowed(); mayEnd && !slices.ContainsFunc(ids, func(w uint64) bool { return w != 0 }) {
+			return nil, true
+		}
+		for i := range g.logits {
+			if ids[i/64]>>(i%64)&1 == 0 {
+				g.logits[i] = never
+			}
+		}
+	}
+	for _, id := range g.req.EOS {
+		switch {
+		case early || !mayEnd:
+			g.logits[id] = never
+		case g.req.Grammar != nil:
+			g.logits[id] = logits[id]
+		}
+	}
+	return g.logits, false
+}
+
+// logprobs is a token with its log-probability and the top likeliest.
+func logprobs(logits []float32, id int32, top int) Token {
+	highest := float64(slices.Max(logits))
+	sum := 0.0
+	for _, v := range logits {
+		sum += math.Exp(float64(v) - highest)
+	}
+	norm := highest + math.Log(sum)
+	t := Token{Logprob: Logprob{ID: id, Value: float64(logits[id]) - norm}}
+	for i, v := range logits {
+		if n := len(t.Top); n < top || top > 0 && float64(v)-norm > t.Top[n-1].Value {
+			p := Logprob{ID: int32(i), Value: float64(v) - norm}
+			at, _ := slices.BinarySearchFunc(t.Top, p, func(a, b Logprob) int {
+				if a.Value >= b.Value {
+					return -1 // equals stay in the order of ids
+				}
+				return 1
+			})
+			t.Top = slices.Insert(t.Top, at, p)[:min(n+1, top)]
+		}
+	}
+	return t
 }
 
 // slide forgets all but the last half of a full context.
@@ -197,12 +304,11 @@ func (g *generation) take(id int32) (done bool, err error) {
 		}
 	}
 	text, stopped := g.stops.push(g.decoder.Push(id))
-	if err := g.send(text); err != nil {
-		return true, err
-	}
 	if stopped {
 		g.res.Reason = ReasonStop
-		return true, nil
+	}
+	if err := g.send(text); stopped || err != nil {
+		return true, err
 	}
 	if len(g.res.IDs) == g.req.MaxTokens {
 		return true, g.end(ReasonLength)
@@ -218,19 +324,18 @@ func (g *generation) end(why Reason) error {
 	} else {
 		text += g.stops.held
 	}
-	if err := g.send(text); err != nil {
-		return err
-	}
 	g.res.Reason = why
-	return nil
+	return g.send(text)
 }
 
 func (g *generation) send(text string) error {
-	if text == "" {
+	if text == "" && (g.res.Reason == "" || len(g.tokens) == 0) {
 		return nil
 	}
+	p := Piece{Text: text, Tokens: g.tokens}
+	g.tokens = nil
 	g.res.Text += text
-	return g.emit(text)
+	return g.emit(p)
 }
 
 // stopper looks for stop strings in a text that comes in pieces.

@@ -12,11 +12,14 @@ import (
 // Sampling is how the next token is chosen from the logits. Zero values switch a
 // filter off; a zero temperature takes the likeliest token.
 type Sampling struct {
-	Temperature       float64 // divides the logits; 0 is greedy
-	TopK              int     // keep the k likeliest (and those equal to the last)
-	TopP              float64 // keep the likeliest whose sum reaches p (Holtzman et al. 2020); 0 and 1 are off
-	MinP              float64 // keep those with at least this share of the likeliest's probability
-	RepetitionPenalty float64 // divides the positive logits of tokens seen, multiplies negative ones (Keskar et al. 2019); 0 and 1 are off
+	Temperature       float64           // divides the logits; 0 is greedy
+	TopK              int               // keep the k likeliest (and those equal to the last)
+	TopP              float64           // keep the likeliest whose sum reaches p (Holtzman et al. 2020); 0 and 1 are off
+	MinP              float64           // keep those with at least this share of the likeliest's probability
+	RepetitionPenalty float64           // divides the positive logits of tokens seen, multiplies negative ones (Keskar et al. 2019); 0 and 1 are off
+	FrequencyPenalty  float64           // taken from a logit for each time that its token was chosen; negative ones encourage it
+	PresencePenalty   float64           // taken from a logit once its token was chosen
+	Bias              map[int32]float64 // added to logits before all else
 	Seed              uint64
 }
 
@@ -34,6 +37,15 @@ func (s Sampling) Validate() error {
 		return fmt.Errorf("min-p is %g, must be in 0 to 1", s.MinP)
 	case bad(s.RepetitionPenalty):
 		return fmt.Errorf("repetition penalty is %g, must be 0 (off) or more", s.RepetitionPenalty)
+	case bad(math.Abs(s.FrequencyPenalty)):
+		return fmt.Errorf("frequency penalty is %g, must be a number", s.FrequencyPenalty)
+	case bad(math.Abs(s.PresencePenalty)):
+		return fmt.Errorf("presence penalty is %g, must be a number", s.PresencePenalty)
+	}
+	for id, v := range s.Bias {
+		if bad(math.Abs(v)) {
+			return fmt.Errorf("the bias of token %d is %g, must be a number", id, v)
+		}
 	}
 	return nil
 }
@@ -45,7 +57,7 @@ var errLogits = errors.New("the model's logits are not numbers: its weights are 
 type Sampler struct {
 	cfg   Sampling
 	rng   *rand.Rand
-	seen  map[int32]struct{}
+	seen  map[int32]int // how often each token was chosen; 0 is one of the prompt's alone
 	cands []candidate
 }
 
@@ -60,13 +72,13 @@ func NewSampler(cfg Sampling) (*Sampler, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Sampler{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), seen: map[int32]struct{}{}}, nil
+	return &Sampler{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x9e3779b97f4a7c15)), seen: map[int32]int{}}, nil
 }
 
 // Saw tells the repetition penalty of tokens that are in the text.
 func (s *Sampler) Saw(ids ...int32) {
 	for _, id := range ids {
-		s.seen[id] = struct{}{}
+		s.seen[id] += 0
 	}
 }
 
@@ -90,7 +102,7 @@ func (s *Sampler) Next(logits []float32) (int32, error) {
 			}
 		}
 	}
-	s.Saw(id)
+	s.seen[id]++
 	return id, nil
 }
 
@@ -109,6 +121,18 @@ func (s *Sampler) filter(logits []float32) ([]candidate, error) {
 	s.cands = c
 	if len(c) == 0 {
 		return nil, errLogits
+	}
+	if len(s.cfg.Bias) > 0 {
+		for i := range c {
+			c[i].v += s.cfg.Bias[c[i].id]
+		}
+	}
+	if s.cfg.FrequencyPenalty != 0 || s.cfg.PresencePenalty != 0 {
+		for i := range c {
+			if n := s.seen[c[i].id]; n > 0 {
+				c[i].v -= s.cfg.FrequencyPenalty*float64(n) + s.cfg.PresencePenalty
+			}
+		}
 	}
 	if p := s.cfg.RepetitionPenalty; p != 0 && p != 1 {
 		for i := range c {

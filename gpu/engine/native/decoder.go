@@ -18,9 +18,16 @@ type DecoderOptions struct {
 // prefillRows is the most tokens of one sequence computed at once.
 const prefillRows = glm.PrefillRows
 
+// attendBlock is over how many tokens values are summed at once, which a product does
+// in one sweep.
+const attendBlock = 256
+
 // Decoder generates with a cache of keys and values. Its weights are packed once,
 // as the products read them. It implements engine.Decoder and is owned by one
 // goroutine.
+//
+// Invariant: the logits after a text have the same bits however its tokens were split
+// between calls, whatever is computed beside it, and on any number of threads.
 type Decoder struct {
 	arch   glm.Arch
 	opt    DecoderOptions
@@ -35,9 +42,13 @@ type Decoder struct {
 	free   []*cache  // of dropped sequences
 	logits []float32 // of the last call
 	rows   []row     // of the call: one a token
+	hidden []float32 // [C] where the call adds up hidden states, or nil
 }
 
-var _ engine.Decoder = (*Decoder)(nil)
+var (
+	_ engine.Decoder  = (*Decoder)(nil)
+	_ engine.Embedder = (*Decoder)(nil)
+)
 
 // packedLayer is a layer's weights, the products' packed.
 type packedLayer struct {
@@ -194,28 +205,51 @@ func (d *Decoder) checkIDs(ids []int32) error {
 
 // Prefill implements engine.Decoder. On an error the sequence is as it was.
 func (d *Decoder) Prefill(seq int, ids []int32) ([]float32, error) {
+	d.grow(1)
+	if err := d.extend(seq, ids, 0); err != nil {
+		return nil, err
+	}
+	return d.logits, nil
+}
+
+// Width implements engine.Embedder.
+func (d *Decoder) Width() int { return d.arch.Dim }
+
+// Embed implements engine.Embedder. On an error the sequence is as it was, and sum is
+// not to be used.
+func (d *Decoder) Embed(seq int, ids []int32, sum []float32) error {
+	if len(sum) != d.arch.Dim {
+		return fmt.Errorf("native: hidden states are %d wide, not %d", d.arch.Dim, len(sum))
+	}
+	d.hidden = sum
+	defer func() { d.hidden = nil }()
+	return d.extend(seq, ids, -1)
+}
+
+// extend appends ids to a sequence; the logits after the last go to row out, or with -1
+// nowhere.
+func (d *Decoder) extend(seq int, ids []int32, out int) error {
 	if len(ids) == 0 {
-		return nil, fmt.Errorf("native: prefill of sequence %d with no tokens", seq)
+		return fmt.Errorf("native: prefill of sequence %d with no tokens", seq)
 	}
 	if err := d.checkIDs(ids); err != nil {
-		return nil, err
+		return err
 	}
 	known := d.caches[seq] != nil
 	c, err := d.reach(seq, len(ids))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	before := c.n
-	d.grow(1)
 	for i := 0; i < len(ids); i += prefillRows {
 		part := ids[i:min(i+prefillRows, len(ids))]
 		d.rows = d.rows[:0]
 		for j, id := range part {
-			out := -1
+			to := -1
 			if i+j+1 == len(ids) {
-				out = 0
+				to = out
 			}
-			d.rows = append(d.rows, row{c, id, before + i + j, out})
+			d.rows = append(d.rows, row{c, id, before + i + j, to})
 		}
 		// One sequence's rows depend on each other: one worker computes them.
 		for _, w := range d.worker {
@@ -227,11 +261,11 @@ func (d *Decoder) Prefill(seq int, ids []int32) ([]float32, error) {
 			if !known {
 				d.Drop(seq)
 			}
-			return nil, err
+			return err
 		}
 		c.n += len(part)
 	}
-	return d.logits, nil
+	return nil
 }
 
 // Decode implements engine.Decoder. seqs are distinct. On an error all sequences
@@ -328,6 +362,14 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 		}
 		kernel.GemmPacked(false, N, C, F, w.act, F, p.down, F, w.x, C, true)
 	}
+	if d.hidden != nil {
+		for i := range N {
+			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], d.norm, a.NormEps)
+			for j, v := range w.n[i*C : (i+1)*C] {
+				d.hidden[j] += v
+			}
+		}
+	}
 	w.outs = w.outs[:0]
 	for i, r := range rows {
 		if r.out >= 0 {
@@ -368,6 +410,7 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 	C, H, K, D, T := a.Dim, a.Heads, a.KVHeads, a.HeadDim(), a.Context
 	Q := C + 2*K*D
 	ks, vs := kernel.PackedLen(T, D), kernel.PackedLen(D, T)
+	width := kernel.PackedLen(1, 1)
 	scale := float32(1 / math.Sqrt(float64(D)))
 	n := rows[len(rows)-1].pos + 1
 	c := rows[0].cache
@@ -381,6 +424,10 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 			kernel.Scale(own, 1/sum)
 			clear(p[r.pos+1:])
 		}
-		kernel.GemmPacked(false, len(rows), D, n, w.scores, n, c.v[kv*vs:], T, out[h*D:], C, false)
+		// In blocks that don't depend on n, so that a sum has the same bits whatever rows
+		// are computed beside it.
+		for k := 0; k < n; k += attendBlock {
+			kernel.GemmPacked(false, len(rows), D, min(attendBlock, n-k), w.scores[k:], n, c.v[kv*vs+k*width:], T, out[h*D:], C, k > 0)
+		}
 	}
 }

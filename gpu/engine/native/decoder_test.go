@@ -89,6 +89,50 @@ func TestDecoder(t *testing.T) {
 	}
 }
 
+// The product of a hidden state and the head is the logits.
+func TestEmbed(t *testing.T) {
+	a := arch(32, 2, 4, 2, 40, 23, false)
+	m := build(t, a, Options{})
+	perturb(m, 1)
+	d, err := NewDecoder(a, m.State(), DecoderOptions{MaxSeqs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	ids := []int32{3, 1, 4, 1, 5, 9, 2, 6}
+	head, _ := m.State().Get("lm_head.weight")
+	want, sum, got := make([]float32, d.Width()), make([]float32, d.Width()), make([]float32, a.Vocab)
+	for i := range ids {
+		logits, err := d.Prefill(0, ids[i:i+1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := make([]float32, d.Width())
+		if err := d.Embed(1, ids[i:i+1], one); err != nil {
+			t.Fatal(err)
+		}
+		for v := range got {
+			got[v] = 0
+			for j, x := range one {
+				got[v] += x * head.Data[v*len(one)+j]
+			}
+		}
+		if !close32(got, logits, 1e-4) {
+			t.Fatalf("hidden state %d gives other logits", i)
+		}
+		for j, x := range one {
+			want[j] += x
+		}
+	}
+	d.Drop(1)
+	if err := d.Embed(1, ids, sum); err != nil || !close32(sum, want, 1e-4) {
+		t.Errorf("all at once: %v", err)
+	}
+	if d.Embed(1, ids, sum[1:]) == nil || d.Embed(1, nil, sum) == nil || d.Embed(1, []int32{99}, sum) == nil {
+		t.Error("what does not fit is embedded")
+	}
+}
+
 func TestDecoderRefuses(t *testing.T) {
 	a := arch(16, 1, 2, 2, 24, 19, true)
 	m := build(t, a, Options{})

@@ -1,7 +1,7 @@
-// Generate writes the Go code of ../control.proto. It needs no protoc: the definition
-// is compiled here, and go.mod names the plugins.
+// Generate writes the Go code of a protobuf definition in the working folder. It needs
+// no protoc: the definition is compiled here, and go.mod names the plugins.
 //
-//	go generate ./actors/daemon/api
+//	go generate ./actors/daemon/api ./runtime/serve/oip/api
 package main
 
 import (
@@ -21,18 +21,17 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
-const definition = "control.proto"
-
 func main() {
 	out := flag.String("out", ".", "`DIR` to write to")
+	file := flag.String("file", "control.proto", "`FILE` of the definition")
 	flag.Parse()
-	if err := generate(*out); err != nil {
+	if err := generate(*file, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "generate:", err)
 		os.Exit(1)
 	}
 }
 
-func generate(out string) error {
+func generate(definition, out string) error {
 	c := protocompile.Compiler{
 		Resolver:       protocompile.WithStandardImports(&protocompile.SourceResolver{ImportPaths: []string{"."}}),
 		SourceInfoMode: protocompile.SourceInfoStandard,

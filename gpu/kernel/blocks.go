@@ -13,7 +13,7 @@ const BlockLen = 32
 // are of half precision, as GGUF's Q8_0 and Q4_0 have them, so that the same numbers
 // go into either file.
 type Blocks struct {
-	Bits       int // 8: −127 … 127, or 4: −8 … 7
+	Bits       int // 8: −128 … 127, or 4: −8 … 7
 	Rows, Cols int
 	Q          []int8   // [Rows, Cols]
 	Scale      []uint16 // [Rows, blocks of a row], binary16
@@ -25,6 +25,26 @@ func blocksOf(k int) int { return (k + BlockLen - 1) / BlockLen }
 // NewBlocks is room for a matrix.
 func NewBlocks(bits, rows, cols int) *Blocks {
 	return &Blocks{Bits: bits, Rows: rows, Cols: cols, Q: make([]int8, rows*cols), Scale: make([]uint16, rows*blocksOf(cols))}
+}
+
+// Validate reports the first reason why a matrix that came from elsewhere is none.
+func (b *Blocks) Validate() error {
+	if b.Bits != 8 && b.Bits != 4 || b.Rows < 0 || b.Cols < 0 || len(b.Q) != b.Rows*b.Cols || len(b.Scale) != b.Rows*blocksOf(b.Cols) {
+		return fmt.Errorf("matrix of %d by %d with %d bits has %d integers and %d scales", b.Rows, b.Cols, b.Bits, len(b.Q), len(b.Scale))
+	}
+	for i, s := range b.Scale {
+		if s&0x7c00 == 0x7c00 {
+			return fmt.Errorf("scale %d of a matrix of %d by %d is %g", i, b.Rows, b.Cols, FromHalf(s))
+		}
+	}
+	if b.Bits == 4 {
+		for _, q := range b.Q {
+			if q < -8 || q > 7 {
+				return fmt.Errorf("matrix of 4 bits holds %d", q)
+			}
+		}
+	}
+	return nil
 }
 
 // RoundBlocks rounds w [rows, cols] to blocks of 8 or 4 bits. Of 8 bits the scale is

@@ -155,7 +155,6 @@ func TestGemmInt8(t *testing.T) {
 	})
 }
 
-
 func TestGemmNarrow(t *testing.T) {
 	levels(t, func(t *testing.T) {
 		work := make([]float32, WorkLen)

@@ -172,6 +172,18 @@ func tilePairs13x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, l
 //go:noescape
 func tilePairs14x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
 
+//go:noescape
+func tileHalves1x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves2x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves3x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves4x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
 // packT writes 8 rows of b, transposed, into 8 columns of a panel; k is a multiple of 8, ldb in bytes.
 //
 //go:noescape
@@ -473,6 +485,19 @@ func tilePairsAVX512(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	}
 }
 
+func tileHalvesAVX512(mr int, c, a *float32, b *byte, rsa, csa, ldc, k, n, acc int) {
+	switch mr {
+	case 4:
+		tileHalves4x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 3:
+		tileHalves3x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 2:
+		tileHalves2x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 1:
+		tileHalves1x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	}
+}
+
 //go:noescape
 func tile1x1AVX2(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
 
@@ -508,6 +533,18 @@ func tile5x2AVX2(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, 
 
 //go:noescape
 func tile6x2AVX2(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves1x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves2x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves3x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves4x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
 
 //go:noescape
 func packTAVX2(dst *float32, b *float32, ldb int, k int)
@@ -615,6 +652,19 @@ func tileAVX2(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 		tile2x1AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
 	case 1:
 		tile1x1AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	}
+}
+
+func tileHalvesAVX2(mr int, c, a *float32, b *byte, rsa, csa, ldc, k, n, acc int) {
+	switch mr {
+	case 4:
+		tileHalves4x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 3:
+		tileHalves3x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 2:
+		tileHalves2x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 1:
+		tileHalves1x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
 	}
 }
 

@@ -381,9 +381,14 @@ func dotRowGeneric(out *[PanelWidth]float32, records []byte, b *Narrow, q []byte
 }
 
 // GemmNarrow computes C[M,N] (+)= A·Bᵀ with A [m, K] in float32 and B widened to it, a
-// panel at a time, in work, which holds WorkLen elements.
+// panel at a time, in work, which holds WorkLen elements. A row has the same bits
+// whatever rows are computed beside it.
 func GemmNarrow(m int, a []float32, lda int, b *Narrow, c []float32, ldc int, acc bool, work []float32) {
-	if m <= 0 {
+	if m <= 0 || b.N == 0 {
+		return
+	}
+	if b.Bits == 16 && m <= 2*halfRows && level != generic {
+		gemmHalves(m, a, lda, b, c, ldc, acc)
 		return
 	}
 	for k0 := 0; k0 < b.K; k0 += blockK {
@@ -396,6 +401,27 @@ func GemmNarrow(m int, a []float32, lda int, b *Narrow, c []float32, ldc int, ac
 				rows = blocksOf(kn) * BlockLen
 			}
 			macro(false, m, n, kn, a[k0:], lda, work, rows, c[j:], ldc, acc || k0 > 0, nil)
+		}
+	}
+}
+
+// halfRows is how many rows of A the tiles have that read B as bfloat16.
+const halfRows = 4
+
+// gemmHalves is GemmNarrow of few rows and bfloat16, which is widened in registers.
+func gemmHalves(m int, a []float32, lda int, b *Narrow, c []float32, ldc int, acc bool) {
+	_, width := shape()
+	_, _ = c[(m-1)*ldc+b.N-1], a[(m-1)*lda+b.K-1]
+	for k0 := 0; k0 < b.K; k0 += blockK {
+		kn, flag := min(blockK, b.K-k0), 0
+		if acc || k0 > 0 {
+			flag = 1
+		}
+		for j := 0; j < b.N; j += width {
+			q := b.q[(j/PanelWidth*b.K+k0)*2*PanelWidth+j%PanelWidth*2:]
+			for i := 0; i < m; i += halfRows {
+				tileHalves(min(halfRows, m-i), &c[i*ldc+j], &a[i*lda+k0], &q[0], 4*lda, 4*ldc, kn, min(width, b.N-j), flag)
+			}
 		}
 	}
 }

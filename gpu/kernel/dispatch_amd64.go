@@ -93,6 +93,14 @@ func tile(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	tileAVX2(mr, c, a, b, rsa, csa, ldc, k, n, acc)
 }
 
+func tileHalves(mr int, c, a *float32, b *byte, rsa, ldc, k, n, acc int) {
+	if level >= avx512 {
+		tileHalvesAVX512(mr, c, a, b, rsa, 4, ldc, k, n, acc)
+		return
+	}
+	tileHalvesAVX2(mr, c, a, b, rsa, 4, ldc, k, n, acc)
+}
+
 func packT(dst, b *float32, ldb, k int) {
 	if level >= avx512 {
 		packTAVX512(dst, b, ldb, k)

@@ -125,7 +125,7 @@ func main() {
 				fmt.Fprintf(&decl, "\n//go:noescape\n%s\n", s.decl(set.name))
 			}
 		}
-		for _, kind := range set.tiles() {
+		for _, kind := range append(set.tiles(), "tileHalves") {
 			tileSwitch(&decl, set, kind)
 		}
 	}

@@ -54,5 +54,5 @@ func dotTile(_, _ int, _ *float32, _, _ *byte, _ *uint16, _, _, _, _, _ int) { p
 func dotRow(_ int, _ *float32, _, _ *byte, _ *uint16, _ int)                 { panic(unreachable) }
 func roundBlocks(_ *byte, _ *float32, _, _ int)                              { panic(unreachable) }
 func unpack(_ int, _ *float32, _ *byte, _ *uint16, _, _ int)                 { panic(unreachable) }
-func tileHalves(_ int, _, _, _ *float32, _, _, _, _, _ int)                  { panic(unreachable) }
+func tileHalves(_ int, _, _ *float32, _ *byte, _, _, _, _, _ int)            { panic(unreachable) }
 func unpack16(_ *float32, _ *byte, _, _ int)                                 { panic(unreachable) }

@@ -11,9 +11,11 @@ const BlockLen = 32
 // Blocks is a matrix [Rows, Cols] of few bits: in a row each BlockLen values, and what
 // is left at its end, have one scale, and a value is that times an integer. The scales
 // are of half precision, as GGUF's Q8_0 and Q4_0 have them, so that the same numbers
-// go into either file.
+// go into either file. Where Group is larger so many values have the same one, which a
+// file then holds once.
 type Blocks struct {
 	Bits       int // 8: −128 … 127, or 4: −8 … 7
+	Group      int // a multiple of BlockLen
 	Rows, Cols int
 	Q          []int8   // [Rows, Cols]
 	Scale      []uint16 // [Rows, blocks of a row], binary16
@@ -24,17 +26,20 @@ func blocksOf(k int) int { return (k + BlockLen - 1) / BlockLen }
 
 // NewBlocks is room for a matrix.
 func NewBlocks(bits, rows, cols int) *Blocks {
-	return &Blocks{Bits: bits, Rows: rows, Cols: cols, Q: make([]int8, rows*cols), Scale: make([]uint16, rows*blocksOf(cols))}
+	return &Blocks{Bits: bits, Group: BlockLen, Rows: rows, Cols: cols, Q: make([]int8, rows*cols), Scale: make([]uint16, rows*blocksOf(cols))}
 }
 
 // Validate reports the first reason why a matrix that came from elsewhere is none.
 func (b *Blocks) Validate() error {
-	if b.Bits != 8 && b.Bits != 4 || b.Rows < 0 || b.Cols < 0 || len(b.Q) != b.Rows*b.Cols || len(b.Scale) != b.Rows*blocksOf(b.Cols) {
+	if b.Bits != 8 && b.Bits != 4 || b.Group < BlockLen || b.Group%BlockLen != 0 || b.Rows < 0 || b.Cols < 0 || len(b.Q) != b.Rows*b.Cols || len(b.Scale) != b.Rows*blocksOf(b.Cols) {
 		return fmt.Errorf("matrix of %d by %d with %d bits has %d integers and %d scales", b.Rows, b.Cols, b.Bits, len(b.Q), len(b.Scale))
 	}
 	for i, s := range b.Scale {
 		if s&0x7c00 == 0x7c00 {
 			return fmt.Errorf("scale %d of a matrix of %d by %d is %g", i, b.Rows, b.Cols, FromHalf(s))
+		}
+		if n := blocksOf(b.Cols); i%n%(b.Group/BlockLen) > 0 && s != b.Scale[i-1] {
+			return fmt.Errorf("scale %d of a matrix in groups of %d is not the one before", i, b.Group)
 		}
 	}
 	if b.Bits == 4 {
@@ -47,16 +52,17 @@ func (b *Blocks) Validate() error {
 	return nil
 }
 
-// RoundBlocks rounds w [rows, cols] to blocks of 8 or 4 bits. Of 8 bits the scale is
-// such that the largest value is ±127. Of 4 it is the one of several near the largest
-// value's at −8 that is wrong by least.
-func RoundBlocks(bits, rows, cols int, w []float32) (*Blocks, error) {
+// RoundBlocks rounds w [rows, cols] to 8 or 4 bits, in groups of a multiple of BlockLen
+// values. Of 8 bits the scale is such that the largest value is ±127. Of 4 it is the one
+// of several near the largest value's at −8 that is wrong by least.
+func RoundBlocks(bits, group, rows, cols int, w []float32) (*Blocks, error) {
 	b := NewBlocks(bits, rows, cols)
+	b.Group = group
 	n := blocksOf(cols)
 	for r := range rows {
-		for i := range n {
-			from, to := r*cols+i*BlockLen, r*cols+min(cols, (i+1)*BlockLen)
-			x, q := w[from:to], b.Q[from:to]
+		for c := 0; c < cols; c += group {
+			from, to := r*cols+c, r*cols+min(cols, c+group)
+			x := w[from:to]
 			scale := scale8(x)
 			if bits == 4 {
 				scale = scale4(x)
@@ -64,8 +70,10 @@ func RoundBlocks(bits, rows, cols int, w []float32) (*Blocks, error) {
 			if scale&0x7c00 == 0x7c00 {
 				return nil, fmt.Errorf("row %d holds values of up to %g, for which a scale of half precision has no room", r, maxAbs(x))
 			}
-			b.Scale[r*n+i] = scale
-			roundTo(q, x, FromHalf(scale), bits)
+			for i := c / BlockLen; i < min(n, (c+group)/BlockLen); i++ {
+				b.Scale[r*n+i] = scale
+			}
+			roundTo(b.Q[from:to], x, FromHalf(scale), bits)
 		}
 	}
 	return b, nil

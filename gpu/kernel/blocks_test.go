@@ -42,7 +42,7 @@ func TestHalf(t *testing.T) {
 
 func blocks(t testing.TB, bits, rows, cols int, w []float32) *Blocks {
 	t.Helper()
-	b, err := RoundBlocks(bits, rows, cols, w)
+	b, err := RoundBlocks(bits, BlockLen, rows, cols, w)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestRoundBlocks(t *testing.T) {
 			t.Error("what was rounded is rounded once more to something else")
 		}
 	}
-	if _, err := RoundBlocks(8, 1, 2, []float32{1, 1e7}); err == nil || !strings.Contains(err.Error(), "1e+07") {
+	if _, err := RoundBlocks(8, BlockLen, 1, 2, []float32{1, 1e7}); err == nil || !strings.Contains(err.Error(), "1e+07") {
 		t.Errorf("a number too large for its scale: %v", err)
 	}
 	tiny := blocks(t, 8, 1, 2, []float32{1e-30, 0})
@@ -101,7 +101,7 @@ func TestGemmInt8(t *testing.T) {
 					clear(a[:min(d.k, 40)])
 					rounded := blocks(t, width, d.n, d.k, w)
 					half := d.n / 2 // two matrices in one
-					parts := []*Blocks{{Bits: width, Rows: half, Cols: d.k}, {Bits: width, Rows: d.n - half, Cols: d.k}}
+					parts := []*Blocks{{Bits: width, Group: BlockLen, Rows: half, Cols: d.k}, {Bits: width, Group: BlockLen, Rows: d.n - half, Cols: d.k}}
 					s := blocksOf(d.k)
 					parts[0].Q, parts[0].Scale = rounded.Q[:half*d.k], rounded.Scale[:half*s]
 					parts[1].Q, parts[1].Scale = rounded.Q[half*d.k:], rounded.Scale[half*s:]

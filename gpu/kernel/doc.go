@@ -18,7 +18,7 @@
 // by panel (GemmNarrow) or, of 8 and 4 bits, multiply them with activations rounded to
 // 8 (GemmInt8), in the dot products of bytes of AVX-512 VNNI where they are:
 //
-//	blocks, err := kernel.RoundBlocks(8, n, k, w)  // each 32 values of a row have a scale
+//	blocks, err := kernel.RoundBlocks(8, 32, n, k, w)  // each 32 values of a row have a scale
 //	right := kernel.NarrowBlocks(blocks)
 //	kernel.RoundRecords(records, 8, m, k, x, k)
 //	kernel.GemmInt8(m, records, right, y, n, false)

@@ -19,7 +19,7 @@ import (
 )
 
 // Open reads a bundle, ours or a Llama that transformers saved, whole into
-// memory. Its Card is empty. Params come in the order of Arch.Layout.
+// memory; weights of 8 and 4 bits stay so. Its Card is empty, its model card is CardText. Params come in the order of Arch.Layout.
 func Open(dir string) (*Bundle, error) {
 	b, err := open(dir)
 	if err != nil {
@@ -60,6 +60,10 @@ func open(dir string) (*Bundle, error) {
 		return nil, err
 	}
 	b.Eval = data
+	if data, err = optional(dir, CardFile); err != nil {
+		return nil, err
+	}
+	b.CardText = string(data)
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
@@ -192,7 +196,12 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 		if !ok {
 			return nil, fmt.Errorf("tensor %q %v is missing", p.Name, p.Shape)
 		}
-		if !slices.Equal(t.Shape, p.Shape) || len(t.Data) != p.Elems {
+		if t.Blocks != nil {
+			if err := t.Blocks.Validate(); err != nil {
+				return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
+			}
+		}
+		if !slices.Equal(t.Shape, p.Shape) || t.Blocks == nil && len(t.Data) != p.Elems {
 			return nil, fmt.Errorf("tensor %q has shape %v (%d values), the config needs %v", p.Name, t.Shape, len(t.Data), p.Shape)
 		}
 		for i, v := range t.Data {
@@ -204,7 +213,7 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 		out = append(out, t)
 	}
 	if t, ok := byName[headName]; ok && a.Tied {
-		if !slices.Equal(t.Data, out[0].Data) {
+		if !sameValues(t, out[0]) {
 			return nil, fmt.Errorf("tie_word_embeddings is true, but %q differs from the embedding", headName)
 		}
 		delete(byName, headName)
@@ -215,6 +224,13 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 	return out, nil
 }
 
+func sameValues(t, u engine.Tensor) bool {
+	if t.Blocks == nil || u.Blocks == nil {
+		return t.Blocks == u.Blocks && slices.Equal(t.Data, u.Data)
+	}
+	return t.Blocks.Bits == u.Blocks.Bits && slices.Equal(t.Blocks.Q, u.Blocks.Q) && slices.Equal(t.Blocks.Scale, u.Blocks.Scale)
+}
+
 // Equal reports whether two bundles hold the same model: shape, parameters bit
 // for bit, tokenizer.
 func Equal(a, b *Bundle) bool {
@@ -223,7 +239,7 @@ func Equal(a, b *Bundle) bool {
 	}
 	for i, t := range a.Params {
 		u := b.Params[i]
-		if t.Name != u.Name || !slices.Equal(t.Shape, u.Shape) || !slices.Equal(t.Data, u.Data) {
+		if t.Name != u.Name || !slices.Equal(t.Shape, u.Shape) || !sameValues(t, u) {
 			return false
 		}
 	}

@@ -40,6 +40,7 @@ type Bundle struct {
 	Generation   Generation
 	ChatTemplate string // Jinja; "" for a model that doesn't chat
 	Card         Card   // written only
+	CardText     string // the model card as it is; Write takes it in place of Card
 	// Eval is the content of eval.json, nil for none.
 	Eval json.RawMessage
 }
@@ -165,16 +166,22 @@ func fill(dir string, b *Bundle, params engine.StateDict) error {
 	if err != nil {
 		return err
 	}
+	config := makeConfig(b.Arch, b.Generation)
+	config.Quantization = quantizationOf(b.Arch, params)
+	card := b.CardText
+	if card == "" {
+		card = b.Card.markdown(b)
+	}
 	files := []struct {
 		name string
 		data any // []byte as it is, else JSON
 	}{
-		{ConfigFile, makeConfig(b.Arch, b.Generation)},
+		{ConfigFile, config},
 		{GenerationFile, makeGeneration(b.Generation)},
 		{TokenizerFile, tokenizer},
 		{TokenizerConfigFile, b.tokenizerConfig()},
 		{SpecialTokensFile, b.specialTokens()},
-		{CardFile, []byte(b.Card.markdown(b))},
+		{CardFile, []byte(card)},
 	}
 	if b.ChatTemplate != "" {
 		files = append(files, struct {

@@ -169,7 +169,7 @@ func narrow(parts engine.StateDict, bits int) (weights, error) {
 		b := t.Blocks
 		if b == nil || b.Bits != bits {
 			var err error
-			if b, err = kernel.RoundBlocks(bits, t.Shape[0], t.Shape[1], t.Floats()); err != nil {
+			if b, err = kernel.RoundBlocks(bits, kernel.BlockLen, t.Shape[0], t.Shape[1], t.Floats()); err != nil {
 				return w, fmt.Errorf("tensor %s: %w", t.Name, err)
 			}
 		}
@@ -178,3 +178,6 @@ func narrow(parts engine.StateDict, bits int) (weights, error) {
 	w.narrow = kernel.NarrowBlocks(blocks...)
 	return w, nil
 }
+
+// Weights says how the matrices are held.
+func (d *Decoder) Weights() glm.Weights { return d.opt.Weights }

@@ -26,7 +26,7 @@ func rounded(t testing.TB, a glm.Arch, state engine.StateDict, kind glm.Weights)
 				d.Data[i] = kernel.RoundBF16(v)
 			}
 		case 8, 4:
-			b, err := kernel.RoundBlocks(bits, p.Shape[0], p.Shape[1], d.Data)
+			b, err := kernel.RoundBlocks(bits, kernel.BlockLen, p.Shape[0], p.Shape[1], d.Data)
 			if err != nil {
 				t.Fatal(err)
 			}

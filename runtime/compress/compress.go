@@ -128,11 +128,11 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 	return rep, bundle.Write(out, &small)
 }
 
-// Windows that are scored at once, and how long tokens are timed.
-const (
-	windows   = 8
-	timeBound = time.Second
-)
+// windows are scored at once.
+const windows = 8
+
+// timeBound is how long tokens are timed; only tests change it.
+var timeBound = time.Second
 
 // measure writes a bundle to a folder, opens it and measures what that generates with.
 func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, held *train.Corpus) (Measure, error) {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/compress"
 	"github.com/open-autoglm/autoglm/runtime/data"
@@ -66,6 +68,32 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		return nil
 	})
 	return rep, e.Part, err
+}
+
+// compress writes OUT/compressed, of OUT/bundle. A model that loses more than it may is
+// the user's to decide about: the job fails, and has its bundle.
+func (s *site) compress(ctx context.Context) error {
+	c := s.spec.Compress
+	if c == nil {
+		return actors.Final{Err: errors.New("the job asks for no compression")}
+	}
+	rep, part, err := Compress(ctx, Compression{
+		Bundle: s.path("bundle"), Out: s.path("compressed"),
+		Options: compress.Options{
+			Weights: glm.Weights(c.Weights), MaxLoss: c.Loss(), Threads: s.cores(),
+			Change: compress.Change{Prune: c.Prune, Sparsity: c.Sparsity, Student: c.Student, Recover: c.Recover.D(), RecoverSteps: c.Steps(), Seed: s.spec.Seed},
+		},
+	})
+	var worse *compress.WorseError
+	if errors.As(err, &worse) {
+		return actors.Final{Err: err}
+	}
+	if err != nil {
+		return err
+	}
+	s.notice(fmt.Sprintf("compressed: %.2f MB of %.2f, %.1f times as fast, %.2f %% worse on the %s part", float64(rep.After.Bytes)/1e6, float64(rep.Before.Bytes)/1e6,
+		rep.Before.Latency/rep.After.Latency, 100*rep.Loss(), part))
+	return nil
 }
 
 // build is the data folder of the build that the bundle is part of.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
@@ -318,6 +320,17 @@ func FuzzSafetensors(f *testing.F) {
 	}
 	f.Add(buf.Bytes())
 	f.Add(file(`{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}`, 4))
+	for _, bits := range []int{8, 4} {
+		few, err := kernel.RoundBlocks(bits, 64, 2, 64, make([]float32, 128))
+		if err != nil {
+			f.Fatal(err)
+		}
+		buf.Reset()
+		if err := WriteSafetensors(&buf, engine.StateDict{{Name: "a.weight", Shape: []int{2, 64}, Blocks: few}, {Name: "b", Shape: []int{1}, Data: []float32{0.5}}}); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(slices.Clone(buf.Bytes()))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := ReadSafetensors(bytes.NewReader(b), int64(len(b)))
 		if err != nil {

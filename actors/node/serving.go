@@ -73,7 +73,7 @@ func (s *site) tokenizerBytes(vocab int) int64 {
 // other shapes, where there are any.
 func (v serving) foretold(a glm.Arch) train.Cost {
 	c := train.Cost{Threads: v.spec.ServingThreads(), Size: bundle.WeightsBytes(a) + v.tokenizer(a.Vocab)}
-	c.Memory = a.DecodingBytes(1, c.Threads)
+	c.Memory = a.DecodingBytes(glm.F32Weights, 1, c.Threads)
 	if len(v.times) > 0 {
 		c.Latency = a.TokenSeconds(v.times)
 		c.Energy, c.EnergyBy = assumedWatts*c.Latency, assumed
@@ -226,7 +226,7 @@ func (s *site) generating(ctx context.Context, t train.Task) (*train.Cost, error
 			return nil, fmt.Errorf("timing its tokens: %w", err)
 		}
 	}
-	c.Memory, c.Size = a.DecodingBytes(1, c.Threads), bundle.WeightsBytes(a)+s.tokenizerBytes(a.Vocab)
+	c.Memory, c.Size = a.DecodingBytes(glm.F32Weights, 1, c.Threads), bundle.WeightsBytes(a)+s.tokenizerBytes(a.Vocab)
 	s.costs[a] = &c
 	return &c, nil
 }

@@ -112,6 +112,8 @@ func (s *site) stage(ctx context.Context, name string, st journal.State) error {
 		return s.unfork(st) // what other nodes have trained is here
 	case job.StageBundle:
 		return s.bundle(ctx, st)
+	case job.StageCompress:
+		return s.compress(ctx)
 	}
 	if step, ok := s.spec.Step(name); ok {
 		return s.step(ctx, step, st)

@@ -87,10 +87,18 @@ func (v *view) done(ctx context.Context) error {
 Model     %s (load it with transformers, vLLM or autoglm)
 Report    %s
 Trials    %s
-
+%s
 Next: autoglm generate %s %s%q
-`, dir, filepath.Join(v.dir, "report.html"), filepath.Join(v.dir, "leaderboard.json"), dir, promptFlag(prompts[0]), strings.TrimSuffix(prompts[0].shown, arrow))
+`, dir, filepath.Join(v.dir, "report.html"), filepath.Join(v.dir, "leaderboard.json"), compressedLine(v.dir, state.Spec.Compress != nil), dir, promptFlag(prompts[0]), strings.TrimSuffix(prompts[0].shown, arrow))
 	return nil
+}
+
+// compressedLine names the smaller model of a job that made one.
+func compressedLine(dir string, made bool) string {
+	if !made {
+		return ""
+	}
+	return fmt.Sprintf("Smaller   %s\n", filepath.Join(dir, "compressed"))
 }
 
 // remedy says what can be done about a model that misses a constraint.

@@ -344,6 +344,8 @@ func configCommand() *cobra.Command {
                max_serving_memory_mb  while generating, 10^6 bytes
                max_params
                max_memory_mb          while training, MiB
+  compress     int8 or int4, or an object: weights, prune, sparsity, student (auto),
+               recover (2m) or recover_steps, max_loss (0.01); autoglm compress --help
 
 The knee of the front is trained to the end; autoglm bundle makes a bundle of another.`,
 	}

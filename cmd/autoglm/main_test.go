@@ -251,6 +251,12 @@ func TestBadInput(t *testing.T) {
 		{[]string{"probe", "nothing.txt"}, "nothing.txt"},
 		{[]string{"generate", "folder", "--prompt", "x"}, "config.json"},
 		{[]string{"eval", "folder", "log.txt"}, "config.json"},
+		{[]string{"compress", "folder", "--int8"}, "--out"},
+		{[]string{"compress", "folder", "--int8", "--out", "c"}, "config.json"},
+		{[]string{"compress", "folder", "--int8", "--int4", "--out", "c"}, "give one"},
+		{[]string{"compress", "folder", "--out", "c"}, "nothing to do"},
+		{[]string{"compress", "folder", "--student", "auto", "--out", "c"}, "--distil"},
+		{[]string{"compress", "folder", "--int8", "--max-loss", "little", "--out", "c"}, "1%"},
 		{[]string{"trials", "folder"}, "leaderboard.json"},
 		{[]string{"config", "check", "typo.yaml"}, "unknown field"},
 	} {
@@ -311,6 +317,28 @@ func TestJSONIsOneEventALine(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(dir, "log.txt")); err != nil || e.Bytes != info.Size() {
 		t.Errorf("eval counted %d bytes: %v", e.Bytes, err)
+	}
+	// It is compressed, scored on the held-out part, and the smaller one does the same.
+	out, stderr, code = autoglm(t, dir, "compress", "run/bundle", "--int8", "--max-loss", "5%", "--out", "run/small", "--json")
+	var small struct {
+		Part   string
+		Done   bool
+		Report struct{ Before, After struct{ Bytes int64 } }
+	}
+	if err := json.Unmarshal([]byte(out), &small); err != nil || code != 0 || !small.Done || small.Part != "held-out" || small.Report.After.Bytes*2 > small.Report.Before.Bytes {
+		t.Errorf("compress: exit %d, %s %s %v", code, out, stderr, err)
+	}
+	text, stderr, code = autoglm(t, dir, "generate", "run/small", "--prompt", "On day", "--temperature", "0", "--max-tokens", "12")
+	if code != 0 || !strings.HasPrefix(text, "On day") || len(text) < 10 {
+		t.Errorf("generate of what was compressed: exit %d, %q %s", code, text, stderr)
+	}
+	// What loses more than it may leaves nothing.
+	out, stderr, code = autoglm(t, dir, "compress", "run/bundle", "--prune", "0.9", "--recover-steps", "1", "--max-loss", "0", "--data", "log.txt", "--out", "run/worse")
+	if _, err := os.Stat(filepath.Join(dir, "run", "worse")); code != 1 || !strings.Contains(stderr, "--max-loss") || !strings.Contains(out, "bits per byte") || err == nil {
+		t.Errorf("a model that lost most of itself: exit %d, %s %s", code, out, stderr)
+	}
+	if _, stderr, code = autoglm(t, dir, "compress", "run/small", "--int4", "--out", "moved/x"); code != 0 && !strings.Contains(stderr, "worse") {
+		t.Errorf("of 8 bits to 4: exit %d, %s", code, stderr)
 	}
 	// A damaged bundle is refused by name.
 	model := filepath.Join(dir, "run", "bundle", "model.safetensors")

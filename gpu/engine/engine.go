@@ -2,6 +2,7 @@ package engine
 
 import (
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
 
@@ -158,11 +159,39 @@ func DefaultHyper() Hyper {
 	return Hyper{Optimizer: AdamW, LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1, MuonLR: 0.02, MuonMomentum: 0.95}
 }
 
-// Tensor is a named, shaped, row-major array.
+// Tensor is a named, shaped, row-major array: of float32, or of few bits.
 type Tensor struct {
-	Name  string
-	Shape []int
-	Data  []float32
+	Name   string
+	Shape  []int
+	Data   []float32
+	Blocks *kernel.Blocks // in place of Data
+}
+
+// Elems is the number of values that the shape has.
+func (t Tensor) Elems() int {
+	n := 1
+	for _, s := range t.Shape {
+		n *= s
+	}
+	return n
+}
+
+// Floats are the tensor's values: Data, or what Blocks widens to.
+func (t Tensor) Floats() []float32 {
+	if t.Blocks == nil {
+		return t.Data
+	}
+	out := make([]float32, len(t.Blocks.Q))
+	t.Blocks.Floats(out, 0, t.Blocks.Rows)
+	return out
+}
+
+// fits reports whether the tensor holds as many values as its shape says.
+func (t Tensor) fits() bool {
+	if b := t.Blocks; b != nil {
+		return len(t.Shape) == 2 && b.Rows == t.Shape[0] && b.Cols == t.Shape[1] && t.Data == nil && b.Validate() == nil
+	}
+	return len(t.Data) == t.Elems()
 }
 
 // StateDict is an ordered set of tensors. Parameters carry Hugging Face's names;

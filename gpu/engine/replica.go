@@ -165,11 +165,38 @@ func States(layout []glm.Param, o Optimizer, params, m, v, step []float32) State
 // present, or none; no name unknown. It tells whether optimiser tensors were
 // copied. Where want has none, those of s are passed over.
 func (s StateDict) CopyTo(want StateDict, params int) (optimizer bool, err error) {
+	given, optimizer, err := s.pick(want, params)
+	if err != nil {
+		return false, err
+	}
+	for i, g := range given {
+		if g.Blocks != nil {
+			g.Blocks.Floats(want[i].Data, 0, g.Blocks.Rows)
+			continue
+		}
+		copy(want[i].Data, g.Data)
+	}
+	return optimizer, nil
+}
+
+// Pick returns the parameters of a layout in its order, as s holds them. It refuses what
+// CopyTo refuses.
+func (s StateDict) Pick(layout []glm.Param) (StateDict, error) {
+	var want StateDict
+	for _, p := range layout {
+		want = append(want, Tensor{Name: p.Name, Shape: p.Shape})
+	}
+	given, _, err := s.pick(want, len(want))
+	return given, err
+}
+
+// pick finds the tensors of want, of which it looks at names and shapes.
+func (s StateDict) pick(want StateDict, params int) (picked StateDict, optimizer bool, err error) {
 	given := make(map[string]Tensor, len(s))
 	theirs := 0 // optimiser tensors
 	for _, t := range s {
 		if _, twice := given[t.Name]; twice {
-			return false, fmt.Errorf("tensor %s is there twice", t.Name)
+			return nil, false, fmt.Errorf("tensor %s is there twice", t.Name)
 		}
 		given[t.Name] = t
 		if strings.HasPrefix(t.Name, optimizerPrefix) {
@@ -185,26 +212,24 @@ func (s StateDict) CopyTo(want StateDict, params int) (optimizer bool, err error
 		known[w.Name] = true
 		g, ok := given[w.Name]
 		if !ok {
-			return false, fmt.Errorf("tensor %s is missing", w.Name)
+			return nil, false, fmt.Errorf("tensor %s is missing", w.Name)
 		}
-		if !slices.Equal(g.Shape, w.Shape) || len(g.Data) != len(w.Data) {
-			return false, fmt.Errorf("tensor %s has shape %v and %d values, want %v and %d", w.Name, g.Shape, len(g.Data), w.Shape, len(w.Data))
+		if !slices.Equal(g.Shape, w.Shape) || !g.fits() {
+			return nil, false, fmt.Errorf("tensor %s has shape %v and %d values, want %v", w.Name, g.Shape, len(g.Data), w.Shape)
 		}
 		for i, v := range g.Data {
 			if v-v != 0 { // NaN and infinities
-				return false, fmt.Errorf("tensor %s holds %g at element %d; the checkpoint is damaged or its training diverged", w.Name, v, i)
+				return nil, false, fmt.Errorf("tensor %s holds %g at element %d; the checkpoint is damaged or its training diverged", w.Name, v, i)
 			}
 		}
+		picked = append(picked, g)
 	}
 	for _, t := range s {
 		if !known[t.Name] && !(skip && strings.HasPrefix(t.Name, optimizerPrefix)) {
-			return false, fmt.Errorf("tensor %s is unknown to this shape", t.Name)
+			return nil, false, fmt.Errorf("tensor %s is unknown to this shape", t.Name)
 		}
 	}
-	for _, w := range want {
-		copy(w.Data, given[w.Name].Data)
-	}
-	return optimizer, nil
+	return picked, optimizer, nil
 }
 
 // CheckTraining refuses settings that no engine can train with; precision is one

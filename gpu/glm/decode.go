@@ -11,20 +11,14 @@ import (
 const PrefillRows = 64
 
 // DecodingBytes is the memory that the native decoder allocates to generate seqs
-// sequences at once: parameters, their packed copy, keys and values of full contexts,
-// and each thread's scratch.
-func (a Arch) DecodingBytes(seqs, threads int) int64 {
-	_, size := a.Layout()
+// sequences at once: parameters (of float32 their packed copy too), keys and values of
+// full contexts, and each thread's scratch.
+func (a Arch) DecodingBytes(w Weights, seqs, threads int) int64 {
 	C, D, F, T, V := a.Dim, a.HeadDim(), a.FFN, a.Context, a.Vocab
-	layer, head := a.products()
-	packed := kernel.PackedLen(head[0], head[1])
-	for _, w := range layer {
-		packed += a.Layers * kernel.PackedLen(w[0], w[1])
-	}
 	cache := a.Layers * a.KVHeads * (kernel.PackedLen(T, D) + kernel.PackedLen(D, T))
 	scratch := PrefillRows * (5*C + 2*a.KVDim() + 3*F + T + V)
-	n := size + packed + T*D + max(1, seqs)*(cache+V) + max(1, threads)*scratch
-	return 4 * int64(n)
+	n := T*D + max(1, seqs)*(cache+V) + max(1, threads)*scratch
+	return 4*int64(n) + a.weightBytes(w) + int64(max(1, threads))*a.productBytes(w)
 }
 
 // TokenWork is how many parameters and cached values a generated token reads, in the

@@ -2,7 +2,7 @@
 // places of its parameters (Layout), their number, their initial values and how these
 // and rates depend on the width (Width), how those of a smaller shape become those of a larger one that computes the same (Growth), and
 // what training them costs in memory (TrainingBytes) and in time (StepSeconds, from
-// Rates that Probes measure). It holds no arithmetic on activations; engines do.
+// Rates that Probes measure), and what generating does (DecodingBytes, for each kind of Weights). It holds no arithmetic on activations; engines do.
 //
 // The family is what Hugging Face calls LlamaForCausalLM: token embedding, then
 // per layer RMSNorm, grouped-query attention with full half-split rotary

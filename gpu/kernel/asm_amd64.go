@@ -172,6 +172,18 @@ func tilePairs13x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, l
 //go:noescape
 func tilePairs14x2AVX512(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
 
+//go:noescape
+func tileHalves1x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves2x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves3x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves4x2AVX512(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
 // packT writes 8 rows of b, transposed, into 8 columns of a panel; k is a multiple of 8, ldb in bytes.
 //
 //go:noescape
@@ -286,6 +298,60 @@ func ropeAVX512(x *float32, cos *float32, sin *float32, heads int, n int, sign f
 //
 //go:noescape
 func dropoutAVX512(x *float32, n int, first uint32, key uint32, limit uint32, scale float32)
+
+// roundBlocks rounds blocks of 32 floats to records of int8, for weights whose offset is 1<<shift.
+//
+//go:noescape
+func roundBlocksAVX512(dst *byte, src *float32, blocks int, shift int)
+
+// unpack16 writes rows of a panel of bfloat16 as floats.
+//
+//go:noescape
+func unpack16AVX512(dst *float32, q *byte, rows int, second int)
+
+// unpack8 writes blocks of 32 rows of a panel as floats. Where float panels have 16 columns the second lies so many bytes on.
+//
+//go:noescape
+func unpack8AVX512(dst *float32, q *byte, scale *uint16, blocks int, second int)
+
+//go:noescape
+func dot8x1AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot8x2AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot8x3AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot8x4AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot8x5AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot8x6AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func unpack4AVX512(dst *float32, q *byte, scale *uint16, blocks int, second int)
+
+//go:noescape
+func dot4x1AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot4x2AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot4x3AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot4x4AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot4x5AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
+
+//go:noescape
+func dot4x6AVX512(c *float32, a *byte, q *byte, scale *uint16, lda int, ldc int, blocks int, n int, acc int)
 
 func tileAVX512(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	if n > 16 {
@@ -419,6 +485,19 @@ func tilePairsAVX512(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	}
 }
 
+func tileHalvesAVX512(mr int, c, a *float32, b *byte, rsa, csa, ldc, k, n, acc int) {
+	switch mr {
+	case 4:
+		tileHalves4x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 3:
+		tileHalves3x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 2:
+		tileHalves2x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 1:
+		tileHalves1x2AVX512(c, a, b, rsa, csa, ldc, k, n, acc)
+	}
+}
+
 //go:noescape
 func tile1x1AVX2(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
 
@@ -454,6 +533,18 @@ func tile5x2AVX2(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, 
 
 //go:noescape
 func tile6x2AVX2(c *float32, a *float32, b *float32, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves1x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves2x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves3x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
+
+//go:noescape
+func tileHalves4x2AVX2(c *float32, a *float32, b *byte, rsa int, csa int, ldc int, k int, n int, acc int)
 
 //go:noescape
 func packTAVX2(dst *float32, b *float32, ldb int, k int)
@@ -512,6 +603,24 @@ func ropeAVX2(x *float32, cos *float32, sin *float32, heads int, n int, sign flo
 //go:noescape
 func dropoutAVX2(x *float32, n int, first uint32, key uint32, limit uint32, scale float32)
 
+//go:noescape
+func roundBlocksAVX2(dst *byte, src *float32, blocks int, shift int)
+
+//go:noescape
+func unpack16AVX2(dst *float32, q *byte, rows int, second int)
+
+//go:noescape
+func unpack8AVX2(dst *float32, q *byte, scale *uint16, blocks int, second int)
+
+//go:noescape
+func dotRow8AVX2(c *float32, a *byte, q *byte, scale *uint16, blocks int)
+
+//go:noescape
+func unpack4AVX2(dst *float32, q *byte, scale *uint16, blocks int, second int)
+
+//go:noescape
+func dotRow4AVX2(c *float32, a *byte, q *byte, scale *uint16, blocks int)
+
 func tileAVX2(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	if n > 8 {
 		switch mr {
@@ -543,6 +652,48 @@ func tileAVX2(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 		tile2x1AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
 	case 1:
 		tile1x1AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	}
+}
+
+func tileHalvesAVX2(mr int, c, a *float32, b *byte, rsa, csa, ldc, k, n, acc int) {
+	switch mr {
+	case 4:
+		tileHalves4x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 3:
+		tileHalves3x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 2:
+		tileHalves2x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	case 1:
+		tileHalves1x2AVX2(c, a, b, rsa, csa, ldc, k, n, acc)
+	}
+}
+
+func dotBlocksAVX512(bits, mr int, c *float32, a, q *byte, scale *uint16, lda, ldc, blocks, n, acc int) {
+	switch bits<<3 | mr {
+	case 8<<3 | 1:
+		dot8x1AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 8<<3 | 2:
+		dot8x2AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 8<<3 | 3:
+		dot8x3AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 8<<3 | 4:
+		dot8x4AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 8<<3 | 5:
+		dot8x5AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 8<<3 | 6:
+		dot8x6AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 4<<3 | 1:
+		dot4x1AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 4<<3 | 2:
+		dot4x2AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 4<<3 | 3:
+		dot4x3AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 4<<3 | 4:
+		dot4x4AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 4<<3 | 5:
+		dot4x5AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
+	case 4<<3 | 6:
+		dot4x6AVX512(c, a, q, scale, lda, ldc, blocks, n, acc)
 	}
 }
 

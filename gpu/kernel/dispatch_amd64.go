@@ -10,16 +10,60 @@ func detect() simd {
 		return amx
 	case hasAVX512:
 		return avx512
-	case cpu.X86.HasAVX2 && cpu.X86.HasFMA:
+	case cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasF16C:
 		return avx2
 	}
 	return generic
 }
 
 // hasAVX512 tells that the CPU has the parts of AVX-512 that are used, and AVX2.
-var hasAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasAVX2 && cpu.X86.HasFMA
+var hasAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL && cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasF16C
 
 var hasBF16 = cpu.X86.HasAVX512BF16
+
+// hasByteDots tells that dot products of bytes are the CPU's own.
+func hasByteDots() bool { return level >= avx512 && cpu.X86.HasAVX512VNNI }
+
+func dotTile(bits, mr int, c *float32, a, q *byte, scale *uint16, lda, ldc, blocks, n, acc int) {
+	dotBlocksAVX512(bits, mr, c, a, q, scale, lda, ldc, blocks, n, acc)
+}
+
+func dotRow(bits int, c *float32, a, q *byte, scale *uint16, blocks int) {
+	if bits == 8 {
+		dotRow8AVX2(c, a, q, scale, blocks)
+		return
+	}
+	dotRow4AVX2(c, a, q, scale, blocks)
+}
+
+func roundBlocks(dst *byte, src *float32, blocks, shift int) {
+	if level >= avx512 {
+		roundBlocksAVX512(dst, src, blocks, shift)
+		return
+	}
+	roundBlocksAVX2(dst, src, blocks, shift)
+}
+
+func unpack(bits int, dst *float32, q *byte, scale *uint16, blocks, second int) {
+	switch {
+	case level >= avx512 && bits == 8:
+		unpack8AVX512(dst, q, scale, blocks, second)
+	case level >= avx512:
+		unpack4AVX512(dst, q, scale, blocks, second)
+	case bits == 8:
+		unpack8AVX2(dst, q, scale, blocks, second)
+	default:
+		unpack4AVX2(dst, q, scale, blocks, second)
+	}
+}
+
+func unpack16(dst *float32, q *byte, rows, second int) {
+	if level >= avx512 {
+		unpack16AVX512(dst, q, rows, second)
+		return
+	}
+	unpack16AVX2(dst, q, rows, second)
+}
 
 func tilePairs(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	tilePairsAVX512(mr, c, a, b, rsa, csa, ldc, k, n, acc)
@@ -47,6 +91,14 @@ func tile(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 		return
 	}
 	tileAVX2(mr, c, a, b, rsa, csa, ldc, k, n, acc)
+}
+
+func tileHalves(mr int, c, a *float32, b *byte, rsa, ldc, k, n, acc int) {
+	if level >= avx512 {
+		tileHalvesAVX512(mr, c, a, b, rsa, 4, ldc, k, n, acc)
+		return
+	}
+	tileHalvesAVX2(mr, c, a, b, rsa, 4, ldc, k, n, acc)
 }
 
 func packT(dst, b *float32, ldb, k int) {

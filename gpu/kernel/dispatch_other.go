@@ -8,6 +8,8 @@ func detect() simd { return generic }
 
 const hasBF16 = false
 
+func hasByteDots() bool { return false }
+
 func tileProduct(_, _, _ int, _ []float32, _ int, _ []float32, _ int, _ []float32, _ int, _ bool) {
 	panic(unreachable)
 }
@@ -47,3 +49,10 @@ func swigluGrad(_, _, _, _, _ *float32, _ int)                { panic(unreachabl
 func adamw(_, _, _, _, _ *float32, _ int)                     { panic(unreachable) }
 func rope(_, _, _ *float32, _, _ int, _ float32)              { panic(unreachable) }
 func dropout(_ *float32, _ int, _, _, _ uint32, _ float32)    { panic(unreachable) }
+
+func dotTile(_, _ int, _ *float32, _, _ *byte, _ *uint16, _, _, _, _, _ int) { panic(unreachable) }
+func dotRow(_ int, _ *float32, _, _ *byte, _ *uint16, _ int)                 { panic(unreachable) }
+func roundBlocks(_ *byte, _ *float32, _, _ int)                              { panic(unreachable) }
+func unpack(_ int, _ *float32, _ *byte, _ *uint16, _, _ int)                 { panic(unreachable) }
+func tileHalves(_ int, _, _ *float32, _ *byte, _, _, _, _, _ int)            { panic(unreachable) }
+func unpack16(_ *float32, _ *byte, _, _ int)                                 { panic(unreachable) }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
@@ -256,7 +258,7 @@ func TestOpenRefuses(t *testing.T) {
 		{ConfigFile, `"silu"`, `"gelu"`, "gelu"},
 		{ConfigFile, `"rope_type": "default"`, `"rope_type": "llama3"`, "llama3"},
 		{ConfigFile, `"use_cache": true`, `"rope_scaling": {"type": "linear", "factor": 2}`, "linear"},
-		{ConfigFile, `"use_cache": true`, `"quantization_config": {"bits": 4}`, "quantization_config"},
+		{ConfigFile, `"use_cache": true`, `"quantization_config": {"bits": 4}`, "compressed-tensors"},
 		{ConfigFile, `"use_cache": true`, `"partial_rotary_factor": 0.5`, "partial_rotary_factor"},
 		{ConfigFile, `"head_dim": 8`, `"head_dim": 16`, "head_dim"},
 		{ConfigFile, `"num_attention_heads": 4`, `"num_attention_heads": 0`, "heads"},
@@ -336,20 +338,6 @@ func TestOpenShards(t *testing.T) {
 	}
 }
 
-func TestHalf(t *testing.T) {
-	for _, c := range []struct {
-		h    uint16
-		want float64
-	}{{0, 0}, {0x3c00, 1}, {0xc000, -2}, {0x7bff, 65504}, {1, 0x1p-24}, {0x0400, 0x1p-14}, {0x3555, 0.333251953125}, {0x7c00, math.Inf(1)}, {0x83ff, -1023 * 0x1p-24}} {
-		if got := float64(half(c.h)); got != c.want {
-			t.Errorf("%#x is %g, want %g", c.h, got, c.want)
-		}
-	}
-	if !math.IsNaN(float64(half(0x7e00))) || !math.Signbit(float64(half(0x8000))) {
-		t.Error("NaN or -0")
-	}
-}
-
 // file builds a safetensors file from a header and a number of data bytes.
 func file(header string, data int) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
@@ -393,6 +381,17 @@ func FuzzSafetensors(f *testing.F) {
 	}
 	f.Add(buf.Bytes())
 	f.Add(file(`{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}`, 4))
+	for _, bits := range []int{8, 4} {
+		few, err := kernel.RoundBlocks(bits, 64, 2, 64, make([]float32, 128))
+		if err != nil {
+			f.Fatal(err)
+		}
+		buf.Reset()
+		if err := WriteSafetensors(&buf, engine.StateDict{{Name: "a.weight", Shape: []int{2, 64}, Blocks: few}, {Name: "b", Shape: []int{1}, Data: []float32{0.5}}}); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(slices.Clone(buf.Bytes()))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := ReadSafetensors(bytes.NewReader(b), int64(len(b)))
 		if err != nil {

@@ -26,6 +26,17 @@ type Card struct {
 	Trial     string          `json:"trial,omitempty"` // whose configuration was trained
 	Versions  []Version       `json:"versions,omitempty"`
 	Created   string          `json:"created,omitempty"` // date, as the caller wants it shown; "" leaves it out
+	// Compression is how the model was made smaller, in Markdown with its own heading.
+	Compression string `json:"compression,omitempty"`
+}
+
+// AppendCompression adds that section to the bundle's card, whoever wrote the rest.
+func (b *Bundle) AppendCompression(compression string) {
+	if b.Readme == "" {
+		b.Card.Compression = compression
+		return
+	}
+	b.Readme = strings.TrimRight(b.Readme, "\n") + "\n\n" + compression
 }
 
 // DataSource is one set of files the model learnt from.
@@ -206,6 +217,9 @@ func (c Card) markdown(b *Bundle) string {
 		p(" %s %s.", oneLine(v.Name), oneLine(v.Version))
 	}
 	p("\n")
+	if c.Compression != "" {
+		p("\n%s", c.Compression)
+	}
 	return s.String()
 }
 

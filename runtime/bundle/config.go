@@ -31,6 +31,7 @@ type configOut struct {
 	NumLayers         int            `json:"num_hidden_layers"`
 	NumKVHeads        int            `json:"num_key_value_heads"`
 	Pad               *int32         `json:"pad_token_id"`
+	Quantization      *quantization  `json:"quantization_config,omitempty"`
 	RMSNormEps        decimal        `json:"rms_norm_eps"`
 	RopeParameters    ropeParameters `json:"rope_parameters"` // transformers 5
 	RopeTheta         decimal        `json:"rope_theta"`      // transformers 4
@@ -167,8 +168,11 @@ func parseConfig(data []byte) (glm.Arch, configIn, error) {
 		return a, c, fmt.Errorf("rotary embedding is scaled (%s); only the default is known", scaling)
 	case or(c.PartialRotary, 1) != 1:
 		return a, c, fmt.Errorf("partial_rotary_factor is %g, must be 1", *c.PartialRotary)
-	case len(c.QuantizationConfig) > 0 && string(c.QuantizationConfig) != "null":
-		return a, c, errors.New("quantization_config is set; quantised weights are not known here")
+	}
+	if len(c.QuantizationConfig) > 0 && string(c.QuantizationConfig) != "null" {
+		if err := checkQuantization(c.QuantizationConfig); err != nil {
+			return a, c, err
+		}
 	}
 	if err := a.Validate(); err != nil {
 		return a, c, err

@@ -16,6 +16,12 @@
 // models of package glm's family: float32, float16 or bfloat16, whole or in
 // shards.
 //
+// Weights may be of 8 or 4 bits (engine.Tensor's Blocks): the folder is then one of
+// compressed-tensors in its pack-quantized format, symmetric and in groups of a multiple
+// of 32, which transformers loads where that package is (packed.go). Open keeps the
+// integers as they are. Floats that half precision holds exactly are stored so in such a
+// folder; the embedding has to be floats, since transformers makes and ties it as such.
+//
 // The caller's duties: Params may alias a model's memory, so nothing may update
 // the model while Write runs. What Open gives is the caller's own.
 //

@@ -19,8 +19,8 @@ import (
 )
 
 // Open reads a bundle, ours or a Llama that transformers saved, whole into
-// memory. Params come in the order of Arch.Layout. The Card is that of card.json; where
-// there is none, the text of README.md is kept as it is.
+// memory; weights of 8 and 4 bits stay so. Params come in the order of Arch.Layout. The
+// Card is that of card.json; where there is none, the text of README.md is kept as it is.
 func Open(dir string) (*Bundle, error) {
 	b, err := open(dir)
 	if err != nil {
@@ -212,7 +212,12 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 		if !ok {
 			return nil, fmt.Errorf("tensor %q %v is missing", p.Name, p.Shape)
 		}
-		if !slices.Equal(t.Shape, p.Shape) || len(t.Data) != p.Elems {
+		if t.Blocks != nil {
+			if err := t.Blocks.Validate(); err != nil {
+				return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
+			}
+		}
+		if !slices.Equal(t.Shape, p.Shape) || t.Blocks == nil && len(t.Data) != p.Elems {
 			return nil, fmt.Errorf("tensor %q has shape %v (%d values), the config needs %v", p.Name, t.Shape, len(t.Data), p.Shape)
 		}
 		for i, v := range t.Data {
@@ -224,7 +229,7 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 		out = append(out, t)
 	}
 	if t, ok := byName[headName]; ok && a.Tied {
-		if !slices.Equal(t.Data, out[0].Data) {
+		if !sameValues(t, out[0]) {
 			return nil, fmt.Errorf("tie_word_embeddings is true, but %q differs from the embedding", headName)
 		}
 		delete(byName, headName)
@@ -235,6 +240,13 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 	return out, nil
 }
 
+func sameValues(t, u engine.Tensor) bool {
+	if t.Blocks == nil || u.Blocks == nil {
+		return t.Blocks == u.Blocks && slices.Equal(t.Data, u.Data)
+	}
+	return t.Blocks.Bits == u.Blocks.Bits && slices.Equal(t.Blocks.Q, u.Blocks.Q) && slices.Equal(t.Blocks.Scale, u.Blocks.Scale)
+}
+
 // Equal reports whether two bundles hold the same model: shape, parameters bit
 // for bit, tokenizer.
 func Equal(a, b *Bundle) bool {
@@ -243,7 +255,7 @@ func Equal(a, b *Bundle) bool {
 	}
 	for i, t := range a.Params {
 		u := b.Params[i]
-		if t.Name != u.Name || !slices.Equal(t.Shape, u.Shape) || !slices.Equal(t.Data, u.Data) {
+		if t.Name != u.Name || !slices.Equal(t.Shape, u.Shape) || !sameValues(t, u) {
 			return false
 		}
 	}

@@ -47,10 +47,11 @@ type loadJob struct {
 }
 
 type loadResult struct {
-	IDs     [][]int32 `json:"ids"`
-	Missing []string  `json:"missing"`
-	Special []string  `json:"special"`
-	Chat    string    `json:"chat"`
+	IDs     [][]int32   `json:"ids"`
+	Logits  [][]float32 `json:"logits"`
+	Missing []string    `json:"missing"`
+	Special []string    `json:"special"`
+	Chat    string      `json:"chat"`
 }
 
 // transformers loads what we write: every tensor, the same ids, the chat template.

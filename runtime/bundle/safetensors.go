@@ -54,24 +54,30 @@ func (d DType) safetensors() string {
 	return "F32"
 }
 
-// WriteSafetensors writes the tensors as float32, sorted by name.
+// WriteSafetensors writes the tensors, sorted by name: as float32, or, those of few
+// bits, in the three that compressed-tensors makes of one (packed.go).
 func WriteSafetensors(w io.Writer, tensors engine.StateDict) error {
 	return writeSafetensors(w, tensors, Float32)
 }
 
+// writeSafetensors writes those that have no few bits as d.
 func writeSafetensors(w io.Writer, tensors engine.StateDict, d DType) error {
-	sorted := slices.Clone(tensors)
-	slices.SortFunc(sorted, func(a, b engine.Tensor) int { return strings.Compare(a.Name, b.Name) })
-	for _, t := range sorted {
-		n := 1
-		for _, s := range t.Shape {
-			n *= s
-		}
-		if n != len(t.Data) {
+	var parts []part
+	for _, t := range tensors {
+		if n := t.Elems(); t.Blocks == nil && n != len(t.Data) {
 			return fmt.Errorf("safetensors: tensor %q has shape %v but %d values", t.Name, t.Shape, len(t.Data))
 		}
+		store := d
+		if halved(tensors, t) {
+			store = Float16
+		}
+		p, err := partsOf(t, store)
+		if err != nil {
+			return fmt.Errorf("safetensors: %w", err)
+		}
+		parts = append(parts, p...)
 	}
-	head, _, err := header(sorted, d)
+	head, _, err := header(parts)
 	if err != nil {
 		return err
 	}
@@ -81,15 +87,9 @@ func writeSafetensors(w io.Writer, tensors engine.StateDict, d DType) error {
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
-	var buf []byte
-	for _, t := range sorted {
-		for part := range slices.Chunk(t.Data, 1<<14) {
-			if buf, err = narrow(buf[:0], part, d); err != nil {
-				return fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
-			}
-			if _, err := w.Write(buf); err != nil {
-				return err
-			}
+	for _, p := range parts {
+		if err := p.write(w); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -119,24 +119,75 @@ func narrow(b []byte, values []float32, d DType) ([]byte, error) {
 	return b, nil
 }
 
-// header is that of tensors sorted by name, and how many bytes follow it.
-func header(sorted engine.StateDict, d DType) ([]byte, int64, error) {
+// part is one tensor of a file.
+type part struct {
+	name  string
+	dtype string
+	shape []int
+	write func(io.Writer) error
+}
+
+func (p part) bytes() int64 {
+	n := dtypeSizes[p.dtype]
+	for _, s := range p.shape {
+		n *= int64(s)
+	}
+	return n
+}
+
+// partsOf are what a file holds of a tensor.
+func partsOf(t engine.Tensor, d DType) ([]part, error) {
+	if t.Blocks != nil {
+		return packed(t)
+	}
+	return []part{{t.Name, d.safetensors(), t.Shape, func(w io.Writer) error {
+		var buf []byte
+		for piece := range slices.Chunk(t.Data, 1<<14) {
+			var err error
+			if buf, err = narrow(buf[:0], piece, d); err != nil {
+				return fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
+			}
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}}, nil
+}
+
+// inPieces writes n values of width bytes, which add appends.
+func inPieces(w io.Writer, n, width int, add func(b []byte, i int) []byte) error {
+	buf := make([]byte, 0, 1<<16)
+	for i := 0; i < n; {
+		buf = buf[:0]
+		for end := min(n, i+cap(buf)/width); i < end; i++ {
+			buf = add(buf, i)
+		}
+		if _, err := w.Write(buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// header sorts the tensors of a file by name, and is what stands before them; and how
+// many bytes follow it.
+func header(parts []part) ([]byte, int64, error) {
+	slices.SortFunc(parts, func(a, b part) int { return strings.Compare(a.name, b.name) })
 	var head bytes.Buffer
 	head.WriteString(`{"` + metadataKey + `":{"format":"pt"}`)
 	offset := int64(0)
-	for i, t := range sorted {
-		if i > 0 && t.Name == sorted[i-1].Name || t.Name == metadataKey {
-			return nil, 0, fmt.Errorf("safetensors: tensor %q stands twice", t.Name)
+	for i, p := range parts {
+		if i > 0 && p.name == parts[i-1].name || p.name == metadataKey {
+			return nil, 0, fmt.Errorf("safetensors: tensor %q stands twice", p.name)
 		}
-		h := tensorHeader{DType: d.safetensors(), Shape: []int64{}}
-		n := dtypeSizes[h.DType]
-		for _, s := range t.Shape {
+		h := tensorHeader{DType: p.dtype, Shape: []int64{}}
+		for _, s := range p.shape {
 			h.Shape = append(h.Shape, int64(s))
-			n *= int64(s)
 		}
-		h.Offsets = [2]int64{offset, offset + n}
+		h.Offsets = [2]int64{offset, offset + p.bytes()}
 		offset = h.Offsets[1]
-		name, err := json.Marshal(t.Name)
+		name, err := json.Marshal(p.name)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -153,15 +204,14 @@ func header(sorted engine.StateDict, d DType) ([]byte, int64, error) {
 	return head.Bytes(), offset, nil
 }
 
-// WeightsBytes is the size of WeightsFile for models of a shape.
+// WeightsBytes is the size of WeightsFile for models of a shape, in float32.
 func WeightsBytes(a glm.Arch) int64 {
-	var tensors engine.StateDict
+	var parts []part
 	layout, _ := a.Layout()
 	for _, p := range layout {
-		tensors = append(tensors, engine.Tensor{Name: p.Name, Shape: p.Shape})
+		parts = append(parts, part{name: p.Name, dtype: "F32", shape: p.Shape})
 	}
-	slices.SortFunc(tensors, func(a, b engine.Tensor) int { return strings.Compare(a.Name, b.Name) })
-	head, data, err := header(tensors, Float32)
+	head, data, err := header(parts)
 	if err != nil {
 		panic("bundle: " + err.Error()) // two parameters of one name
 	}
@@ -169,24 +219,37 @@ func WeightsBytes(a glm.Arch) int64 {
 }
 
 // ReadSafetensors reads size bytes of r: every tensor, F16 and BF16 widened to
-// float32, in the order of the file. It refuses other types, gaps, overlaps and
-// bytes that belong to no tensor.
+// float32, those of compressed-tensors as blocks, in the order of the file. It refuses
+// other types, gaps, overlaps and bytes that belong to no tensor.
 func ReadSafetensors(r io.ReaderAt, size int64) (engine.StateDict, error) {
 	entries, base, err := readHeader(r, size)
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}
+	byName := make(map[string]tensorEntry, len(entries))
+	for _, e := range entries {
+		byName[e.name] = e
+	}
 	out := make(engine.StateDict, 0, len(entries))
 	for _, e := range entries {
-		data, err := readTensor(r, base, e)
+		t := engine.Tensor{Name: e.name}
+		stem, role := split(e.name)
+		_, isPart := byName[stem+packedSuffix]
+		switch {
+		case isPart && role == packedSuffix:
+			t, err = readPacked(r, base, stem, byName)
+		case isPart && role != "":
+			continue // read with its packed one
+		case e.DType != "F32" && e.DType != "F16" && e.DType != "BF16":
+			err = fmt.Errorf("type %s is not known, only F32, F16 and BF16 are", e.DType)
+		default:
+			t.Data, err = readTensor(r, base, e)
+			t.Shape = e.shape()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("safetensors: tensor %q: %w", e.name, err)
 		}
-		shape := make([]int, len(e.Shape))
-		for i, s := range e.Shape {
-			shape[i] = int(s)
-		}
-		out = append(out, engine.Tensor{Name: e.name, Shape: shape, Data: data})
+		out = append(out, t)
 	}
 	return out, nil
 }
@@ -196,7 +259,15 @@ type tensorEntry struct {
 	name string
 }
 
-var dtypeSizes = map[string]int64{"F32": 4, "F16": 2, "BF16": 2}
+func (e tensorEntry) shape() []int {
+	shape := make([]int, len(e.Shape))
+	for i, s := range e.Shape {
+		shape[i] = int(s)
+	}
+	return shape
+}
+
+var dtypeSizes = map[string]int64{"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8}
 
 // readHeader is the checked table of tensors by offset, and where the data starts.
 func readHeader(r io.ReaderAt, size int64) ([]tensorEntry, int64, error) {
@@ -285,7 +356,7 @@ func parseHeader(raw []byte) ([]tensorEntry, error) {
 func (e tensorEntry) check() error {
 	width, ok := dtypeSizes[e.DType]
 	if !ok {
-		return fmt.Errorf("type %s is not known, only F32, F16 and BF16 are", e.DType)
+		return fmt.Errorf("type %s is not known, only F32, F16, BF16 and what holds compressed weights are", e.DType)
 	}
 	n := uint64(width)
 	for _, s := range e.Shape {
@@ -334,20 +405,7 @@ func widen(dst []float32, b []byte, dtype string) {
 		}
 	case "F16":
 		for i := range dst {
-			dst[i] = half(binary.LittleEndian.Uint16(b[2*i:]))
+			dst[i] = kernel.FromHalf(binary.LittleEndian.Uint16(b[2*i:]))
 		}
 	}
-}
-
-// half widens an IEEE 754 binary16.
-func half(h uint16) float32 {
-	sign, exp, frac := uint32(h>>15)<<31, uint32(h>>10)&31, uint32(h)&1023
-	switch exp {
-	case 0: // zero and subnormals: frac · 2⁻²⁴
-		f := float32(frac) * 0x1p-24
-		return math.Float32frombits(math.Float32bits(f) | sign)
-	case 31:
-		return math.Float32frombits(sign | 0xff<<23 | frac<<13)
-	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
 }

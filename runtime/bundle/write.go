@@ -125,12 +125,14 @@ func fill(dir string, b *Bundle, params engine.StateDict) error {
 	if readme == "" {
 		readme = b.Card.markdown(b)
 	}
+	config := makeConfig(b.Arch, b.Generation, cmp.Or(b.DType, Float32))
+	config.Quantization = quantizationOf(b.Arch, params)
 	type file struct {
 		name string
 		data any // []byte as it is, else JSON
 	}
 	files := []file{
-		{ConfigFile, makeConfig(b.Arch, b.Generation, cmp.Or(b.DType, Float32))},
+		{ConfigFile, config},
 		{GenerationFile, makeGeneration(b.Generation)},
 		{TokenizerFile, tokenizer},
 		{TokenizerConfigFile, b.tokenizerConfig()},

@@ -38,6 +38,29 @@ func TestYAMLAndJSONAgree(t *testing.T) {
 	}
 }
 
+func TestCompress(t *testing.T) {
+	s, err := Parse([]byte("compress: int8\nstages:\n  compress: {timeout: 1h}\nsteps:\n  - {name: publish, run: ./x, needs: [compress]}\n"), "j")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Compress == nil || s.Compress.Weights != "int8" || s.Compress.Loss() != DefaultMaxLoss || s.Compress.Steps() != 0 {
+		t.Errorf("%+v", s.Compress)
+	}
+	var names []string
+	for _, st := range StagesOf(s) {
+		names = append(names, st.Name)
+	}
+	if got := strings.Join(names[len(names)-3:], " "); got != "bundle compress publish" {
+		t.Errorf("the graph ends with %s", got)
+	}
+	if s, err = Parse([]byte(`{"compress": {"prune": 0.3, "max_loss": 0.05, "weights": "int4"}}`), "j"); err != nil || s.Compress.Loss() != 0.05 || s.Compress.Steps() != DefaultRecoverySteps {
+		t.Errorf("%+v, %v", s.Compress, err)
+	}
+	if s, err = Parse([]byte("{}"), "j"); err != nil || len(StagesOf(s)) != len(Stages()) {
+		t.Errorf("a job that asks for no compression has the stage, %v", err)
+	}
+}
+
 func TestErrorsNameFileLineAndPath(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
 		{"{\n\"max_seq_lenght\": 3}", `j:2: max_seq_lenght: unknown field (did you mean "max_seq_length"?)`},
@@ -63,6 +86,13 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"pinning: alway", `j:1: pinning: "alway" is not one of auto, never, always (did you mean "always"?)`},
 		{"backend: nccl\nplaintext_collectives: maybe", "j:2: plaintext_collectives: must be true or false"},
 		{"grow_final: of", `j:1: grow_final: "of" is not one of auto, off (did you mean "off"?)`},
+		{"compress:\n  weights: int9", `j:2: compress.weights: "int9" is not one of int8, int4`},
+		{"compress: int3", `"int3" is not one of int8, int4`},
+		{"compress:\n  prune: 1", "j:2: compress.prune: 1 is not 0 or more and less than 1"},
+		{"compress:\n  max_loss: 0.1", "j:1: compress: asks for nothing"},
+		{"compress:\n  weights: int8\n  recover: 2m", "j:1: compress: has a recovery and nothing to recover from"},
+		{"compress:\n  weights: int8\n  max_loss: -1", "j:3: compress.max_loss: -1 is negative"},
+		{"stages:\n  compress:\n    timeout: 3m", "j:2: stages.compress: is no stage"},
 		{"isolation: proces", `j:1: isolation: "proces" is not one of auto, process, none (did you mean "process"?)`},
 		{"isolation: process\nbackend: inproc", "j:2: backend: inproc joins ranks of one process"},
 		{"placement:\n  gpu_load: 2", "j:2: placement.gpu_load: 2 is not above 0"},

@@ -169,6 +169,9 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) error {
 	if v.Type() == reflect.TypeFor[Budget]() && n.Kind == yaml.ScalarNode {
 		return d.decode(n, v.FieldByName("WallClock"), path) // budget: 15m
 	}
+	if v.Type() == reflect.TypeFor[Compress]() && n.Kind == yaml.ScalarNode {
+		return d.decode(n, v.FieldByName("Weights"), path) // compress: int8
+	}
 	if reflect.PointerTo(v.Type()).Implements(textType) {
 		if n.Kind != yaml.ScalarNode {
 			return d.fail(n, path, "must be a single value")

@@ -43,6 +43,7 @@ const (
 	StageTrain    = "train"
 	StageEvaluate = "evaluate"
 	StageBundle   = "bundle"
+	StageCompress = "compress" // of jobs that ask for it
 )
 
 // Stages is the graph of a build: probe → clean → tokenize → search → train →
@@ -57,14 +58,6 @@ func Stages() []Stage {
 		{Name: StageEvaluate, Needs: []string{StageTrain}, Retries: 1},
 		{Name: StageBundle, Needs: []string{StageEvaluate}, Retries: 1},
 	}
-}
-
-func stageNames() []string {
-	var out []string
-	for _, s := range Stages() {
-		out = append(out, s.Name)
-	}
-	return out
 }
 
 // EventKind says what happened.

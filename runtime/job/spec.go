@@ -47,6 +47,7 @@ type Spec struct {
 	Retries            int               `json:"retries"`              // of a trial that failed, 0 … 10
 	Stages             map[string]Limits `json:"stages,omitempty"`     // overrides by stage name
 	Steps              []Step            `json:"steps,omitempty"`      // the user's own programs, in the same graph
+	Compress           *Compress         `json:"compress,omitempty"`   // a smaller model beside the bundle; nil is none
 	Licence            string            `json:"licence,omitempty"`    // of the model, for its card (SPDX)
 	Name               string            `json:"name,omitempty"`       // of the model, for its card
 
@@ -279,6 +280,11 @@ func (s *Spec) Validate() error {
 	if s.GrowFinal != "" && !contains(GrowFinals(), s.GrowFinal) {
 		return fieldError("grow_final", "%q is not one of %s%s", s.GrowFinal, strings.Join(GrowFinals(), ", "), didYouMean(s.GrowFinal, GrowFinals()))
 	}
+	if s.Compress != nil {
+		if err := s.Compress.validate(); err != nil {
+			return err
+		}
+	}
 	if s.Isolation != "" && !contains(Isolations(), s.Isolation) {
 		return fieldError("isolation", "%q is not one of %s%s", s.Isolation, strings.Join(Isolations(), ", "), didYouMean(s.Isolation, Isolations()))
 	}
@@ -349,8 +355,8 @@ func (s *Spec) Validate() error {
 		return fieldError("space.context", "%s is given beside max_seq_length %d; give one of them", c, s.MaxSeqLength)
 	}
 	for n, l := range s.Stages {
-		if !contains(stageNames(), n) {
-			return fieldError("stages."+n, "is no stage; there are %s%s", strings.Join(stageNames(), ", "), didYouMean(n, stageNames()))
+		if !contains(s.stageNames(), n) {
+			return fieldError("stages."+n, "is no stage; there are %s%s", strings.Join(s.stageNames(), ", "), didYouMean(n, s.stageNames()))
 		}
 		if l.Retries != nil && (*l.Retries < 0 || *l.Retries > 10) {
 			return fieldError("stages."+n+".retries", "%d is outside 0 … 10", *l.Retries)

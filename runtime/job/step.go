@@ -143,7 +143,7 @@ func (s *Spec) validateSteps() error {
 	if len(s.Steps) > maxSteps {
 		return fieldError("steps", "are %d; at most %d stand in a job", len(s.Steps), maxSteps)
 	}
-	known := stageNames()
+	known := s.stageNames()
 	for i, t := range s.Steps {
 		bad := func(field, format string, a ...any) error {
 			return fieldError(fmt.Sprintf("steps[%d].%s", i, field), format, a...)
@@ -151,7 +151,7 @@ func (s *Spec) validateSteps() error {
 		switch {
 		case !stepName.MatchString(t.Name):
 			return bad("name", "%q is no name; write up to 32 small letters, digits, - and _", t.Name)
-		case contains(stageNames(), t.Name):
+		case contains(s.stageNames(), t.Name):
 			return bad("name", "%q is a stage of ours; choose another", t.Name)
 		case contains(known, t.Name):
 			return bad("name", "%q stands twice", t.Name)
@@ -186,8 +186,8 @@ func (s *Spec) validateSteps() error {
 			names = append(names, base)
 		}
 		for j, b := range t.Before {
-			if !contains(stageNames(), b) {
-				return bad(fmt.Sprintf("before[%d]", j), "%q is no stage of ours; there are %s%s; a step that is to wait says needs itself", b, strings.Join(stageNames(), ", "), didYouMean(b, stageNames()))
+			if !contains(s.stageNames(), b) {
+				return bad(fmt.Sprintf("before[%d]", j), "%q is no stage of ours; there are %s%s; a step that is to wait says needs itself", b, strings.Join(s.stageNames(), ", "), didYouMean(b, s.stageNames()))
 			}
 		}
 		known = append(known, t.Name)
@@ -230,8 +230,8 @@ func ancestors(stages []Stage, of string) map[string]bool {
 	return out
 }
 
-// StagesOf is the graph of a job that is valid: Stages with its overrides, and its
-// steps, each after all that it needs.
+// StagesOf is the graph of a job that is valid: Stages with its overrides, compress where
+// it asks for that, and its steps, each after all that it needs.
 func StagesOf(s Spec) []Stage {
 	stages, err := s.graph()
 	if err != nil {
@@ -241,7 +241,7 @@ func StagesOf(s Spec) []Stage {
 }
 
 func (s *Spec) graph() ([]Stage, error) {
-	all := Stages()
+	all := s.stages()
 	for i := range all {
 		st := &all[i]
 		l := s.Stages[st.Name]

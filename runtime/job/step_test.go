@@ -199,7 +199,7 @@ func TestAnyGraphEnds(t *testing.T) {
 					step.Needs = append(step.Needs, fmt.Sprintf("s%d", j))
 				}
 			}
-			for _, n := range stageNames() {
+			for _, n := range new(Spec).stageNames() {
 				switch rapid.IntRange(0, 11).Draw(t, "stage") {
 				case 0:
 					step.Needs = append(step.Needs, n)

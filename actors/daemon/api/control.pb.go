@@ -1387,6 +1387,7 @@ type Spec struct {
 	Averaging            *string                `protobuf:"bytes,40,opt,name=averaging,proto3,oneof" json:"averaging,omitempty"`
 	Ensemble             *string                `protobuf:"bytes,41,opt,name=ensemble,proto3,oneof" json:"ensemble,omitempty"`
 	GrowFinal            *string                `protobuf:"bytes,42,opt,name=grow_final,json=growFinal,proto3,oneof" json:"grow_final,omitempty"`
+	Compress             *Compress              `protobuf:"bytes,43,opt,name=compress,proto3" json:"compress,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1666,6 +1667,105 @@ func (x *Spec) GetGrowFinal() string {
 	return ""
 }
 
+func (x *Spec) GetCompress() *Compress {
+	if x != nil {
+		return x.Compress
+	}
+	return nil
+}
+
+type Compress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Weights       *string                `protobuf:"bytes,1,opt,name=weights,proto3,oneof" json:"weights,omitempty"` // int8 or int4
+	Prune         *float64               `protobuf:"fixed64,2,opt,name=prune,proto3,oneof" json:"prune,omitempty"`
+	Sparsity      *float64               `protobuf:"fixed64,3,opt,name=sparsity,proto3,oneof" json:"sparsity,omitempty"`
+	Student       *string                `protobuf:"bytes,4,opt,name=student,proto3,oneof" json:"student,omitempty"`
+	Recover       *string                `protobuf:"bytes,5,opt,name=recover,proto3,oneof" json:"recover,omitempty"`
+	RecoverSteps  *int32                 `protobuf:"varint,6,opt,name=recover_steps,json=recoverSteps,proto3,oneof" json:"recover_steps,omitempty"`
+	MaxLoss       *float64               `protobuf:"fixed64,7,opt,name=max_loss,json=maxLoss,proto3,oneof" json:"max_loss,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Compress) Reset() {
+	*x = Compress{}
+	mi := &file_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Compress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Compress) ProtoMessage() {}
+
+func (x *Compress) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Compress.ProtoReflect.Descriptor instead.
+func (*Compress) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Compress) GetWeights() string {
+	if x != nil && x.Weights != nil {
+		return *x.Weights
+	}
+	return ""
+}
+
+func (x *Compress) GetPrune() float64 {
+	if x != nil && x.Prune != nil {
+		return *x.Prune
+	}
+	return 0
+}
+
+func (x *Compress) GetSparsity() float64 {
+	if x != nil && x.Sparsity != nil {
+		return *x.Sparsity
+	}
+	return 0
+}
+
+func (x *Compress) GetStudent() string {
+	if x != nil && x.Student != nil {
+		return *x.Student
+	}
+	return ""
+}
+
+func (x *Compress) GetRecover() string {
+	if x != nil && x.Recover != nil {
+		return *x.Recover
+	}
+	return ""
+}
+
+func (x *Compress) GetRecoverSteps() int32 {
+	if x != nil && x.RecoverSteps != nil {
+		return *x.RecoverSteps
+	}
+	return 0
+}
+
+func (x *Compress) GetMaxLoss() float64 {
+	if x != nil && x.MaxLoss != nil {
+		return *x.MaxLoss
+	}
+	return 0
+}
+
 type Budget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WallClock     *string                `protobuf:"bytes,1,opt,name=wall_clock,json=wallClock,proto3,oneof" json:"wall_clock,omitempty"`
@@ -1677,7 +1777,7 @@ type Budget struct {
 
 func (x *Budget) Reset() {
 	*x = Budget{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1789,7 @@ func (x *Budget) String() string {
 func (*Budget) ProtoMessage() {}
 
 func (x *Budget) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1802,7 @@ func (x *Budget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Budget.ProtoReflect.Descriptor instead.
 func (*Budget) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Budget) GetWallClock() string {
@@ -1742,7 +1842,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1854,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1867,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Data) GetFiles() []string {
@@ -1836,7 +1936,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1948,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +1961,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Placement) GetGpuLoad() float64 {
@@ -1891,7 +1991,7 @@ type Constraints struct {
 
 func (x *Constraints) Reset() {
 	*x = Constraints{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2003,7 @@ func (x *Constraints) String() string {
 func (*Constraints) ProtoMessage() {}
 
 func (x *Constraints) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2016,7 @@ func (x *Constraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Constraints.ProtoReflect.Descriptor instead.
 func (*Constraints) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Constraints) GetMaxParams() int64 {
@@ -1965,7 +2065,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2077,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2090,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Limits) GetTimeout() string {
@@ -2036,7 +2136,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2148,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2161,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Step) GetName() string {
@@ -2165,7 +2265,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2277,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2290,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Resources) GetCpus() float64 {
@@ -2223,7 +2323,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2335,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2348,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Stage) GetStage() string {
@@ -2315,7 +2415,7 @@ type Leaderboard struct {
 
 func (x *Leaderboard) Reset() {
 	*x = Leaderboard{}
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2427,7 @@ func (x *Leaderboard) String() string {
 func (*Leaderboard) ProtoMessage() {}
 
 func (x *Leaderboard) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2440,7 @@ func (x *Leaderboard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaderboard.ProtoReflect.Descriptor instead.
 func (*Leaderboard) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{31}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Leaderboard) GetJob() string {
@@ -2419,7 +2519,7 @@ type Trial struct {
 
 func (x *Trial) Reset() {
 	*x = Trial{}
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2531,7 @@ func (x *Trial) String() string {
 func (*Trial) ProtoMessage() {}
 
 func (x *Trial) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2544,7 @@ func (x *Trial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trial.ProtoReflect.Descriptor instead.
 func (*Trial) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{32}
+	return file_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Trial) GetId() string {
@@ -2597,7 +2697,7 @@ type Cost struct {
 
 func (x *Cost) Reset() {
 	*x = Cost{}
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2609,7 +2709,7 @@ func (x *Cost) String() string {
 func (*Cost) ProtoMessage() {}
 
 func (x *Cost) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2622,7 +2722,7 @@ func (x *Cost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cost.ProtoReflect.Descriptor instead.
 func (*Cost) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{33}
+	return file_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Cost) GetLatencyS() float64 {
@@ -2697,7 +2797,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2809,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2822,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{34}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Line) GetN() uint32 {
@@ -2771,7 +2871,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2883,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2896,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{35}
+	return file_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Notice) GetAt() int64 {
@@ -2825,7 +2925,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2937,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2950,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{36}
+	return file_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2904,7 +3004,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[37]
+	mi := &file_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +3016,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[37]
+	mi := &file_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +3029,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{37}
+	return file_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Node) GetId() string {
@@ -3179,7 +3279,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xb7\x0e\n" +
+	"\x05_size\"\xe9\x0e\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -3222,7 +3322,8 @@ const file_control_proto_rawDesc = "" +
 	"\taveraging\x18( \x01(\tH\x16R\taveraging\x88\x01\x01\x12\x1f\n" +
 	"\bensemble\x18) \x01(\tH\x17R\bensemble\x88\x01\x01\x12\"\n" +
 	"\n" +
-	"grow_final\x18* \x01(\tH\x18R\tgrowFinal\x88\x01\x01\x1a8\n" +
+	"grow_final\x18* \x01(\tH\x18R\tgrowFinal\x88\x01\x01\x120\n" +
+	"\bcompress\x18+ \x01(\v2\x14.autoglm.v1.CompressR\bcompress\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3266,7 +3367,25 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_averagingB\v\n" +
 	"\t_ensembleB\r\n" +
-	"\v_grow_final\"\x8b\x01\n" +
+	"\v_grow_final\"\xc7\x02\n" +
+	"\bCompress\x12\x1d\n" +
+	"\aweights\x18\x01 \x01(\tH\x00R\aweights\x88\x01\x01\x12\x19\n" +
+	"\x05prune\x18\x02 \x01(\x01H\x01R\x05prune\x88\x01\x01\x12\x1f\n" +
+	"\bsparsity\x18\x03 \x01(\x01H\x02R\bsparsity\x88\x01\x01\x12\x1d\n" +
+	"\astudent\x18\x04 \x01(\tH\x03R\astudent\x88\x01\x01\x12\x1d\n" +
+	"\arecover\x18\x05 \x01(\tH\x04R\arecover\x88\x01\x01\x12(\n" +
+	"\rrecover_steps\x18\x06 \x01(\x05H\x05R\frecoverSteps\x88\x01\x01\x12\x1e\n" +
+	"\bmax_loss\x18\a \x01(\x01H\x06R\amaxLoss\x88\x01\x01B\n" +
+	"\n" +
+	"\b_weightsB\b\n" +
+	"\x06_pruneB\v\n" +
+	"\t_sparsityB\n" +
+	"\n" +
+	"\b_studentB\n" +
+	"\n" +
+	"\b_recoverB\x10\n" +
+	"\x0e_recover_stepsB\v\n" +
+	"\t_max_loss\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +
@@ -3542,7 +3661,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
@@ -3567,117 +3686,119 @@ var file_control_proto_goTypes = []any{
 	(*Upload)(nil),                // 20: autoglm.v1.Upload
 	(*Ref)(nil),                   // 21: autoglm.v1.Ref
 	(*Spec)(nil),                  // 22: autoglm.v1.Spec
-	(*Budget)(nil),                // 23: autoglm.v1.Budget
-	(*Data)(nil),                  // 24: autoglm.v1.Data
-	(*Placement)(nil),             // 25: autoglm.v1.Placement
-	(*Constraints)(nil),           // 26: autoglm.v1.Constraints
-	(*Limits)(nil),                // 27: autoglm.v1.Limits
-	(*Step)(nil),                  // 28: autoglm.v1.Step
-	(*Resources)(nil),             // 29: autoglm.v1.Resources
-	(*Stage)(nil),                 // 30: autoglm.v1.Stage
-	(*Leaderboard)(nil),           // 31: autoglm.v1.Leaderboard
-	(*Trial)(nil),                 // 32: autoglm.v1.Trial
-	(*Cost)(nil),                  // 33: autoglm.v1.Cost
-	(*Line)(nil),                  // 34: autoglm.v1.Line
-	(*Notice)(nil),                // 35: autoglm.v1.Notice
-	(*NodesReply)(nil),            // 36: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 37: autoglm.v1.Node
-	nil,                           // 38: autoglm.v1.Order.ConfigEntry
-	nil,                           // 39: autoglm.v1.Order.RangesEntry
-	nil,                           // 40: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 41: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 42: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 43: autoglm.v1.Spec.StagesEntry
-	nil,                           // 44: autoglm.v1.Data.ConfigEntry
-	nil,                           // 45: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 46: autoglm.v1.Step.EnvEntry
-	nil,                           // 47: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 48: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 50: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 51: google.protobuf.Value
+	(*Compress)(nil),              // 23: autoglm.v1.Compress
+	(*Budget)(nil),                // 24: autoglm.v1.Budget
+	(*Data)(nil),                  // 25: autoglm.v1.Data
+	(*Placement)(nil),             // 26: autoglm.v1.Placement
+	(*Constraints)(nil),           // 27: autoglm.v1.Constraints
+	(*Limits)(nil),                // 28: autoglm.v1.Limits
+	(*Step)(nil),                  // 29: autoglm.v1.Step
+	(*Resources)(nil),             // 30: autoglm.v1.Resources
+	(*Stage)(nil),                 // 31: autoglm.v1.Stage
+	(*Leaderboard)(nil),           // 32: autoglm.v1.Leaderboard
+	(*Trial)(nil),                 // 33: autoglm.v1.Trial
+	(*Cost)(nil),                  // 34: autoglm.v1.Cost
+	(*Line)(nil),                  // 35: autoglm.v1.Line
+	(*Notice)(nil),                // 36: autoglm.v1.Notice
+	(*NodesReply)(nil),            // 37: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 38: autoglm.v1.Node
+	nil,                           // 39: autoglm.v1.Order.ConfigEntry
+	nil,                           // 40: autoglm.v1.Order.RangesEntry
+	nil,                           // 41: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 42: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 43: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 44: autoglm.v1.Spec.StagesEntry
+	nil,                           // 45: autoglm.v1.Data.ConfigEntry
+	nil,                           // 46: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 47: autoglm.v1.Step.EnvEntry
+	nil,                           // 48: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 49: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 51: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 52: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
 	22, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
 	20, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
 	18, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
 	6,  // 3: autoglm.v1.SteerRequest.order:type_name -> autoglm.v1.Order
-	38, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
-	39, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
+	39, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
+	40, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
 	7,  // 6: autoglm.v1.Order.brackets:type_name -> autoglm.v1.Bracket
-	40, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	49, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	49, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	49, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	49, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	41, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	41, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	50, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	50, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	50, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	50, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	42, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
 	22, // 13: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
 	20, // 14: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
-	31, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
-	30, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
+	32, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
+	31, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
 	19, // 17: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
-	49, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	50, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
 	21, // 19: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
-	23, // 20: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
-	24, // 21: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	42, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
-	25, // 23: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
-	26, // 24: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	43, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
-	28, // 26: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	44, // 27: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	45, // 28: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	46, // 29: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
-	29, // 30: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
-	32, // 31: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
-	32, // 32: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	47, // 33: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
-	33, // 34: autoglm.v1.Trial.cost:type_name -> autoglm.v1.Cost
-	50, // 35: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	50, // 36: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
-	18, // 37: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	35, // 38: autoglm.v1.Line.notice:type_name -> autoglm.v1.Notice
-	37, // 39: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	49, // 40: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	48, // 41: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	51, // 42: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
-	21, // 43: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	49, // 44: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	27, // 45: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	51, // 46: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
-	0,  // 47: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
-	2,  // 48: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
-	4,  // 49: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
-	8,  // 50: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
-	8,  // 51: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
-	4,  // 52: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
-	4,  // 53: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
-	5,  // 54: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
-	4,  // 55: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
-	10, // 56: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
-	11, // 57: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
-	12, // 58: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	13, // 59: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
-	15, // 60: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 61: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 62: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	18, // 63: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	34, // 64: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	34, // 65: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	9,  // 66: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	18, // 67: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	6,  // 68: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
-	17, // 69: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	36, // 70: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	17, // 71: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	17, // 72: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	14, // 73: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
-	16, // 74: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	61, // [61:75] is the sub-list for method output_type
-	47, // [47:61] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	24, // 20: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
+	25, // 21: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
+	43, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	26, // 23: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
+	27, // 24: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
+	44, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	29, // 26: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
+	23, // 27: autoglm.v1.Spec.compress:type_name -> autoglm.v1.Compress
+	45, // 28: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	46, // 29: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	47, // 30: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	30, // 31: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
+	33, // 32: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
+	33, // 33: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
+	48, // 34: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	34, // 35: autoglm.v1.Trial.cost:type_name -> autoglm.v1.Cost
+	51, // 36: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	51, // 37: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	18, // 38: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
+	36, // 39: autoglm.v1.Line.notice:type_name -> autoglm.v1.Notice
+	38, // 40: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	50, // 41: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	49, // 42: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	52, // 43: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
+	21, // 44: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	50, // 45: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	28, // 46: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	52, // 47: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	0,  // 48: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
+	2,  // 49: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
+	4,  // 50: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
+	8,  // 51: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
+	8,  // 52: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
+	4,  // 53: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
+	4,  // 54: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
+	5,  // 55: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
+	4,  // 56: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
+	10, // 57: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
+	11, // 58: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
+	12, // 59: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
+	13, // 60: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
+	15, // 61: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 62: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 63: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	18, // 64: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	35, // 65: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	35, // 66: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	9,  // 67: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	18, // 68: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	6,  // 69: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
+	17, // 70: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	37, // 71: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	17, // 72: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	17, // 73: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	14, // 74: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
+	16, // 75: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	62, // [62:76] is the sub-list for method output_type
+	48, // [48:62] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3711,13 +3832,14 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[35].OneofWrappers = []any{}
 	file_control_proto_msgTypes[36].OneofWrappers = []any{}
 	file_control_proto_msgTypes[37].OneofWrappers = []any{}
+	file_control_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

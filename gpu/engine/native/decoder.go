@@ -13,6 +13,9 @@ import (
 type DecoderOptions struct {
 	Threads int // goroutines that compute; sequences are shared out to them; 0 is 1
 	MaxSeqs int // most sequences held at once; 0 is 1
+	// Weights says how the matrices are held; "" is as they are given: float32, or
+	// int8 or int4 where the state's tensors have as many bits.
+	Weights glm.Weights
 }
 
 // prefillRows is the most tokens of one sequence computed at once.
@@ -23,7 +26,7 @@ const prefillRows = glm.PrefillRows
 const attendBlock = 256
 
 // Decoder generates with a cache of keys and values. Its weights are packed once,
-// as the products read them. It implements engine.Decoder and is owned by one
+// as the products read them (weights.go). It implements engine.Decoder and is owned by one
 // goroutine.
 //
 // Invariant: the logits after a text have the same bits however its tokens were split
@@ -32,9 +35,9 @@ type Decoder struct {
 	arch   glm.Arch
 	opt    DecoderOptions
 	layers []packedLayer
-	embed  []float32 // [V, C]
+	embed  embedding
 	norm   []float32 // [C]
-	head   []float32 // packed [C, V]
+	head   weights   // [V, C]
 	rope   rotary    // of positions 0 … Context-1
 	team   *team
 	worker []*decodeWorker
@@ -53,7 +56,7 @@ var (
 // packedLayer is a layer's weights, the products' packed.
 type packedLayer struct {
 	norm1, norm2      []float32
-	qkv, o, glu, down []float32
+	qkv, o, glu, down weights
 }
 
 // cache is one sequence's keys and values, packed as attention reads them: for
@@ -85,6 +88,7 @@ type decodeWorker struct {
 	want     []float32 // [rows, C] normed rows whose logits are wanted
 	logits   []float32 // [rows, V]
 	outs     []int
+	product  product
 }
 
 // NewDecoder makes a decoder from the parameters in state, which may hold other
@@ -102,40 +106,19 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 	if o.Threads < 0 || o.MaxSeqs < 0 {
 		return nil, fmt.Errorf("native: decoder of %d threads and %d sequences; both must be positive", o.Threads, o.MaxSeqs)
 	}
-	layout, size := a.Layout()
-	arena := make([]float32, size)
-	if _, err := state.CopyTo(engine.Parameters(layout, arena), len(layout)); err != nil {
+	d := &Decoder{arch: a, opt: o, rope: newRotary(a, a.Context), caches: map[int]*cache{}}
+	if err := d.load(state); err != nil {
 		return nil, fmt.Errorf("native: load: %w", err)
 	}
-
-	d := &Decoder{arch: a, opt: o, rope: newRotary(a, a.Context), caches: map[int]*cache{}}
-	w := view(a, layout, arena)
 	C, F, V := a.Dim, a.FFN, a.Vocab
 	Q := C + 2*a.KVDim()
-	pack := func(ms []matrix, rows, in int) []float32 {
-		joined := make([]float32, 0, rows*in)
-		for _, m := range ms {
-			joined = append(joined, m.w...)
-		}
-		p := make([]float32, kernel.PackedLen(rows, in))
-		kernel.Pack(p, kernel.NT, rows, in, joined, in)
-		return p
-	}
-	for i := range w.layers {
-		l := &w.layers[i]
-		d.layers = append(d.layers, packedLayer{
-			norm1: l.norm1, norm2: l.norm2,
-			qkv: pack(l.qkv, Q, C), o: pack(l.o, C, C), glu: pack(l.glu, 2*F, C), down: pack(l.down, C, F),
-		})
-	}
-	d.embed, d.norm = w.embed, w.finalNorm
-	d.head = pack([]matrix{{w: w.head[0].w}}, V, C)
 	for range o.Threads {
 		const R = prefillRows
 		f := func(n int) []float32 { return make([]float32, n) }
 		d.worker = append(d.worker, &decodeWorker{
 			x: f(R * C), n: f(R * C), qkv: f(R * Q), att: f(R * C), glu: f(R * 2 * F), act: f(R * F),
 			scores: f(R * a.Context), want: f(R * C), logits: f(R * V), outs: make([]int, 0, R),
+			product: newProduct(d.opt.Weights, R, max(C, F)),
 		})
 	}
 	d.team = newTeam(o.Threads, nil, func(_ task, i int) { d.work(d.worker[i]) })
@@ -330,14 +313,14 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 	Q := C + 2*K*D
 	N := len(rows)
 	for i, r := range rows {
-		copy(w.x[i*C:(i+1)*C], d.embed[int(r.id)*C:(int(r.id)+1)*C])
+		d.embed.row(w.x[i*C:(i+1)*C], int(r.id))
 	}
 	for l := range d.layers {
 		p := &d.layers[l]
 		for i := range N {
 			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm1, a.NormEps)
 		}
-		kernel.GemmPacked(false, N, Q, C, w.n, C, p.qkv, C, w.qkv, Q, false)
+		w.product.times(&p.qkv, N, w.n, w.qkv, false)
 		for i, r := range rows {
 			cos, sin := d.rope.at(r.pos)
 			kernel.Rope(w.qkv[i*Q:], cos, sin, H+K, 1)
@@ -351,16 +334,16 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 			d.attend(w, l, rows[i:j], w.qkv[i*Q:], w.att[i*C:])
 			i = j
 		}
-		kernel.GemmPacked(false, N, C, C, w.att, C, p.o, C, w.x, C, true)
+		w.product.times(&p.o, N, w.att, w.x, true)
 		for i := range N {
 			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm2, a.NormEps)
 		}
-		kernel.GemmPacked(false, N, 2*F, C, w.n, C, p.glu, C, w.glu, 2*F, false)
+		w.product.times(&p.glu, N, w.n, w.glu, false)
 		for i := range N {
 			g := w.glu[i*2*F : (i+1)*2*F]
 			kernel.SwiGLU(w.act[i*F:(i+1)*F], g[:F], g[F:])
 		}
-		kernel.GemmPacked(false, N, C, F, w.act, F, p.down, F, w.x, C, true)
+		w.product.times(&p.down, N, w.act, w.x, true)
 	}
 	if d.hidden != nil {
 		for i := range N {
@@ -379,7 +362,7 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 		}
 	}
 	if len(w.outs) > 0 {
-		kernel.GemmPacked(false, len(w.outs), V, C, w.want, C, d.head, C, w.logits, V, false)
+		w.product.times(&d.head, len(w.outs), w.want, w.logits, false)
 		for i, o := range w.outs {
 			copy(d.logits[o*V:(o+1)*V], w.logits[i*V:(i+1)*V])
 		}

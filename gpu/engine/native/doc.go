@@ -15,9 +15,14 @@
 // Options.Precision says how the products of training are made: in float32, or
 // from operands rounded to bfloat16 with float32 sums, which takes little more
 // than half as long where AVX512_BF16 has its full rate, and less where there is AMX.
-// Parameters, moments, softmaxes, losses and everything that Eval and a Decoder
-// compute stay float32. bfloat16's weights are packed once for each version of the
+// Parameters, moments, softmaxes, losses and everything that Eval computes stay float32. bfloat16's weights are packed once for each version of the
 // parameters: products.go.
+//
+// A decoder holds its weights as DecoderOptions.Weights says: float32, bfloat16, or
+// integers of 8 or 4 bits with a scale for each 32 (weights.go). It scores texts by the
+// products that it generates with (score.go). A sequence has the same bits whatever is
+// computed beside it. BackwardTaught trains on what another model says beside the
+// labels (teacher.go).
 //
 // A gradient is handed over during the backward pass, layer by layer: overlap.go.
 // Under Options.Recompute a thread keeps each layer's input only.

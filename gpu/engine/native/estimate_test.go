@@ -61,35 +61,60 @@ func TestTrainingBytes(t *testing.T) {
 func TestDecodingBytes(t *testing.T) {
 	for _, a := range []glm.Arch{arch(64, 2, 4, 2, 192, 300, true), arch(96, 3, 3, 1, 250, 5000, false), arch(128, 4, 4, 4, 352, 512, true)} {
 		for _, o := range []DecoderOptions{{Threads: 1, MaxSeqs: 1}, {Threads: 3, MaxSeqs: 2}} {
-			layout, size := a.Layout()
-			d, err := NewDecoder(a, engine.Parameters(layout, make([]float32, size)), o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var seqs []int
-			for s := range o.MaxSeqs {
-				seqs = append(seqs, s)
-				if _, err := d.Prefill(s, []int32{1}); err != nil {
+			for _, kind := range glm.AllWeights {
+				o.Weights = kind
+				layout, size := a.Layout()
+				d, err := NewDecoder(a, engine.Parameters(layout, make([]float32, size)), o)
+				if err != nil {
 					t.Fatal(err)
 				}
+				var seqs []int
+				for s := range o.MaxSeqs {
+					seqs = append(seqs, s)
+					if _, err := d.Prefill(s, []int32{1}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := d.Decode(seqs, make([]int32, len(seqs))); err != nil {
+					t.Fatal(err)
+				}
+				n, bytes := len(d.rope.cos)+len(d.rope.sin)+len(d.logits), 0
+				held := func(w weights) {
+					n += len(w.floats)
+					if w.narrow != nil {
+						bytes += kernel.NarrowBytes(w.narrow.Bits, w.n, w.k)
+					}
+				}
+				held(d.head)
+				if kind == glm.F32Weights {
+					n += size // embedding and norms lie in the parameters
+				} else {
+					n += len(d.norm)
+					for _, l := range d.layers {
+						n += len(l.norm1) + len(l.norm2)
+					}
+					if !a.Tied {
+						held(weights{narrow: d.embed.narrow, n: a.Vocab, k: a.Dim})
+					}
+				}
+				for _, l := range d.layers {
+					held(l.qkv)
+					held(l.o)
+					held(l.glu)
+					held(l.down)
+				}
+				for _, c := range d.caches {
+					n += len(c.k) + len(c.v)
+				}
+				for _, w := range d.worker {
+					n += len(w.x) + len(w.n) + len(w.qkv) + len(w.att) + len(w.glu) + len(w.act) + len(w.scores) + len(w.want) + len(w.logits) + len(w.product.work)
+					bytes += len(w.product.records)
+				}
+				if got, want := a.DecodingBytes(kind, o.MaxSeqs, o.Threads), 4*int64(n)+int64(bytes); got != want {
+					t.Errorf("%s %+v: %d bytes by estimate, %d in fact", a, o, got, want)
+				}
+				d.Close()
 			}
-			if _, err := d.Decode(seqs, make([]int32, len(seqs))); err != nil {
-				t.Fatal(err)
-			}
-			n := size + len(d.head) + len(d.rope.cos) + len(d.rope.sin) + len(d.logits) // embedding and norms lie in the parameters
-			for _, l := range d.layers {
-				n += len(l.qkv) + len(l.o) + len(l.glu) + len(l.down)
-			}
-			for _, c := range d.caches {
-				n += len(c.k) + len(c.v)
-			}
-			for _, w := range d.worker {
-				n += len(w.x) + len(w.n) + len(w.qkv) + len(w.att) + len(w.glu) + len(w.act) + len(w.scores) + len(w.want) + len(w.logits)
-			}
-			if got, want := a.DecodingBytes(o.MaxSeqs, o.Threads), 4*int64(n); got != want {
-				t.Errorf("%s %+v: %d bytes by estimate, %d in fact", a, o, got, want)
-			}
-			d.Close()
 		}
 	}
 }

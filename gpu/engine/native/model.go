@@ -94,13 +94,15 @@ type Model struct {
 	// What the task that runs now works on. Invariant: set before team.run,
 	// constant until it returns.
 	job struct {
-		batch  engine.Batch
-		mode   mode
-		hyper  engine.Hyper
-		clip   float64
-		logits []float32
-		each   []float32 // the rows' losses, where they are asked for
-		active int       // workers that have sequences
+		batch   engine.Batch
+		mode    mode
+		hyper   engine.Hyper
+		clip    float64
+		logits  []float32
+		each    []float32 // the rows' losses, where they are asked for
+		hidden  []float32 // the final norm's results, where they are
+		teacher *Teacher  // of a Backward
+		active  int       // workers that have sequences
 	}
 	over handOver // of the gradient that Backward computes
 }
@@ -248,6 +250,14 @@ func (m *Model) Logits(b engine.Batch) ([]float32, error) {
 	defer func() { m.job.logits = nil }()
 	_, _, err := m.passes(b, logits)
 	return m.job.logits, err
+}
+
+// Outputs is Logits, and the final norm's results beside it: [B, T, C].
+func (m *Model) Outputs(b engine.Batch) (logits, hidden []float32, err error) {
+	m.job.hidden = make([]float32, b.B*b.T*m.arch.Dim)
+	defer func() { m.job.hidden = nil }()
+	logits, err = m.Logits(b)
+	return logits, m.job.hidden, err
 }
 
 // passes shards a batch over the workers by sequences and sums their losses in

@@ -11,6 +11,7 @@ import (
 // reference is the model in float64, as plainly as it can be written: what the
 // engine's loss, gradients and logits are held against.
 type reference struct {
+	hidden  []float64 // of the sequence whose logits came last
 	arch    glm.Arch
 	p       map[string][]float64
 	dropout float64
@@ -158,7 +159,49 @@ func (r *reference) logits(b engine.Batch, s int, train bool) []float64 {
 	if !a.Tied {
 		head = r.p["lm_head.weight"]
 	}
-	return matmul(r.norm(x, r.p["model.norm.weight"]), head, T, C)
+	r.hidden = r.norm(x, r.p["model.norm.weight"])
+	return matmul(r.hidden, head, T, C)
+}
+
+// taught is the objective with a teacher.
+func (r *reference) taught(b engine.Batch, t Teacher) float64 {
+	V, C := r.arch.Vocab, r.arch.Dim
+	softmax := func(at func(i int) float64, tau float64) []float64 {
+		p := make([]float64, V)
+		var sum float64
+		for i := range p {
+			p[i] = math.Exp(at(i) / tau)
+			sum += p[i]
+		}
+		for i := range p {
+			p[i] /= sum
+		}
+		return p
+	}
+	var loss float64
+	for s := range b.B {
+		logits := r.logits(b, s, true)
+		for i := range b.T {
+			at := s*b.T + i
+			if b.Targets[at] == engine.Ignore {
+				continue
+			}
+			own := func(j int) float64 { return logits[i*V+j] }
+			p, q := softmax(own, t.Temperature), softmax(func(j int) float64 { return float64(t.Logits[at*V+j]) }, t.Temperature)
+			l := -(1 - t.Weight) * math.Log(softmax(own, 1)[b.Targets[at]])
+			for j := range p {
+				l += t.Weight * t.Temperature * t.Temperature * q[j] * math.Log(q[j]/p[j])
+			}
+			if t.Hidden != nil {
+				for j := range C {
+					d := r.hidden[i*C+j] - float64(t.Hidden[at*C+j])
+					l += t.HiddenLoss * d * d / float64(C)
+				}
+			}
+			loss += l / b.Norm
+		}
+	}
+	return loss
 }
 
 // loss is Σ nll/Norm, and the objective: with the z-loss.

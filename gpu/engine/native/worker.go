@@ -41,6 +41,7 @@ type worker struct {
 	work       []float32 // of kernel.Gemm
 	round      operands  // of products of bfloat16
 	newton     newton    // of Muon
+	soft       []float32 // [2, V] under a teacher
 
 	half      bool // the products of the pass that runs are of bfloat16
 	fresh     bool // the layers' matrices of g hold nothing yet …
@@ -391,6 +392,9 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 		r0, r1 := N*i/blocks, N*(i+1)/blocks
 		x := w.norm[r0*C : r1*C]
 		if mode == logits {
+			if hidden := w.model.job.hidden; hidden != nil {
+				copy(hidden[(s0*T+r0)*C:], x)
+			}
 			w.linear(w.model.job.logits[(s0*T+r0)*V:], V, x, C, r1-r0, w.w.head, false, nil)
 			continue
 		}
@@ -404,6 +408,10 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 		w.linear(w.logit, V, x, C, r1-r0, w.w.head, false, nil)
 		losses := func(from, to int) {
 			for r := from; r < to; r++ {
+				if t := w.model.job.teacher; t != nil && mode == training {
+					w.taught(t, w.logit[r*V:(r+1)*V], s0*T+r0+r, targets[r], b.Norm)
+					continue
+				}
 				loss := w.crossEntropy(w.logit[r*V:(r+1)*V], targets[r], b.Norm)
 				if each := w.model.job.each; each != nil {
 					each[s0*T+r0+r] = float32(loss)
@@ -415,6 +423,9 @@ func (w *worker) head(b *engine.Batch, s0, s1 int) {
 			continue
 		}
 		w.linearGrad(w.dn[r0*C:], w.logit, V, x, C, r1-r0, w.w.head, w.g.head, !w.freshHead, losses)
+		if t := w.model.job.teacher; t != nil {
+			w.likeHidden(t, w.dn[r0*C:r1*C], x, s0*T+r0, targets, b.Norm)
+		}
 		w.freshHead = false
 	}
 	if w.freshHead { // nothing was scored

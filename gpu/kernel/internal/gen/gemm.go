@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 )
 
 var tileArgs = []arg{
@@ -35,6 +36,12 @@ func gemmKernels(e *emitter) []signature {
 			}
 		}
 	}
+	for mr := 1; mr <= halfRows; mr++ {
+		s := signature{name: tileName("tileHalves", mr, 2), args: slices.Clone(tileArgs)}
+		s.args[2].typ = "*byte"
+		tile(e, s, "tileHalves", mr, 2)
+		sigs = append(sigs, s)
+	}
 	sigs = append(sigs, packTranspose(e), packCopy(e), peak(e, "tile"))
 	if e.lanes == 16 {
 		sigs = append(sigs, peak(e, "tilePairs"))
@@ -52,11 +59,19 @@ func (s isa) tiles() []string {
 	return []string{"tile"}
 }
 
+// halfRows is the most rows of the tile that reads B as bfloat16, whose rows hold 32
+// columns; with more, widening B once pays.
+const halfRows = 4
+
 func tileName(kind string, mr, nv int) string { return fmt.Sprintf("%s%dx%d", kind, mr, nv) }
 
 func tile(e *emitter, s signature, kind string, mr, nv int) {
 	e.begin(s)
 	bytes := e.lanes * 4
+	rowOfB := 2 * bytes
+	if kind == "tileHalves" {
+		rowOfB = 64
+	}
 	acc := func(i, j int) string { return e.v(i*nv + j) }
 	b := []string{e.v(2 * e.rows), e.v(2*e.rows + 1)}
 	bc := []string{e.v(2*e.rows + 2), e.v(2*e.rows + 3)}
@@ -109,7 +124,12 @@ func tile(e *emitter, s signature, kind string, mr, nv int) {
 	store := fmt.Sprintf("store%d", id)
 	step := func(u int) {
 		for j := range nv {
-			e.f("VMOVUPS %d(DX), %s", u*2*bytes+j*bytes, b[j])
+			if kind == "tileHalves" {
+				e.f("VPMOVZXWD %d(DX), %s", u*rowOfB+j*e.lanes*2, b[j])
+				e.f("VPSLLD $16, %s, %s", b[j], b[j])
+				continue
+			}
+			e.f("VMOVUPS %d(DX), %s", u*rowOfB+j*bytes, b[j])
 		}
 		for i := range mr {
 			x := bc[i%2]
@@ -134,7 +154,7 @@ func tile(e *emitter, s signature, kind string, mr, nv int) {
 	for u := range 4 {
 		step(u)
 	}
-	e.f("ADDQ $%d, DX", 8*bytes)
+	e.f("ADDQ $%d, DX", 4*rowOfB)
 	e.f("SUBQ $4, CX")
 	e.f("JGE %s", loop)
 	e.label(tail)
@@ -142,7 +162,7 @@ func tile(e *emitter, s signature, kind string, mr, nv int) {
 	e.f("JEQ %s", store)
 	e.label(loop1)
 	step(0)
-	e.f("ADDQ $%d, DX", 2*bytes)
+	e.f("ADDQ $%d, DX", rowOfB)
 	e.f("DECQ CX")
 	e.f("JNE %s", loop1)
 	e.label(store)
@@ -402,6 +422,15 @@ func packPairs(e *emitter) signature {
 
 // tileSwitch writes the Go function that picks the tile kernel.
 func tileSwitch(w *bytes.Buffer, set isa, kind string) {
+	if kind == "tileHalves" {
+		fmt.Fprintf(w, "\nfunc %s%s(mr int, c, a *float32, b *byte, rsa, csa, ldc, k, n, acc int) {\n", kind, set.name)
+		fmt.Fprintf(w, "switch mr {\n")
+		for mr := halfRows; mr >= 1; mr-- {
+			fmt.Fprintf(w, "case %d:\n%s%s(c, a, b, rsa, csa, ldc, k, n, acc)\n", mr, tileName(kind, mr, 2), set.name)
+		}
+		fmt.Fprintf(w, "}\n}\n")
+		return
+	}
 	fmt.Fprintf(w, "\nfunc %s%s(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {\n", kind, set.name)
 	for nv := 2; nv >= 1; nv-- {
 		if nv == 2 {

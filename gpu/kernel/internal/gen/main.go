@@ -11,6 +11,7 @@ import (
 	"go/format"
 	"log"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -114,7 +115,7 @@ func main() {
 	for i, set := range isas {
 		e := &emitter{isa: set}
 		e.buf.WriteString(header + "#include \"textflag.h\"\n")
-		sigs := append(gemmKernels(e), vectorKernels(e)...)
+		sigs := slices.Concat(gemmKernels(e), vectorKernels(e), blockKernels(e))
 		e.tables()
 		write(fmt.Sprintf("%s_amd64.s", strings.ToLower(set.name)), e.buf.Bytes())
 		for _, s := range sigs {
@@ -124,10 +125,11 @@ func main() {
 				fmt.Fprintf(&decl, "\n//go:noescape\n%s\n", s.decl(set.name))
 			}
 		}
-		for _, kind := range set.tiles() {
+		for _, kind := range append(set.tiles(), "tileHalves") {
 			tileSwitch(&decl, set, kind)
 		}
 	}
+	dotSwitch(&decl)
 	e := &emitter{isa: amx}
 	e.buf.WriteString(header + "#include \"textflag.h\"\n")
 	for _, s := range amxKernels(e) {

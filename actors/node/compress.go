@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/glm"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/compress"
+	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/train"
+)
+
+// Compression is what is asked of Compress.
+type Compression struct {
+	Bundle, Out string // folders
+	Options     compress.Options
+	// Files to measure on and to learn from; "" is the held-out and the training part of
+	// the build that left the bundle.
+	Data, Train string
+}
+
+// Compress compresses a bundle and says on what it was measured.
+func Compress(ctx context.Context, c Compression) (rep compress.Report, part string, err error) {
+	b, err := bundle.Open(c.Bundle)
+	if err != nil {
+		return rep, "", err
+	}
+	tmp, err := os.MkdirTemp("", "autoglm-compress-")
+	if err != nil {
+		return rep, "", err
+	}
+	defer os.RemoveAll(tmp)
+	e, held, err := c.corpus(ctx, b, c.Data, "test", "--data", tmp)
+	if err != nil {
+		return rep, "", err
+	}
+	defer held.Close()
+	d := compress.Data{Held: held}
+	if c.Options.NeedsText() {
+		if _, d.Train, err = c.corpus(ctx, b, c.Train, "train", "--train", filepath.Join(tmp, "train")); err != nil {
+			return rep, "", err
+		}
+		defer d.Train.Close()
+	}
+	rep, err = compress.Run(ctx, b, c.Out, c.Options, d, func(small *bundle.Bundle, rep compress.Report) error {
+		e.scored(rep.After.Score)
+		task := data.Task(e.Task)
+		if c.Data == "" {
+			e.Metric, e.Value, e.Examples, err = taskMetric(ctx, small.Arch, small.Params, small.Tokenizer, c.build(), "test", task)
+			if err != nil {
+				return err
+			}
+		}
+		raw, err := json.MarshalIndent(e, "", "  ")
+		if err != nil {
+			return err
+		}
+		small.Eval = append(raw, '\n')
+		small.AppendCompression(compressionCard(c.Options, rep, e.Part))
+		return nil
+	})
+	return rep, e.Part, err
+}
+
+// compress writes OUT/compressed, of OUT/bundle. A model that loses more than it may is
+// the user's to decide about: the job fails, and has its bundle.
+func (s *site) compress(ctx context.Context) error {
+	c := s.spec.Compress
+	if c == nil {
+		return actors.Final{Err: errors.New("the job asks for no compression")}
+	}
+	rep, part, err := Compress(ctx, Compression{
+		Bundle: s.path("bundle"), Out: s.path("compressed"),
+		Options: compress.Options{
+			Weights: glm.Weights(c.Weights), MaxLoss: c.Loss(), Threads: s.cores(),
+			Change: compress.Change{Prune: c.Prune, Sparsity: c.Sparsity, Student: c.Student, Recover: c.Recover.D(), RecoverSteps: c.Steps(), Seed: s.spec.Seed},
+		},
+	})
+	var worse *compress.WorseError
+	if errors.As(err, &worse) {
+		return actors.Final{Err: err}
+	}
+	if err != nil {
+		return err
+	}
+	s.notice(fmt.Sprintf("compressed: %.2f MB of %.2f, %.1f times as fast, %.2f %% worse on the %s part", float64(rep.After.Bytes)/1e6, float64(rep.Before.Bytes)/1e6,
+		rep.Before.Latency/rep.After.Latency, 100*rep.Loss(), part))
+	return nil
+}
+
+// build is the data folder of the build that the bundle is part of.
+func (c Compression) build() string {
+	return filepath.Join(filepath.Dir(filepath.Clean(c.Bundle)), "data")
+}
+
+// corpus lays a file, or a part of the build, down as tokens in the folder tmp.
+func (c Compression) corpus(ctx context.Context, b *bundle.Bundle, file, part, flag, tmp string) (Evaluation, *train.Corpus, error) {
+	if err := os.MkdirAll(tmp, 0o755); err != nil {
+		return Evaluation{}, nil, err
+	}
+	if file != "" {
+		e, corpus, _, err := layFile(ctx, b.Tokenizer, file, tmp)
+		return e, corpus, err
+	}
+	var e Evaluation
+	if b.Eval != nil {
+		if err := json.Unmarshal(b.Eval, &e); err != nil {
+			return e, nil, fmt.Errorf("%s: %w", bundle.EvalFile, err)
+		}
+	}
+	e.Part = "held-out"
+	r, err := data.OpenPart(c.build(), part)
+	if errors.Is(err, fs.ErrNotExist) {
+		return e, nil, &data.InputError{Msg: fmt.Sprintf("beside %s there is no data of a build, which would hold the %s part", c.Bundle, part), Hint: "name a file with " + flag}
+	}
+	if err != nil {
+		return e, nil, err
+	}
+	bin := filepath.Join(tmp, part+".bin")
+	if err := errors.Join(train.Tokenize(ctx, r, b.Tokenizer, bin, part != "test"), r.Close()); err != nil {
+		return e, nil, err
+	}
+	corpus, err := train.OpenCorpus(bin)
+	return e, corpus, err
+}
+
+// compressionCard is what a model card says of a compression: nothing of the clock, so
+// that the same compression gives the same bytes.
+func compressionCard(o compress.Options, rep compress.Report, part string) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "## Compression\n\n%s. Measured on %s:\n\n| | before | after |\n| --- | --- | --- |\n", strings.Join(o.Words(), "; "), part)
+	for _, r := range CompressionRows(rep) {
+		if r[0] == timeRow {
+			continue
+		}
+		fmt.Fprintf(&s, "| %s | %s | %s |\n", r[0], r[1], r[2])
+	}
+	return s.String()
+}
+
+const timeRow = "a token takes"
+
+// CompressionRows are a report's figures in words: what, before, after.
+func CompressionRows(rep compress.Report) [][3]string {
+	b, a := rep.Before, rep.After
+	row := func(what, format string, of func(compress.Measure) float64) [3]string {
+		return [3]string{what, fmt.Sprintf(format, of(b)), fmt.Sprintf(format, of(a))}
+	}
+	return [][3]string{
+		{"weights", string(b.Weights), string(a.Weights)},
+		row("parameters", "%.0f", func(m compress.Measure) float64 { return float64(m.Params) }),
+		row("size", "%.2f MB", func(m compress.Measure) float64 { return float64(m.Bytes) / 1e6 }),
+		row("memory to generate", "%.1f MB", func(m compress.Measure) float64 { return float64(m.Memory) / 1e6 }),
+		row(timeRow, "%.3f ms", func(m compress.Measure) float64 { return m.Latency * 1e3 }),
+		row("bits per byte", "%.4f", func(m compress.Measure) float64 { return m.Score.BitsPerByte() }),
+		row("perplexity of a token", "%.2f", func(m compress.Measure) float64 { return m.Score.Perplexity() }),
+	}
+}

@@ -241,7 +241,6 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		hub.Refuse()
 		if rpc != nil {
 			rpc.Refuse()
-			defer rpc.Stop()
 		}
 		grace, cancel := context.WithTimeout(context.Background(), f.grace)
 		defer cancel()
@@ -249,6 +248,9 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		// What the texts' ends still have to say.
 		end, stop := context.WithTimeout(context.Background(), 5*time.Second)
 		defer stop()
+		if rpc != nil {
+			rpc.Stop(end)
+		}
 		if web.Shutdown(end) != nil {
 			_ = web.Close()
 		}

@@ -159,7 +159,9 @@ type machine struct {
 	frames []frame // the stack's elements by number; 0 is the empty stack
 	known  map[frame]int32
 	dead   node
+	closed map[string]*node // by the places that close began with
 	seen   map[place]bool
+	todo   []place
 	key    []byte
 }
 
@@ -167,7 +169,7 @@ type machine struct {
 const maxNodes = 4096
 
 func newMachine(p *program) (*machine, *node) {
-	m := &machine{p: p, nodes: map[string]*node{}, frames: make([]frame, 1), known: map[frame]int32{}, seen: map[place]bool{}}
+	m := &machine{p: p, nodes: map[string]*node{}, frames: make([]frame, 1), known: map[frame]int32{}, closed: map[string]*node{}, seen: map[place]bool{}}
 	return m, m.close([]place{{p.rules[0], 0}})
 }
 
@@ -176,18 +178,31 @@ func (m *machine) step(n *node, b byte) *node {
 	if to := n.next[b]; to != nil {
 		return to
 	}
-	var places []place
+	m.todo = m.todo[:0]
 	for _, pl := range n.places {
 		if s := &m.p.states[pl.state]; s.set.has(b) {
-			places = append(places, place{s.next, pl.stack})
+			m.todo = append(m.todo, place{s.next, pl.stack})
 		}
 	}
 	to := &m.dead
-	if len(places) > 0 {
-		to = m.close(places)
+	if len(m.todo) > 0 { // most bytes of a text lead to where others led
+		key := string(keyOf(m.key[:0], m.todo))
+		var ok bool
+		if to, ok = m.closed[key]; !ok {
+			to = m.close(m.todo)
+			m.closed[key] = to
+		}
 	}
 	n.next[b] = to
 	return to
+}
+
+func keyOf(dst []byte, places []place) []byte {
+	for _, pl := range places {
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(pl.state))
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(pl.stack))
+	}
+	return dst
 }
 
 // close follows what reads nothing.
@@ -220,11 +235,7 @@ func (m *machine) close(todo []place) *node {
 	slices.SortFunc(n.places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.state, b.state), cmp.Compare(a.stack, b.stack))
 	})
-	m.key = m.key[:0]
-	for _, pl := range n.places {
-		m.key = binary.LittleEndian.AppendUint32(m.key, uint32(pl.state))
-		m.key = binary.LittleEndian.AppendUint32(m.key, uint32(pl.stack))
-	}
+	m.key = keyOf(m.key[:0], n.places)
 	if n.end {
 		m.key = append(m.key, 1)
 	}
@@ -236,6 +247,7 @@ func (m *machine) close(todo []place) *node {
 			old.next = [256]*node{}
 		}
 		clear(m.nodes)
+		clear(m.closed)
 	}
 	m.nodes[string(m.key)] = n
 	return n

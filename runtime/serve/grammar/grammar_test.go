@@ -56,6 +56,9 @@ func TestAccepts(t *testing.T) {
 		{`{"type":"array","items":{"$ref":"#"}}`, []string{`[]`, `[[],[[]]]`}, []string{`[1]`}},
 		{`{"type":["string","null"],"maxLength":1}`, []string{`"x"`, `null`}, []string{`"xy"`, `1`}},
 		{`{"type":"string","format":"date-time"}`, []string{`"2024-02-28T23:59:59Z"`}, []string{`"2024-02-30T23:59:59Z"`, `"2024-02-28T24:00:00Z"`, `"x"`}},
+		{`{"type":"string","pattern":"^[A-Z]{2,3}-\\d+(x|yé)?$"}`, []string{`"AB-1"`, `"ABC-123x"`, `"AB-9yé"`}, []string{`"A-1"`, `"ABCD-1"`, `"AB-"`, `"AB-1y"`, `" AB-1"`}},
+		{`{"type":"string","pattern":"^a.*\"[\\\\]$"}`, []string{`"a\"\\"`, `"axy z\"\\"`}, []string{`"a\"\"`, `"a"\\"`}},
+		{`{"type":"string","pattern":"^$|b"}`, []string{`""`, `"b"`}, []string{`"c"`}},
 		{`{"type":"string","format":"uuid"}`, []string{`"01234567-89ab-cdef-0123-456789abcdef"`}, []string{`"01234567-89ab-cdef-0123-456789abcde"`}},
 	} {
 		s, err := Compile([]byte(c.schema))
@@ -78,7 +81,12 @@ func TestAccepts(t *testing.T) {
 
 func TestRefuses(t *testing.T) {
 	for schema, keyword := range map[string]string{
-		`{"pattern":"a+"}`:                                 "pattern",
+		`{"type":"string","pattern":"(?=x)"}`:              "pattern",
+		`{"type":"string","pattern":"a^b"}`:                "pattern",
+		`{"type":"string","pattern":"[à-é]"}`:                "pattern",
+		`{"type":"string","pattern":"(?i)a"}`:              "pattern",
+		`{"type":"string","pattern":"a","maxLength":3}`:    "pattern",
+		`{"type":"string","pattern":1}`:                    "pattern",
 		`{"type":"string","format":"email"}`:               "format",
 		`{"not":{}}`:                                       "not",
 		`{"type":"object","patternProperties":{}}`:         "patternProperties",

@@ -92,7 +92,7 @@ var (
 	assertions  = map[string][]string{
 		"object": {"properties", "required", "additionalProperties"},
 		"array":  {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
-		"string": {"minLength", "maxLength", "format"},
+		"string": {"minLength", "maxLength", "format", "pattern"},
 		"number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
 	}
 	types = []string{"object", "array", "string", "number", "integer", "boolean", "null"}
@@ -455,6 +455,21 @@ func (c *compiler) text(o *object, path string, next int32) (int32, error) {
 	least, most, err := between(o, path, "minLength", "maxLength")
 	if err != nil {
 		return 0, err
+	}
+	if v, ok := o.values["pattern"]; ok {
+		expr, isText := v.(string)
+		_, format := o.values["format"]
+		switch {
+		case !isText:
+			return 0, &Error{path, "pattern", "must be a text"}
+		case least > 0 || most >= 0 || format:
+			return 0, &Error{path, "pattern", `"pattern" beside a length or a format is not supported`}
+		}
+		at, err := c.pattern(expr, next)
+		if err != nil {
+			return 0, &Error{path, "pattern", err.Error()}
+		}
+		return at, nil
 	}
 	if v, ok := o.values["format"]; ok {
 		f, _ := v.(string)

@@ -122,7 +122,7 @@ func (m *Metrics) Events(model string) serve.Events {
 func (m *Metrics) done(model string, res serve.Result, err error, t serve.Timing) {
 	n := len(res.IDs)
 	m.generated.add(float64(n), model)
-	if n > 0 {
+	if n > 0 || err == nil { // it was read
 		m.prompt.add(float64(res.PromptTokens), model)
 	}
 	switch {

@@ -3,7 +3,7 @@
 //
 //	g := oip.New(oip.Config{Rest: handler, Hub: hub, MaxMessage: 4 << 20})
 //	go g.Serve(listener)
-//	defer g.Stop()
+//	defer g.Stop(ctx)
 //
 // Requests come with typed contents or raw ones; answers have the form of their request.
 // A call that its client ends leaves no work behind. Where there are API keys, calls
@@ -79,8 +79,12 @@ func (s *Server) Serve(ln net.Listener) error { return s.grpc.Serve(ln) }
 // Refuse tells health checks that no more requests are taken.
 func (s *Server) Refuse() { s.health.Shutdown() }
 
-// Stop ends the server; calls that go on are cut off.
-func (s *Server) Stop() { s.grpc.Stop() }
+// Stop ends the server once its calls are done; when ctx ends before that they are cut
+// off.
+func (s *Server) Stop(ctx context.Context) {
+	defer context.AfterFunc(ctx, s.grpc.Stop)()
+	s.grpc.GracefulStop()
+}
 
 // open are the methods that need no key.
 func open(method string) bool {

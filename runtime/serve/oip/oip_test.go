@@ -91,7 +91,7 @@ func start(t *testing.T, gated bool, change func(*rest.Config)) *fixture {
 		_ = f.conn.Close()
 		f.hub.Drain(ctx)
 		f.web.Close()
-		f.server.Stop()
+		f.server.Stop(ctx)
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

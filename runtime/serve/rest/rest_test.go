@@ -190,7 +190,7 @@ func TestRefuses(t *testing.T) {
 		{chat, `{` + msg + `,"logprobs":true,"top_logprobs":21}`, 400, "top_logprobs", ""},
 		{chat, `{` + msg + `,"response_format":{"type":"xml"}}`, 400, "response_format.type", ""},
 		{chat, `{` + msg + `,"response_format":{"type":"json_schema"}}`, 400, "response_format.json_schema.schema", ""},
-		{chat, `{` + msg + `,"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"pattern":"a"}}}}`, 400, "response_format.json_schema.schema", "unsupported_schema"},
+		{chat, `{` + msg + `,"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"not":{}}}}}`, 400, "response_format.json_schema.schema", "unsupported_schema"},
 		{chat, `{` + msg + `,"response_format":{"type":"json_object"},"stop":"}"}`, 400, "stop", ""},
 		{"/v1/nothing", `{}`, 404, "", "not_found"},
 	} {

@@ -78,7 +78,7 @@ What is written is there whole or not at all. What is at PATH stays, unless --fo
 	fl := c.Flags()
 	fl.StringVar(&e.format, "format", "", "gguf, hf or oci")
 	fl.StringVar(&e.out, "out", "", "`PATH` to write to")
-	fl.StringVar(&e.kind, "type", "", "of gguf's matrices: f32, f16 (default), bf16, q8_0 or q4_0; of hf's weights: f32 (default), f16 or bf16")
+	fl.StringVar(&e.kind, "type", "", "of gguf's matrices: f32, f16 (default), bf16, q8_0 (default of an int8 bundle) or q4_0 (of an int4 one); of hf's weights: f32 (default), f16 or bf16")
 	fl.StringVar(&e.name, "name", "", "`NAME` of the model (default that of its card)")
 	fl.StringVar(&e.runtime, "runtime", "", "static autoglm `FILE` to put into an image, of amd64 or arm64 (default this program)")
 	fl.StringVar(&e.tag, "tag", "", "`NAME:TAG` of an image (default its name and latest)")
@@ -101,8 +101,7 @@ func (e *exporting) check(c *cobra.Command) error {
 	}
 	switch e.format {
 	case "gguf":
-		e.kind = cmp.Or(e.kind, "f16")
-		if _, err := gguf.ParseType(e.kind); err != nil {
+		if _, err := gguf.ParseType(cmp.Or(e.kind, "f16")); err != nil {
 			return fmt.Errorf("--type: %w", err)
 		}
 	case "hf":
@@ -134,8 +133,22 @@ func (e *exporting) file() bool {
 	return e.format == "gguf" || e.format == "oci" && strings.HasSuffix(e.out, ".tar")
 }
 
+// ggufType is the type of file that loses nothing, or next to nothing, of a model's weights.
+func ggufType(b *bundle.Bundle) string {
+	kind := "f16"
+	for _, p := range b.Params {
+		switch {
+		case p.Blocks != nil && p.Blocks.Bits == 4:
+			return "q4_0"
+		case p.Blocks != nil:
+			kind = "q8_0"
+		}
+	}
+	return kind
+}
+
 func (e *exporting) gguf(b *bundle.Bundle) error {
-	t, err := gguf.ParseType(e.kind)
+	t, err := gguf.ParseType(cmp.Or(e.kind, ggufType(b)))
 	if err != nil {
 		return usageError{err}
 	}

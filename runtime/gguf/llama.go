@@ -78,7 +78,7 @@ func FromBundle(b *bundle.Bundle, o Options) (*File, []string, error) {
 	layout, _ := b.Arch.Layout()
 	var notes []string
 	for i, p := range layout {
-		data := b.Params[i].Data
+		data := b.Params[i].Floats()
 		name := tensorName(p.Name)
 		if heads := rotated(b.Arch, p.Name); heads > 0 {
 			data = interleave(data, heads, b.Arch.Dim)

@@ -247,7 +247,7 @@ func compare(path string, got, want *bundle.Bundle) error {
 		types[t.Name] = t.Type
 	}
 	for i, p := range want.Params {
-		if err := compareValues(types[tensorName(p.Name)], got.Params[i].Data, p.Data); err != nil {
+		if err := compareValues(types[tensorName(p.Name)], got.Params[i].Data, p.Floats()); err != nil {
 			return fmt.Errorf("tensor %q: %w", tensorName(p.Name), err)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/serve"
@@ -23,10 +22,11 @@ type Options struct {
 	Threads int         // that score and learn; 0 is 1
 }
 
-// Data is what a model is measured on, and what it learns from.
+// Data is what a model is measured on, what it learns from, and by what.
 type Data struct {
-	Held  *train.Corpus
-	Train *train.Corpus // needed for a Change
+	Held   *train.Corpus
+	Train  *train.Corpus // needed for a Change
+	Engine Engine
 }
 
 // Measure is what a model costs and how well it does.
@@ -100,12 +100,12 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 		return rep, err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	if rep.Before, err = measure(ctx, filepath.Join(tmp, "before"), b, o.Threads, d.Held); err != nil {
+	if rep.Before, err = measure(ctx, d.Engine, filepath.Join(tmp, "before"), b, o.Threads, d.Held); err != nil {
 		return rep, fmt.Errorf("measure the model as it is: %w", err)
 	}
 	small := *b
 	if o.changes() {
-		if rep.Steps, err = o.Change.apply(ctx, &small, d.Train, o.Threads); err != nil {
+		if rep.Steps, err = o.Change.apply(ctx, &small, d, o.Threads); err != nil {
 			return rep, err
 		}
 	}
@@ -114,7 +114,7 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 			return rep, err
 		}
 	}
-	if rep.After, err = measure(ctx, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {
+	if rep.After, err = measure(ctx, d.Engine, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {
 		return rep, fmt.Errorf("measure the compressed model: %w", err)
 	}
 	if !(rep.Loss() <= o.MaxLoss) {
@@ -135,7 +135,7 @@ const windows = 8
 var timeBound = time.Second
 
 // measure writes a bundle to a folder, opens it and measures what that generates with.
-func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, held *train.Corpus) (Measure, error) {
+func measure(ctx context.Context, e Engine, dir string, b *bundle.Bundle, threads int, held *train.Corpus) (Measure, error) {
 	var m Measure
 	if err := bundle.Write(dir, b); err != nil {
 		return m, err
@@ -148,7 +148,7 @@ func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, hel
 	if err != nil {
 		return m, err
 	}
-	one, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: 1})
+	one, err := e.Decoder(b.Arch, b.Params, 1, 1)
 	if err != nil {
 		return m, err
 	}
@@ -158,7 +158,7 @@ func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, hel
 	if m.Latency, err = serve.Latency(ctx, one, b.Arch, timeBound); err != nil {
 		return m, err
 	}
-	many, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: windows})
+	many, err := e.Decoder(b.Arch, b.Params, threads, windows)
 	if err != nil {
 		return m, err
 	}

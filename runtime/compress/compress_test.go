@@ -61,7 +61,7 @@ func learnt(t testing.TB, a glm.Arch) (*bundle.Bundle, Data) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	d := Data{Held: open("test.bin", 2), Train: open("train.bin", 30)}
+	d := Data{Held: open("test.bin", 2), Train: open("train.bin", 30), Engine: nativeEngine{}}
 	m, err := native.New(a, native.Options{MaxBatch: 8, Seed: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestRunRefuses(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	if _, err := Run(t.Context(), b, out, Options{Change: Change{Prune: 0.1, RecoverSteps: 1}}, Data{Held: d.Held}, nil); err == nil || !strings.Contains(err.Error(), "text") {
+	if _, err := Run(t.Context(), b, out, Options{Change: Change{Prune: 0.1, RecoverSteps: 1}}, Data{Held: d.Held, Engine: d.Engine}, nil); err == nil || !strings.Contains(err.Error(), "text") {
 		t.Errorf("without text: %v", err)
 	}
 	odd := tiny
@@ -227,7 +227,7 @@ func TestShrink(t *testing.T) {
 			}
 		}
 	}
-	worth, err := importance(t.Context(), a, b.Params, d.Train, 1, 1)
+	worth, err := importance(t.Context(), d.Engine, a, b.Params, d.Train, 1, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,4 +294,22 @@ func TestStudent(t *testing.T) {
 	if Student(one) != one {
 		t.Error("a model of one layer has a student")
 	}
+}
+
+// nativeEngine is what actors/node hands in.
+type nativeEngine struct{}
+
+// Decoder implements compress.Engine.
+func (nativeEngine) Decoder(a glm.Arch, params engine.StateDict, threads, seqs int) (Decoder, error) {
+	return native.NewDecoder(a, params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs})
+}
+
+// Model implements compress.Engine.
+func (nativeEngine) Model(a glm.Arch, threads, batch int, seed uint64) (Model, error) {
+	return native.New(a, native.Options{Threads: threads, MaxBatch: batch, Precision: engine.Auto, Seed: seed})
+}
+
+// Teacher implements compress.Engine.
+func (nativeEngine) Teacher(a glm.Arch, threads, batch, tokens int) (Model, error) {
+	return native.New(a, native.Options{Threads: threads, MaxBatch: batch, MaxSeq: tokens, Inference: true})
 }

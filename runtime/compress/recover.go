@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -39,6 +38,7 @@ type recovery struct {
 	change  Change
 	arch    glm.Arch
 	corpus  *train.Corpus
+	engine  Engine
 	threads int
 }
 
@@ -47,12 +47,12 @@ type recovery struct {
 func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch glm.Arch, whole engine.StateDict) (engine.StateDict, int, error) {
 	a := r.arch
 	n := sequences(a)
-	m, err := native.New(a, native.Options{Threads: r.threads, MaxBatch: n, Precision: engine.Auto, Seed: r.change.Seed})
+	m, err := r.engine.Model(a, r.threads, n, r.change.Seed)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer m.Close()
-	teacher, err := native.New(wholeArch, native.Options{Threads: r.threads, MaxBatch: n, MaxSeq: a.Context, Inference: true})
+	teacher, err := r.engine.Teacher(wholeArch, r.threads, n, a.Context)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -83,7 +83,7 @@ func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch 
 			break
 		}
 		b := read.batch(n)
-		t := native.Teacher{Weight: softWeight, Temperature: temperature, HiddenLoss: hiddenLoss}
+		t := engine.Teacher{Weight: softWeight, Temperature: temperature, HiddenLoss: hiddenLoss}
 		if t.Logits, t.Hidden, err = teacher.Outputs(b); err != nil {
 			return nil, step, err
 		}

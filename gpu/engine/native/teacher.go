@@ -8,17 +8,8 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// Teacher is what another model says of a batch, for BackwardTaught: what Outputs gives.
-type Teacher struct {
-	Logits []float32 // [B, T, V]
-	Hidden []float32 // [B, T, C], of a model as wide; nil leaves it out
-
-	Weight      float64 // of its logits against the labels, 0 … 1
-	Temperature float64 // that both models' logits are divided by, so that unlikely tokens count too; > 0
-	HiddenLoss  float64 // weight of the hidden states' distance
-}
-
-func (t *Teacher) check(b engine.Batch, vocab, dim int) error {
+// checkTeacher refuses one that does not fit a batch.
+func checkTeacher(t *engine.Teacher, b engine.Batch, vocab, dim int) error {
 	switch {
 	case len(t.Logits) != b.B*b.T*vocab:
 		return fmt.Errorf("native: teacher gives %d logits for a batch of %d tokens and a vocabulary of %d", len(t.Logits), b.B*b.T, vocab)
@@ -36,8 +27,8 @@ func (t *Teacher) check(b engine.Batch, vocab, dim int) error {
 //	(1−w)·nll + w·τ²·KL(softmax(teacher/τ) ‖ softmax(logits/τ)) + h·mean (hidden − teacher's)²
 //
 // (Hinton et al. 2015; τ² keeps the gradient's size). A z-loss does not act.
-func (m *Model) BackwardTaught(b engine.Batch, t Teacher, sync engine.GradientSync) (float64, error) {
-	if err := t.check(b, m.arch.Vocab, m.arch.Dim); err != nil {
+func (m *Model) BackwardTaught(b engine.Batch, t engine.Teacher, sync engine.GradientSync) (float64, error) {
+	if err := checkTeacher(&t, b, m.arch.Vocab, m.arch.Dim); err != nil {
 		return 0, err
 	}
 	m.job.teacher = &t
@@ -46,7 +37,7 @@ func (m *Model) BackwardTaught(b engine.Batch, t Teacher, sync engine.GradientSy
 }
 
 // taught is crossEntropy with a teacher, of the batch's token at.
-func (w *worker) taught(t *Teacher, row []float32, at int, target int32, norm float64) {
+func (w *worker) taught(t *engine.Teacher, row []float32, at int, target int32, norm float64) {
 	if target == engine.Ignore {
 		clear(row)
 		return
@@ -81,7 +72,7 @@ func (w *worker) taught(t *Teacher, row []float32, at int, target int32, norm fl
 
 // likeHidden adds the hidden states' distance, of rows from the batch's token at on: to
 // the loss, and to dn its gradient.
-func (w *worker) likeHidden(t *Teacher, dn, x []float32, at int, targets []int32, norm float64) {
+func (w *worker) likeHidden(t *engine.Teacher, dn, x []float32, at int, targets []int32, norm float64) {
 	if t.Hidden == nil || t.HiddenLoss == 0 {
 		return
 	}

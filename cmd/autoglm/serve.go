@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -85,8 +86,8 @@ bundle). Several requests are computed together; the same request with the same 
 gets the same text whatever runs beside it.
 
 Beyond this machine serve listens only with --keys (or says --insecure). Keys are made
-by autoglm apikey. SIGHUP reads the bundles and the keys anew without dropping a
-request. On SIGTERM /readyz fails at once, and texts may go on for --grace.`,
+by autoglm apikey. SIGHUP reads the bundles, the keys and the certificate anew without
+dropping a request. On SIGTERM /readyz fails at once, and texts may go on for --grace.`,
 		Example: `  autoglm serve run1/bundle
   autoglm serve small=run1/bundle large=run2/bundle --slots 4
   autoglm serve chat=run1/bundle --canary chat=run2/bundle:10
@@ -184,18 +185,24 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		}
 	}
 	var secure *tls.Config
+	var pair atomic.Pointer[tls.Certificate]
 	if f.cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return usageError{fmt.Errorf("--tls-cert %s, --tls-key %s: %w", f.cert, f.key, err)}
+		if err := f.loadCertificate(&pair); err != nil {
+			return usageError{err}
 		}
-		secure = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+		secure = &tls.Config{
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.Load(), nil },
+			MinVersion:     tls.VersionTLS12,
+		}
 	}
 	threads := f.threads
 	if threads == 0 {
 		threads = min(max(1, usableCPUs()-1), f.slots)
 	}
 
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
 	counts := metrics.New()
 	hub := serve.NewHub(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
 		b, err := bundle.Open(dir)
@@ -270,9 +277,6 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 			return usageError{err}
 		}
 	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, syscall.SIGHUP)
-	defer signal.Stop(again)
 	rpcAddr := ""
 	if rpc != nil {
 		rpcAddr = rpcListener.Addr().String()
@@ -289,13 +293,22 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		case err := <-failed:
 			return err
 		case <-again:
-			f.reload(hub, ring)
+			f.reload(hub, ring, &pair)
 		}
 	}
 }
 
-// reload reads models and keys anew; what can't be read stays as it was.
-func (f *serveFlags) reload(hub *serve.Hub, ring *keys.Ring) {
+func (f *serveFlags) loadCertificate(to *atomic.Pointer[tls.Certificate]) error {
+	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		return fmt.Errorf("--tls-cert %s, --tls-key %s: %w", f.cert, f.key, err)
+	}
+	to.Store(&pair)
+	return nil
+}
+
+// reload reads models, keys and the certificate anew; what can't be read stays as it was.
+func (f *serveFlags) reload(hub *serve.Hub, ring *keys.Ring, pair *atomic.Pointer[tls.Certificate]) {
 	for _, name := range hub.Names() {
 		if err := hub.Reload(name); err != nil {
 			fmt.Fprintf(os.Stderr, "reload %s: %v; the old one goes on\n", name, err)
@@ -306,6 +319,11 @@ func (f *serveFlags) reload(hub *serve.Hub, ring *keys.Ring) {
 	if ring != nil {
 		if err := ring.Reload(); err != nil {
 			fmt.Fprintf(os.Stderr, "reload keys: %v; the old ones count\n", err)
+		}
+	}
+	if f.cert != "" {
+		if err := f.loadCertificate(pair); err != nil {
+			fmt.Fprintf(os.Stderr, "reload %v; the old one goes on\n", err)
 		}
 	}
 }

@@ -84,6 +84,9 @@ type DeviceSync interface {
 
 // Decoder generates: many sequences at once, each with its own cache of keys and
 // values. Owned by one goroutine.
+//
+// The logits after a text have the same bits however its tokens were split between calls
+// and whatever other sequences were computed beside it.
 type Decoder interface {
 	// Prefill appends ids to the (new or known) sequence and returns the logits
 	// after the last one, [V]; valid until the next call.

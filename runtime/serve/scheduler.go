@@ -443,10 +443,20 @@ func (s *Scheduler) decode() (tokens int) {
 	return len(seqs)
 }
 
+// next is the generation's; a panic in it ends this request alone.
+func (j *job) next(logits []float32) (over bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return j.gen.next(logits)
+}
+
 // choose lets a job choose its next token.
 func (s *Scheduler) choose(seq int, logits []float32) {
 	j := s.slots[seq]
-	over, err := j.gen.next(logits)
+	over, err := j.next(logits)
 	now := time.Now()
 	if j.first.IsZero() {
 		j.first = now

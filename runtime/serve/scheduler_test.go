@@ -330,6 +330,20 @@ func TestGrammarConfines(t *testing.T) {
 	}
 }
 
+// A grammar that panics ends its own text alone.
+func TestPanicEndsOneText(t *testing.T) {
+	b := servetest.Bundle(t, 1)
+	s := schedule(t, b, tinyDecoder(t, b, 1), nil)
+	req := sampled(b, "x", 1, 5)
+	req.MinTokens, req.Grammar = 0, &digits{one: map[int32]bool{1 << 20: true}} // beyond the vocabulary
+	if _, err := s.Generate(t.Context(), req, nil); err == nil || !strings.Contains(err.Error(), "panic") {
+		t.Error(err)
+	}
+	if _, err := s.Generate(t.Context(), sampled(b, "x", 1, 5), nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPenaltiesAndBias(t *testing.T) {
 	logits := []float32{3, 2, 1, 0}
 	s, err := NewSampler(Sampling{FrequencyPenalty: 1, PresencePenalty: 0.5})

@@ -83,7 +83,7 @@ func TestRefuses(t *testing.T) {
 	for schema, keyword := range map[string]string{
 		`{"type":"string","pattern":"(?=x)"}`:              "pattern",
 		`{"type":"string","pattern":"a^b"}`:                "pattern",
-		`{"type":"string","pattern":"[à-é]"}`:                "pattern",
+		`{"type":"string","pattern":"[à-é]"}`:              "pattern",
 		`{"type":"string","pattern":"(?i)a"}`:              "pattern",
 		`{"type":"string","pattern":"a","maxLength":3}`:    "pattern",
 		`{"type":"string","pattern":1}`:                    "pattern",

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -31,6 +32,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/oip/api"
@@ -126,7 +128,7 @@ func statusOf(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return status.Error(codes.Canceled, "the call was cancelled")
 	}
-	code, message := rest.Status(err)
+	code, message, after := rest.Status(err)
 	kind := codes.Internal
 	switch code {
 	case http.StatusBadRequest:
@@ -142,7 +144,13 @@ func statusOf(err error) error {
 	case http.StatusGatewayTimeout:
 		kind = codes.DeadlineExceeded
 	}
-	return status.Error(kind, message)
+	st := status.New(kind, message)
+	if after > 0 {
+		if with, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); err == nil {
+			st = with
+		}
+	}
+	return st.Err()
 }
 
 // ServerLive implements the service.

@@ -273,7 +273,7 @@ func (c *common) copies(req serve.Request, grammar func() serve.Grammar) []serve
 	out := make([]serve.Request, c.choices())
 	for i := range out {
 		out[i] = req
-		out[i].Sampling.Seed = seed + uint64(i)
+		out[i].Sampling.Seed = seed + uint64(i)*0x9e3779b97f4a7c15 // far from the seeds that others ask for
 		if grammar != nil {
 			out[i].Grammar = grammar()
 		}

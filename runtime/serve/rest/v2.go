@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/token"
@@ -543,8 +544,9 @@ func (s *Server) Admit(key string) error {
 // Reload reads a model's bundle anew.
 func (s *Server) Reload(name string) error { return s.cfg.Hub.Reload(name) }
 
-// Status is the HTTP status of an error and what a client is told of it.
-func Status(err error) (code int, message string) {
+// Status is the HTTP status of an error, what a client is told of it, and after how long
+// it is worth trying again; 0 is unknown.
+func Status(err error) (code int, message string, after time.Duration) {
 	e := apiErrorOf(err)
-	return e.status, e.Message
+	return e.status, e.Message, e.after
 }

@@ -77,7 +77,7 @@ func (o Options) Words() []string {
 const (
 	judged      = 16 // sequences by which channels are judged
 	batchTokens = 4096
-	peakRate    = 5e-4
+	peakRate    = 2e-3
 	warmup      = 0.05 // share of the recovery until that rate is reached; it then falls to 0
 	temperature = 2
 	softWeight  = 0.5 // of the whole model's logits against the labels

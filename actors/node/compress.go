@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/open-autoglm/autoglm/actors"
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/compress"
@@ -50,7 +52,7 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		}
 		defer d.Train.Close()
 	}
-	rep, err = compress.Run(ctx, b, c.Out, c.Options, d, func(small *bundle.Bundle, rep compress.Report) error {
+	rep, err = compress.Run(ctx, onCPU{}, b, c.Out, c.Options, d, func(small *bundle.Bundle, rep compress.Report) error {
 		e.scored(rep.After.Score)
 		task := data.Task(e.Task)
 		if c.Data == "" {
@@ -68,6 +70,17 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		return nil
 	})
 	return rep, e.Part, err
+}
+
+// onCPU is the native engine, which compress learns and generates with.
+type onCPU struct{}
+
+func (onCPU) Decoder(a glm.Arch, params engine.StateDict, threads, sequences int) (compress.Decoder, error) {
+	return native.NewDecoder(a, params, native.DecoderOptions{Threads: threads, MaxSeqs: sequences})
+}
+
+func (onCPU) Model(a glm.Arch, threads, sequences int, learns bool) (compress.Model, error) {
+	return native.New(a, native.Options{Threads: threads, MaxBatch: sequences, Precision: engine.Auto, Inference: !learns})
 }
 
 // compress writes OUT/compressed, of OUT/bundle. A model that loses more than it may is

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/serve"
@@ -84,7 +83,7 @@ func (o Options) NeedsText() bool { return o.changes() }
 // Run compresses a bundle to the folder out, which it writes whole or, where that is
 // worse than allowed, not at all. Describe, which may be nil, completes the bundle that
 // is written (its card and eval.json) by what was measured.
-func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, describe func(*bundle.Bundle, Report) error) (Report, error) {
+func Run(ctx context.Context, e Engine, b *bundle.Bundle, out string, o Options, d Data, describe func(*bundle.Bundle, Report) error) (Report, error) {
 	var rep Report
 	if err := o.Validate(); err != nil {
 		return rep, err
@@ -100,12 +99,12 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 		return rep, err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	if rep.Before, err = measure(ctx, filepath.Join(tmp, "before"), b, o.Threads, d.Held); err != nil {
+	if rep.Before, err = measure(ctx, e, filepath.Join(tmp, "before"), b, o.Threads, d.Held); err != nil {
 		return rep, fmt.Errorf("measure the model as it is: %w", err)
 	}
 	small := *b
 	if o.changes() {
-		if rep.Steps, err = o.Change.apply(ctx, &small, d.Train, o.Threads); err != nil {
+		if rep.Steps, err = o.Change.apply(ctx, e, &small, d.Train, o.Threads); err != nil {
 			return rep, err
 		}
 	}
@@ -114,7 +113,7 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 			return rep, err
 		}
 	}
-	if rep.After, err = measure(ctx, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {
+	if rep.After, err = measure(ctx, e, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {
 		return rep, fmt.Errorf("measure the compressed model: %w", err)
 	}
 	if !(rep.Loss() <= o.MaxLoss) {
@@ -135,7 +134,7 @@ const windows = 8
 var timeBound = time.Second
 
 // measure writes a bundle to a folder, opens it and measures what that generates with.
-func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, held *train.Corpus) (Measure, error) {
+func measure(ctx context.Context, e Engine, dir string, b *bundle.Bundle, threads int, held *train.Corpus) (Measure, error) {
 	var m Measure
 	if err := bundle.Write(dir, b); err != nil {
 		return m, err
@@ -148,7 +147,7 @@ func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, hel
 	if err != nil {
 		return m, err
 	}
-	one, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: 1})
+	one, err := e.Decoder(b.Arch, b.Params, 1, 1)
 	if err != nil {
 		return m, err
 	}
@@ -158,7 +157,7 @@ func measure(ctx context.Context, dir string, b *bundle.Bundle, threads int, hel
 	if m.Latency, err = serve.Latency(ctx, one, b.Arch, timeBound); err != nil {
 		return m, err
 	}
-	many, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: windows})
+	many, err := e.Decoder(b.Arch, b.Params, threads, windows)
 	if err != nil {
 		return m, err
 	}

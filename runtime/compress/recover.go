@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
-	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -36,6 +35,7 @@ func (r *reader) batch(sequences int) engine.Batch {
 
 // recovery is the training of what is left of a model.
 type recovery struct {
+	engine  Engine
 	change  Change
 	arch    glm.Arch
 	corpus  *train.Corpus
@@ -47,12 +47,12 @@ type recovery struct {
 func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch glm.Arch, whole engine.StateDict) (engine.StateDict, int, error) {
 	a := r.arch
 	n := sequences(a)
-	m, err := native.New(a, native.Options{Threads: r.threads, MaxBatch: n, Precision: engine.Auto, Seed: r.change.Seed})
+	m, err := r.engine.Model(a, r.threads, n, true)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer m.Close()
-	teacher, err := native.New(wholeArch, native.Options{Threads: r.threads, MaxBatch: n, MaxSeq: a.Context, Inference: true})
+	teacher, err := r.engine.Model(wholeArch, r.threads, n, false)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -83,7 +83,7 @@ func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch 
 			break
 		}
 		b := read.batch(n)
-		t := native.Teacher{Weight: softWeight, Temperature: temperature, HiddenLoss: hiddenLoss}
+		t := engine.Teacher{Weight: softWeight, Temperature: temperature, HiddenLoss: hiddenLoss}
 		if t.Logits, t.Hidden, err = teacher.Outputs(b); err != nil {
 			return nil, step, err
 		}

@@ -99,10 +99,10 @@ type Model struct {
 		hyper   engine.Hyper
 		clip    float64
 		logits  []float32
-		each    []float32 // the rows' losses, where they are asked for
-		hidden  []float32 // the final norm's results, where they are
-		teacher *Teacher  // of a Backward
-		active  int       // workers that have sequences
+		each    []float32       // the rows' losses, where they are asked for
+		hidden  []float32       // the final norm's results, where they are
+		teacher *engine.Teacher // of a Backward
+		active  int             // workers that have sequences
 	}
 	over handOver // of the gradient that Backward computes
 }

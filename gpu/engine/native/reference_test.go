@@ -164,7 +164,7 @@ func (r *reference) logits(b engine.Batch, s int, train bool) []float64 {
 }
 
 // taught is the objective with a teacher.
-func (r *reference) taught(b engine.Batch, t Teacher) float64 {
+func (r *reference) taught(b engine.Batch, t engine.Teacher) float64 {
 	V, C := r.arch.Vocab, r.arch.Dim
 	softmax := func(at func(i int) float64, tau float64) []float64 {
 		p := make([]float64, V)

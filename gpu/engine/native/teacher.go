@@ -8,37 +8,15 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// Teacher is what another model says of a batch, for BackwardTaught: what Outputs gives.
-type Teacher struct {
-	Logits []float32 // [B, T, V]
-	Hidden []float32 // [B, T, C], of a model as wide; nil leaves it out
-
-	Weight      float64 // of its logits against the labels, 0 … 1
-	Temperature float64 // that both models' logits are divided by, so that unlikely tokens count too; > 0
-	HiddenLoss  float64 // weight of the hidden states' distance
-}
-
-func (t *Teacher) check(b engine.Batch, vocab, dim int) error {
-	switch {
-	case len(t.Logits) != b.B*b.T*vocab:
-		return fmt.Errorf("native: teacher gives %d logits for a batch of %d tokens and a vocabulary of %d", len(t.Logits), b.B*b.T, vocab)
-	case t.Hidden != nil && len(t.Hidden) != b.B*b.T*dim:
-		return fmt.Errorf("native: teacher gives %d hidden values for a batch of %d tokens of width %d", len(t.Hidden), b.B*b.T, dim)
-	case !(t.Weight >= 0 && t.Weight <= 1) || !(t.Temperature > 0) || !(t.HiddenLoss >= 0):
-		return fmt.Errorf("native: teacher has weight %g, temperature %g and hidden loss %g", t.Weight, t.Temperature, t.HiddenLoss)
-	}
-	return nil
-}
-
 // BackwardTaught is Backward of a loss that learns from a teacher beside the labels, for
 // each scored target:
 //
 //	(1−w)·nll + w·τ²·KL(softmax(teacher/τ) ‖ softmax(logits/τ)) + h·mean (hidden − teacher's)²
 //
 // (Hinton et al. 2015; τ² keeps the gradient's size). A z-loss does not act.
-func (m *Model) BackwardTaught(b engine.Batch, t Teacher, sync engine.GradientSync) (float64, error) {
-	if err := t.check(b, m.arch.Vocab, m.arch.Dim); err != nil {
-		return 0, err
+func (m *Model) BackwardTaught(b engine.Batch, t engine.Teacher, sync engine.GradientSync) (float64, error) {
+	if err := t.Check(b, m.arch.Vocab, m.arch.Dim); err != nil {
+		return 0, fmt.Errorf("native: %w", err)
 	}
 	m.job.teacher = &t
 	defer func() { m.job.teacher = nil }()
@@ -46,7 +24,7 @@ func (m *Model) BackwardTaught(b engine.Batch, t Teacher, sync engine.GradientSy
 }
 
 // taught is crossEntropy with a teacher, of the batch's token at.
-func (w *worker) taught(t *Teacher, row []float32, at int, target int32, norm float64) {
+func (w *worker) taught(t *engine.Teacher, row []float32, at int, target int32, norm float64) {
 	if target == engine.Ignore {
 		clear(row)
 		return
@@ -81,7 +59,7 @@ func (w *worker) taught(t *Teacher, row []float32, at int, target int32, norm fl
 
 // likeHidden adds the hidden states' distance, of rows from the batch's token at on: to
 // the loss, and to dn its gradient.
-func (w *worker) likeHidden(t *Teacher, dn, x []float32, at int, targets []int32, norm float64) {
+func (w *worker) likeHidden(t *engine.Teacher, dn, x []float32, at int, targets []int32, norm float64) {
 	if t.Hidden == nil || t.HiddenLoss == 0 {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 )
 
@@ -14,13 +15,13 @@ func TestTaughtGradients(t *testing.T) {
 		name    string
 		arch    glm.Arch
 		opt     Options
-		teacher Teacher
+		teacher engine.Teacher
 		hidden  bool
 	}{
-		{"soft labels", arch(16, 1, 2, 2, 24, 19, true), Options{}, Teacher{Weight: 0.7, Temperature: 2}, false},
-		{"soft labels alone", arch(16, 2, 2, 1, 24, 19, false), Options{}, Teacher{Weight: 1, Temperature: 1}, false},
-		{"hidden states too", arch(16, 1, 2, 2, 24, 19, true), Options{Threads: 2}, Teacher{Weight: 0.5, Temperature: 3, HiddenLoss: 0.8}, true},
-		{"several blocks of rows", arch(8, 1, 1, 1, 8, 7, true), Options{Recompute: true}, Teacher{Weight: 0.5, Temperature: 3, HiddenLoss: 2}, true},
+		{"soft labels", arch(16, 1, 2, 2, 24, 19, true), Options{}, engine.Teacher{Weight: 0.7, Temperature: 2}, false},
+		{"soft labels alone", arch(16, 2, 2, 1, 24, 19, false), Options{}, engine.Teacher{Weight: 1, Temperature: 1}, false},
+		{"hidden states too", arch(16, 1, 2, 2, 24, 19, true), Options{Threads: 2}, engine.Teacher{Weight: 0.5, Temperature: 3, HiddenLoss: 0.8}, true},
+		{"several blocks of rows", arch(8, 1, 1, 1, 8, 7, true), Options{Recompute: true}, engine.Teacher{Weight: 0.5, Temperature: 3, HiddenLoss: 2}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.opt.MaxBatch, c.opt.MaxSeq = 4, 32
@@ -79,7 +80,7 @@ func TestTaughtRefuses(t *testing.T) {
 	m := build(t, a, Options{MaxBatch: 2, MaxSeq: 4})
 	b := randomBatch(rand.New(rand.NewPCG(1, 1)), 2, 4, a.Vocab, false)
 	logits := make([]float32, 2*4*a.Vocab)
-	for want, teacher := range map[string]Teacher{
+	for want, teacher := range map[string]engine.Teacher{
 		"logits":      {Logits: logits[1:], Temperature: 1},
 		"hidden":      {Logits: logits, Hidden: logits, Temperature: 1},
 		"weight 2":    {Logits: logits, Weight: 2, Temperature: 1},

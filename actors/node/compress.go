@@ -45,14 +45,14 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		return rep, "", err
 	}
 	defer held.Close()
-	d := compress.Data{Held: held, Engine: nativeEngine{}}
+	d := compress.Data{Held: held}
 	if c.Options.NeedsText() {
 		if _, d.Train, err = c.corpus(ctx, b, c.Train, "train", "--train", filepath.Join(tmp, "train")); err != nil {
 			return rep, "", err
 		}
 		defer d.Train.Close()
 	}
-	rep, err = compress.Run(ctx, b, c.Out, c.Options, d, func(small *bundle.Bundle, rep compress.Report) error {
+	rep, err = compress.Run(ctx, onCPU{}, b, c.Out, c.Options, d, func(small *bundle.Bundle, rep compress.Report) error {
 		e.scored(rep.After.Score)
 		task := data.Task(e.Task)
 		if c.Data == "" {
@@ -70,6 +70,17 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		return nil
 	})
 	return rep, e.Part, err
+}
+
+// onCPU is the native engine, which compress learns and generates with.
+type onCPU struct{}
+
+func (onCPU) Decoder(a glm.Arch, params engine.StateDict, threads, sequences int) (compress.Decoder, error) {
+	return native.NewDecoder(a, params, native.DecoderOptions{Threads: threads, MaxSeqs: sequences})
+}
+
+func (onCPU) Model(a glm.Arch, threads, sequences int, learns bool) (compress.Model, error) {
+	return native.New(a, native.Options{Threads: threads, MaxBatch: sequences, Precision: engine.Auto, Inference: !learns})
 }
 
 // compress writes OUT/compressed, of OUT/bundle. A model that loses more than it may is
@@ -96,24 +107,6 @@ func (s *site) compress(ctx context.Context) error {
 	s.notice(fmt.Sprintf("compressed: %.2f MB of %.2f, %.1f times as fast, %.2f %% worse on the %s part", float64(rep.After.Bytes)/1e6, float64(rep.Before.Bytes)/1e6,
 		rep.Before.Latency/rep.After.Latency, 100*rep.Loss(), part))
 	return nil
-}
-
-// nativeEngine is native, which alone computes with weights of few bits.
-type nativeEngine struct{}
-
-// Decoder implements compress.Engine.
-func (nativeEngine) Decoder(a glm.Arch, params engine.StateDict, threads, seqs int) (compress.Decoder, error) {
-	return native.NewDecoder(a, params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs})
-}
-
-// Model implements compress.Engine.
-func (nativeEngine) Model(a glm.Arch, threads, batch int, seed uint64) (compress.Model, error) {
-	return native.New(a, native.Options{Threads: threads, MaxBatch: batch, Precision: engine.Auto, Seed: seed})
-}
-
-// Teacher implements compress.Engine.
-func (nativeEngine) Teacher(a glm.Arch, threads, batch, tokens int) (compress.Model, error) {
-	return native.New(a, native.Options{Threads: threads, MaxBatch: batch, MaxSeq: tokens, Inference: true})
 }
 
 // build is the data folder of the build that the bundle is part of.

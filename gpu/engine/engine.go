@@ -212,13 +212,3 @@ func (s StateDict) Get(name string) (Tensor, bool) {
 	}
 	return Tensor{}, false
 }
-
-// Teacher is what another model says of a batch, for BackwardTaught: what Outputs gives.
-type Teacher struct {
-	Logits []float32 // [B, T, V]
-	Hidden []float32 // [B, T, C], of a model as wide; nil leaves it out
-
-	Weight      float64 // of its logits against the labels, 0 … 1
-	Temperature float64 // that both models' logits are divided by, so that unlikely tokens count too; > 0
-	HiddenLoss  float64 // weight of the hidden states' distance
-}

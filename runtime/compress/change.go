@@ -76,7 +76,7 @@ func (o Options) Words() []string {
 const (
 	judged      = 16 // sequences by which channels are judged
 	batchTokens = 4096
-	peakRate    = 5e-4
+	peakRate    = 2e-3
 	warmup      = 0.05 // share of the recovery until that rate is reached; it then falls to 0
 	temperature = 2
 	softWeight  = 0.5 // of the whole model's logits against the labels
@@ -88,8 +88,8 @@ const (
 func sequences(a glm.Arch) int { return max(1, min(batchTokens, 1<<25/a.Vocab)/a.Context) }
 
 // apply changes a bundle and says how many steps the rest has learnt.
-func (c Change) apply(ctx context.Context, b *bundle.Bundle, d Data, threads int) (steps int, err error) {
-	if d.Train == nil {
+func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, corpus *train.Corpus, threads int) (steps int, err error) {
+	if corpus == nil {
 		return 0, errors.New("compress: a recovery needs text to learn from")
 	}
 	whole, err := floats(b)
@@ -106,13 +106,13 @@ func (c Change) apply(ctx context.Context, b *bundle.Bundle, d Data, threads int
 		ffn = min(ffn, channels(a.FFN, 1-c.Prune))
 	}
 	if layers < a.Layers || ffn < a.FFN {
-		worth, err := importance(ctx, d.Engine, a, params, d.Train, threads, c.Seed)
+		worth, err := importance(ctx, e, a, params, newReader(corpus, a.Context, c.Seed), threads)
 		if err != nil {
 			return 0, err
 		}
 		a, params = shrink(a, params, worth, layers, ffn)
 	}
-	r := recovery{change: c, arch: a, corpus: d.Train, engine: d.Engine, threads: threads}
+	r := recovery{engine: e, change: c, arch: a, corpus: corpus, threads: threads}
 	if params, steps, err = r.learn(ctx, params, b.Arch, whole); err != nil {
 		return steps, fmt.Errorf("compress: recovery: %w", err)
 	}
@@ -157,9 +157,9 @@ func Student(a glm.Arch) glm.Arch {
 
 // importance is, for each channel of each layer's feed-forward block, how much the loss
 // would change without it, to first order: |Σ w·∂loss/∂w| over its weights.
-func importance(ctx context.Context, e Engine, a glm.Arch, params engine.StateDict, corpus *train.Corpus, threads int, seed uint64) ([][]float64, error) {
+func importance(ctx context.Context, e Engine, a glm.Arch, params engine.StateDict, read *reader, threads int) ([][]float64, error) {
 	batch := min(judged, sequences(a))
-	m, err := e.Model(a, threads, batch, seed)
+	m, err := e.Model(a, threads, batch, true)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,6 @@ func importance(ctx context.Context, e Engine, a glm.Arch, params engine.StateDi
 	for l := range worth {
 		worth[l] = make([]float64, a.FFN)
 	}
-	read := newReader(corpus, a.Context, seed)
 	for n := 0; n < judged; n += batch {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err

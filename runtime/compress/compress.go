@@ -22,11 +22,10 @@ type Options struct {
 	Threads int         // that score and learn; 0 is 1
 }
 
-// Data is what a model is measured on, what it learns from, and by what.
+// Data is what a model is measured on, and what it learns from.
 type Data struct {
-	Held   *train.Corpus
-	Train  *train.Corpus // needed for a Change
-	Engine Engine
+	Held  *train.Corpus
+	Train *train.Corpus // needed for a Change
 }
 
 // Measure is what a model costs and how well it does.
@@ -84,7 +83,7 @@ func (o Options) NeedsText() bool { return o.changes() }
 // Run compresses a bundle to the folder out, which it writes whole or, where that is
 // worse than allowed, not at all. Describe, which may be nil, completes the bundle that
 // is written (its card and eval.json) by what was measured.
-func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, describe func(*bundle.Bundle, Report) error) (Report, error) {
+func Run(ctx context.Context, e Engine, b *bundle.Bundle, out string, o Options, d Data, describe func(*bundle.Bundle, Report) error) (Report, error) {
 	var rep Report
 	if err := o.Validate(); err != nil {
 		return rep, err
@@ -100,12 +99,12 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 		return rep, err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	if rep.Before, err = measure(ctx, d.Engine, filepath.Join(tmp, "before"), b, o.Threads, d.Held); err != nil {
+	if rep.Before, err = measure(ctx, e, filepath.Join(tmp, "before"), b, o.Threads, d.Held); err != nil {
 		return rep, fmt.Errorf("measure the model as it is: %w", err)
 	}
 	small := *b
 	if o.changes() {
-		if rep.Steps, err = o.Change.apply(ctx, &small, d, o.Threads); err != nil {
+		if rep.Steps, err = o.Change.apply(ctx, e, &small, d.Train, o.Threads); err != nil {
 			return rep, err
 		}
 	}
@@ -114,7 +113,7 @@ func Run(ctx context.Context, b *bundle.Bundle, out string, o Options, d Data, d
 			return rep, err
 		}
 	}
-	if rep.After, err = measure(ctx, d.Engine, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {
+	if rep.After, err = measure(ctx, e, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {
 		return rep, fmt.Errorf("measure the compressed model: %w", err)
 	}
 	if !(rep.Loss() <= o.MaxLoss) {

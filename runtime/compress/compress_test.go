@@ -27,6 +27,17 @@ const text = "The quick brown fox jumps over the lazy dog, and the dog sleeps on
 
 var tiny = glm.Arch{Vocab: 320, Dim: 32, Layers: 3, Heads: 2, KVHeads: 1, FFN: 96, Context: 32, Tied: true}.WithDefaults()
 
+// onCPU is the native engine.
+type onCPU struct{}
+
+func (onCPU) Decoder(a glm.Arch, params engine.StateDict, threads, sequences int) (Decoder, error) {
+	return native.NewDecoder(a, params, native.DecoderOptions{Threads: threads, MaxSeqs: sequences})
+}
+
+func (onCPU) Model(a glm.Arch, threads, sequences int, learns bool) (Model, error) {
+	return native.New(a, native.Options{Threads: threads, MaxBatch: sequences, Inference: !learns})
+}
+
 // learnt is a bundle of a model that has learnt the text by heart, nearly, and the text.
 func learnt(t testing.TB, a glm.Arch) (*bundle.Bundle, Data) {
 	t.Helper()
@@ -61,7 +72,7 @@ func learnt(t testing.TB, a glm.Arch) (*bundle.Bundle, Data) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	d := Data{Held: open("test.bin", 2), Train: open("train.bin", 30), Engine: nativeEngine{}}
+	d := Data{Held: open("test.bin", 2), Train: open("train.bin", 30)}
 	m, err := native.New(a, native.Options{MaxBatch: 8, Seed: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +113,7 @@ func TestRun(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "small")
-			rep, err := Run(t.Context(), b, out, c.o, d, func(small *bundle.Bundle, rep Report) error {
+			rep, err := Run(t.Context(), onCPU{}, b, out, c.o, d, func(small *bundle.Bundle, rep Report) error {
 				small.AppendCompression(strings.Join(c.o.Words(), "; "))
 				return nil
 			})
@@ -153,7 +164,7 @@ func TestRun(t *testing.T) {
 func TestRunRefuses(t *testing.T) {
 	b, d := learnt(t, tiny)
 	out := filepath.Join(t.TempDir(), "small")
-	_, err := Run(t.Context(), b, out, Options{Change: Change{Prune: 0.9, RecoverSteps: 1}}, d, nil)
+	_, err := Run(t.Context(), onCPU{}, b, out, Options{Change: Change{Prune: 0.9, RecoverSteps: 1}}, d, nil)
 	var worse *WorseError
 	if !errors.As(err, &worse) || !strings.Contains(err.Error(), "--max-loss") {
 		t.Errorf("a model that lost most of itself: %v", err)
@@ -172,11 +183,11 @@ func TestRunRefuses(t *testing.T) {
 		"recover from":  {Weights: glm.Int8, Change: Change{RecoverSteps: 1}},
 		"threads":       {Weights: glm.Int8, Threads: -1},
 	} {
-		if _, err := Run(t.Context(), b, out, o, d, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Run(t.Context(), onCPU{}, b, out, o, d, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	if _, err := Run(t.Context(), b, out, Options{Change: Change{Prune: 0.1, RecoverSteps: 1}}, Data{Held: d.Held, Engine: d.Engine}, nil); err == nil || !strings.Contains(err.Error(), "text") {
+	if _, err := Run(t.Context(), onCPU{}, b, out, Options{Change: Change{Prune: 0.1, RecoverSteps: 1}}, Data{Held: d.Held}, nil); err == nil || !strings.Contains(err.Error(), "text") {
 		t.Errorf("without text: %v", err)
 	}
 	odd := tiny
@@ -227,7 +238,7 @@ func TestShrink(t *testing.T) {
 			}
 		}
 	}
-	worth, err := importance(t.Context(), d.Engine, a, b.Params, d.Train, 1, 1)
+	worth, err := importance(t.Context(), onCPU{}, a, b.Params, newReader(d.Train, a.Context, 1), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,22 +305,4 @@ func TestStudent(t *testing.T) {
 	if Student(one) != one {
 		t.Error("a model of one layer has a student")
 	}
-}
-
-// nativeEngine is what actors/node hands in.
-type nativeEngine struct{}
-
-// Decoder implements compress.Engine.
-func (nativeEngine) Decoder(a glm.Arch, params engine.StateDict, threads, seqs int) (Decoder, error) {
-	return native.NewDecoder(a, params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs})
-}
-
-// Model implements compress.Engine.
-func (nativeEngine) Model(a glm.Arch, threads, batch int, seed uint64) (Model, error) {
-	return native.New(a, native.Options{Threads: threads, MaxBatch: batch, Precision: engine.Auto, Seed: seed})
-}
-
-// Teacher implements compress.Engine.
-func (nativeEngine) Teacher(a glm.Arch, threads, batch, tokens int) (Model, error) {
-	return native.New(a, native.Options{Threads: threads, MaxBatch: batch, MaxSeq: tokens, Inference: true})
 }

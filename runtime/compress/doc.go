@@ -1,7 +1,7 @@
 // Package compress makes a trained model smaller and faster, and says what that costs.
 //
 //	held, err := train.OpenCorpus("run1/data/tokens/v512/test.bin")
-//	rep, err := compress.Run(ctx, b, "run1/small", compress.Options{Weights: glm.Int8, MaxLoss: 0.01}, compress.Data{Held: held})
+//	rep, err := compress.Run(ctx, engine, b, "run1/small", compress.Options{Weights: glm.Int8, MaxLoss: 0.01}, compress.Data{Held: held}, nil)
 //	var worse *compress.WorseError
 //	if errors.As(err, &worse) { … } // nothing was written
 //

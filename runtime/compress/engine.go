@@ -3,33 +3,32 @@ package compress
 import (
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
-	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
-// Engine makes what models are measured and taught with.
+// Engine makes what generates and what learns. Each is used by one goroutine and closed.
 type Engine interface {
-	// Decoder generates with a bundle's parameters, which may be of few bits: seqs texts at once.
-	Decoder(a glm.Arch, params engine.StateDict, threads, seqs int) (Decoder, error)
-	// Model trains with batches of at most batch sequences.
-	Model(a glm.Arch, threads, batch int, seed uint64) (Model, error)
-	// Teacher only says what it makes of batches of at most batch sequences of so many tokens.
-	Teacher(a glm.Arch, threads, batch, tokens int) (Model, error)
+	// Decoder holds the parameters as they are given: of few bits, where they are so.
+	Decoder(a glm.Arch, params engine.StateDict, threads, sequences int) (Decoder, error)
+	// Model is made for batches of so many sequences of the shape's context; one that
+	// does not learn holds no gradients.
+	Model(a glm.Arch, threads, sequences int, learns bool) (Model, error)
 }
 
-// Decoder also scores, and tells how its weights are held.
+// Decoder generates, and scores by what it generates with.
 type Decoder interface {
 	engine.Decoder
-	train.Evaluator
+	Eval(b engine.Batch) (nll float64, tokens int, err error)
 	Weights() glm.Weights
 }
 
-// Model can learn from another one, and shows its parameters and their gradients, laid
-// out as glm.Arch.Layout says.
+// Model learns, from another one too.
 type Model interface {
 	engine.Model
+	// Params and Grads are arenas laid out as glm.Arch.Layout says; parameters may be
+	// written between an Update and the next Backward.
 	Params() []float32
 	Grads() []float32
-	// Outputs are the logits and hidden states of a batch, see engine.Teacher.
+	// Outputs are the logits [B, T, V] and the final norm's results [B, T, C].
 	Outputs(b engine.Batch) (logits, hidden []float32, err error)
-	BackwardTaught(b engine.Batch, t engine.Teacher, sync engine.GradientSync) (float64, error)
+	BackwardTaught(b engine.Batch, t engine.Teacher, sync engine.GradientSync) (loss float64, err error)
 }

@@ -35,10 +35,10 @@ func (r *reader) batch(sequences int) engine.Batch {
 
 // recovery is the training of what is left of a model.
 type recovery struct {
+	engine  Engine
 	change  Change
 	arch    glm.Arch
 	corpus  *train.Corpus
-	engine  Engine
 	threads int
 }
 
@@ -47,12 +47,12 @@ type recovery struct {
 func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch glm.Arch, whole engine.StateDict) (engine.StateDict, int, error) {
 	a := r.arch
 	n := sequences(a)
-	m, err := r.engine.Model(a, r.threads, n, r.change.Seed)
+	m, err := r.engine.Model(a, r.threads, n, true)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer m.Close()
-	teacher, err := r.engine.Teacher(wholeArch, r.threads, n, a.Context)
+	teacher, err := r.engine.Model(wholeArch, r.threads, n, false)
 	if err != nil {
 		return nil, 0, err
 	}

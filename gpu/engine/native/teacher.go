@@ -8,19 +8,6 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
 
-// checkTeacher refuses one that does not fit a batch.
-func checkTeacher(t *engine.Teacher, b engine.Batch, vocab, dim int) error {
-	switch {
-	case len(t.Logits) != b.B*b.T*vocab:
-		return fmt.Errorf("native: teacher gives %d logits for a batch of %d tokens and a vocabulary of %d", len(t.Logits), b.B*b.T, vocab)
-	case t.Hidden != nil && len(t.Hidden) != b.B*b.T*dim:
-		return fmt.Errorf("native: teacher gives %d hidden values for a batch of %d tokens of width %d", len(t.Hidden), b.B*b.T, dim)
-	case !(t.Weight >= 0 && t.Weight <= 1) || !(t.Temperature > 0) || !(t.HiddenLoss >= 0):
-		return fmt.Errorf("native: teacher has weight %g, temperature %g and hidden loss %g", t.Weight, t.Temperature, t.HiddenLoss)
-	}
-	return nil
-}
-
 // BackwardTaught is Backward of a loss that learns from a teacher beside the labels, for
 // each scored target:
 //
@@ -28,8 +15,8 @@ func checkTeacher(t *engine.Teacher, b engine.Batch, vocab, dim int) error {
 //
 // (Hinton et al. 2015; τ² keeps the gradient's size). A z-loss does not act.
 func (m *Model) BackwardTaught(b engine.Batch, t engine.Teacher, sync engine.GradientSync) (float64, error) {
-	if err := checkTeacher(&t, b, m.arch.Vocab, m.arch.Dim); err != nil {
-		return 0, err
+	if err := t.Check(b, m.arch.Vocab, m.arch.Dim); err != nil {
+		return 0, fmt.Errorf("native: %w", err)
 	}
 	m.job.teacher = &t
 	defer func() { m.job.teacher = nil }()

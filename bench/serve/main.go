@@ -23,6 +23,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -58,9 +59,8 @@ type result struct {
 	RefusalP99     float64 `json:"refusal_p99_ms"`
 	HealthP99      float64 `json:"health_p99_ms"`
 	CancelMax      float64 `json:"cancel_to_free_max_ms"`
-	MemoryBefore   float64 `json:"memory_before_mb"` // resident, before the overload, a tenth into it and after it
-	MemoryEarly    float64 `json:"memory_early_mb"`
-	MemoryAfter    float64 `json:"memory_after_mb"`
+	MemoryBefore   float64 `json:"live_before_mb"` // what the heap holds, before the overload and after it
+	MemoryAfter    float64 `json:"live_after_mb"`
 }
 
 func main() {
@@ -125,17 +125,12 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// resident is this process's memory in MB.
-func resident() float64 {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	var size, pages int
-	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
-		return 0
-	}
-	return float64(pages*os.Getpagesize()) / 1e6
+// live is what the heap holds after a collection, in MB.
+func live() float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc) / 1e6
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -365,9 +360,7 @@ func (m *bench) cancel() (float64, error) {
 func (m *bench) overload(d time.Duration, out *result) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
-	out.MemoryBefore = resident()
-	early := time.AfterFunc(d/10, func() { out.MemoryEarly = resident() })
-	defer early.Stop()
+	out.MemoryBefore = live()
 	var mu sync.Mutex
 	var refusals, healths []float64
 	var wg sync.WaitGroup
@@ -406,7 +399,7 @@ func (m *bench) overload(d time.Duration, out *result) error {
 		time.Sleep(20 * time.Millisecond)
 	}
 	wg.Wait()
-	out.MemoryAfter = resident()
+	out.MemoryAfter = live()
 	out.RefusalP99, out.HealthP99 = p99(refusals), p99(healths)
 	return nil
 }

@@ -104,8 +104,8 @@ func (s *site) compress(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.notice(fmt.Sprintf("compressed: %.2f MB of %.2f, %.1f times as fast, %.2f %% worse on the %s part", float64(rep.After.Bytes)/1e6, float64(rep.Before.Bytes)/1e6,
-		rep.Before.Latency/rep.After.Latency, 100*rep.Loss(), part))
+	s.notice(fmt.Sprintf("compressed: %.2f MB of %.2f, %.1f times as fast, %s on the %s part", float64(rep.After.Bytes)/1e6, float64(rep.Before.Bytes)/1e6,
+		rep.Before.Latency/rep.After.Latency, rep.Said(), part))
 	return nil
 }
 

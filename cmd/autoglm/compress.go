@@ -100,7 +100,7 @@ the compressed-tensors package) load it.`,
 				return errors.Join(err, ferr)
 			}
 			b, a := rep.Before, rep.After
-			fmt.Printf("%.3f of the size, %.2f times as fast, score on %s %.2f %% worse", float64(a.Bytes)/float64(b.Bytes), b.Latency/a.Latency, part, 100*rep.Loss())
+			fmt.Printf("%.3f of the size, %.2f times as fast, score on %s %s", float64(a.Bytes)/float64(b.Bytes), b.Latency/a.Latency, part, rep.Said())
 			if rep.Steps > 0 {
 				fmt.Printf(" after %d steps of recovery", rep.Steps)
 			}

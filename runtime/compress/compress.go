@@ -48,6 +48,14 @@ type Report struct {
 // Loss is how much worse the score has become, a share of it.
 func (r Report) Loss() float64 { return r.After.Score.BitsPerByte()/r.Before.Score.BitsPerByte() - 1 }
 
+// Said is Loss in words, as "0.40 % worse".
+func (r Report) Said() string {
+	if l := r.Loss(); l < 0 {
+		return fmt.Sprintf("%.2f %% better", -100*l)
+	}
+	return fmt.Sprintf("%.2f %% worse", 100*r.Loss())
+}
+
 // WorseError is a model that lost more than it may.
 type WorseError struct {
 	Report Report

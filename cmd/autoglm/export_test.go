@@ -22,21 +22,13 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/gguf"
 	"github.com/open-autoglm/autoglm/runtime/serve"
-	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
 // randomBundle writes a bundle of random weights.
 func randomBundle(t *testing.T, dir string, seed uint64) {
 	t.Helper()
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: 320, MinFrequency: 1, Threads: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr.Add([]byte("The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown rock near the fox. Then the others wake."))
-	tok, err := tr.Train(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	tok := tokentest.Tiny(t, 320)
 	a := glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 4, KVHeads: 2, FFN: 128, Context: 128, Tied: true}.WithDefaults()
 	b := &bundle.Bundle{Arch: a, Tokenizer: tok, Generation: bundle.DefaultGeneration(), Card: bundle.Card{Name: "The Whale", Seed: seed, Trial: "t001"}}
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -56,10 +48,10 @@ func randomBundle(t *testing.T, dir string, seed uint64) {
 	}
 }
 
-func TestExport(t *testing.T) {
-	dir := t.TempDir()
-	randomBundle(t, filepath.Join(dir, "bundle"), 1)
-	ok := func(args ...string) string {
+// verbs runs the program in a folder: ok where it has to succeed, refused where it has to
+// fail with a code and words.
+func verbs(t *testing.T, dir string) (ok func(args ...string) string, refused func(code int, want string, args ...string)) {
+	ok = func(args ...string) string {
 		t.Helper()
 		out, errs, code := autoglm(t, dir, args...)
 		if code != 0 {
@@ -67,12 +59,19 @@ func TestExport(t *testing.T) {
 		}
 		return out
 	}
-	refused := func(code int, want string, args ...string) {
+	refused = func(code int, want string, args ...string) {
 		t.Helper()
 		if out, errs, got := autoglm(t, dir, args...); got != code || !strings.Contains(errs, want) {
 			t.Errorf("%v: code %d, says %q, %q; want %d and %q", args, got, out, errs, code, want)
 		}
 	}
+	return ok, refused
+}
+
+func TestExport(t *testing.T) {
+	dir := t.TempDir()
+	randomBundle(t, filepath.Join(dir, "bundle"), 1)
+	ok, refused := verbs(t, dir)
 	for typ, want := range map[string]string{"f32": "F32 ", "f16": "F16 ", "bf16": "BF16 ", "q8_0": "Q8_0 ", "q4_0": "Q4_0 "} {
 		file := filepath.Join("new", typ+".gguf")
 		if out := ok("export", "bundle", "--format", "gguf", "--type", typ, "--out", file); !strings.Contains(out, want) || !strings.Contains(out, "read back") {
@@ -123,20 +122,7 @@ func TestSignedImage(t *testing.T) {
 	t.Setenv("AUTOGLM_KEY_PASSWORD", "pw")
 	randomBundle(t, filepath.Join(dir, "one"), 1)
 	randomBundle(t, filepath.Join(dir, "two"), 2)
-	ok := func(args ...string) string {
-		t.Helper()
-		out, errs, code := autoglm(t, dir, args...)
-		if code != 0 {
-			t.Fatalf("%v: code %d\n%s%s", args, code, out, errs)
-		}
-		return out
-	}
-	refused := func(code int, want string, args ...string) {
-		t.Helper()
-		if out, errs, got := autoglm(t, dir, args...); got != code || !strings.Contains(errs, want) {
-			t.Errorf("%v: code %d, says %q, %q; want %d and %q", args, got, out, errs, code, want)
-		}
-	}
+	ok, refused := verbs(t, dir)
 	layer := func(out, what string) string { // its digest, as export prints it
 		for line := range strings.Lines(out) {
 			if f := strings.Fields(line); len(f) > 0 && strings.HasPrefix(strings.TrimSpace(line), what) {

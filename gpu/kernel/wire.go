@@ -67,7 +67,7 @@ func EncodeF16(dst []uint16, src []float32) {
 	dst = dst[:len(src)]
 	i := rounds(len(src), func(i, m int) { encodeF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
-		dst[i] = toF16(src[i])
+		dst[i] = ToHalf(src[i])
 	}
 }
 
@@ -76,7 +76,7 @@ func DecodeF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
 	i := rounds(len(src), func(i, m int) { decodeF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
-		dst[i] = fromF16(src[i])
+		dst[i] = FromHalf(src[i])
 	}
 }
 
@@ -85,7 +85,7 @@ func AddF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
 	i := rounds(len(src), func(i, m int) { addF16(&dst[i], &src[i], m) })
 	for ; i < len(src); i++ {
-		dst[i] += fromF16(src[i])
+		dst[i] += FromHalf(src[i])
 	}
 }
 
@@ -99,7 +99,8 @@ func toBF16(x float32) uint16 {
 
 func fromBF16(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
 
-func toF16(x float32) uint16 {
+// ToHalf is the nearest f16, ties to even; what is too large becomes infinite.
+func ToHalf(x float32) uint16 {
 	b := math.Float32bits(x)
 	sign := uint16(b >> 16 & 0x8000)
 	b &= 0x7fffffff
@@ -116,7 +117,8 @@ func toF16(x float32) uint16 {
 	return sign | uint16(math.RoundToEven(float64(math.Float32frombits(b))*(1<<24)))
 }
 
-func fromF16(h uint16) float32 {
+// FromHalf widens an f16 exactly.
+func FromHalf(h uint16) float32 {
 	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)
 	switch {
 	case exp == 31 && frac != 0:

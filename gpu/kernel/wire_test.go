@@ -65,7 +65,7 @@ func TestHalvesAreThePortableBits(t *testing.T) {
 			from   func(uint16) float32
 		}{
 			{"bf16", EncodeBF16, DecodeBF16, AddBF16, toBF16, fromBF16},
-			{"f16", EncodeF16, DecodeF16, AddF16, toF16, fromF16},
+			{"f16", EncodeF16, DecodeF16, AddF16, ToHalf, FromHalf},
 		} {
 			enc, dec, sum := make([]uint16, n), make([]float32, n), append([]float32(nil), base...)
 			f.encode(enc, x)
@@ -94,8 +94,8 @@ func TestHalvesRoundToNearest(t *testing.T) {
 		if x := fromBF16(h); x == x && toBF16(x) != h {
 			t.Fatalf("bf16 %04x became %04x", h, toBF16(x))
 		}
-		if x := fromF16(h); x == x && toF16(x) != h {
-			t.Fatalf("f16 %04x became %04x", h, toF16(x))
+		if x := FromHalf(h); x == x && ToHalf(x) != h {
+			t.Fatalf("f16 %04x became %04x", h, ToHalf(x))
 		}
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
@@ -105,7 +105,7 @@ func TestHalvesRoundToNearest(t *testing.T) {
 			name string
 			to   func(float32) uint16
 			from func(uint16) float32
-		}{{"bf16", toBF16, fromBF16}, {"f16", toF16, fromF16}} {
+		}{{"bf16", toBF16, fromBF16}, {"f16", ToHalf, FromHalf}} {
 			h := f.to(x)
 			off := math.Abs(float64(f.from(h)) - float64(x))
 			for _, other := range []uint16{h - 1, h + 1} {

@@ -20,22 +20,14 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
 const template = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 
 func tinyTokenizer(t testing.TB) *token.Tokenizer {
 	t.Helper()
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: 320, MinFrequency: 1, Threads: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr.Add([]byte("The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown rock near the fox. Then the others wake."))
-	tok, err := tr.Train(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
+	return tokentest.Tiny(t, 320)
 }
 
 // randomParams fills the layout with normal numbers of deviation 0.2, gains near 1.

@@ -95,8 +95,8 @@ func writeSafetensors(w io.Writer, tensors engine.StateDict, d DType) error {
 	return nil
 }
 
-// narrow appends values as they are stored.
-func narrow(b []byte, values []float32, d DType) ([]byte, error) {
+// Narrow appends values as they are stored, little-endian.
+func Narrow(b []byte, values []float32, d DType) ([]byte, error) {
 	if d != Float16 && d != BFloat16 {
 		for _, v := range values {
 			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
@@ -144,7 +144,7 @@ func partsOf(t engine.Tensor, d DType) ([]part, error) {
 		var buf []byte
 		for piece := range slices.Chunk(t.Data, 1<<14) {
 			var err error
-			if buf, err = narrow(buf[:0], piece, d); err != nil {
+			if buf, err = Narrow(buf[:0], piece, d); err != nil {
 				return fmt.Errorf("safetensors: tensor %q: %w", t.Name, err)
 			}
 			if _, err := w.Write(buf); err != nil {

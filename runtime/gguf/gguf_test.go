@@ -14,20 +14,13 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
 // tiny is a bundle of random weights, whose vocabulary has more rows than its tokenizer.
 func tiny(t testing.TB, a glm.Arch) *bundle.Bundle {
 	t.Helper()
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: 310, MinFrequency: 1, Threads: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr.Add([]byte("The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown rock near the fox. Then the others wake."))
-	tok, err := tr.Train(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	tok := tokentest.Tiny(t, 310)
 	r := rand.New(rand.NewPCG(7, 1))
 	layout, _ := a.Layout()
 	b := &bundle.Bundle{Arch: a, Tokenizer: tok, Generation: bundle.DefaultGeneration(), ChatTemplate: "{{ messages }}"}

@@ -205,27 +205,23 @@ func rotated(a glm.Arch, param string) int {
 // interleave puts the halves of each head's rows side by side: row 2i+j of a head is its
 // row j·D/2+i.
 func interleave(data []float32, heads, cols int) []float32 {
-	out := make([]float32, len(data))
-	rows := len(data) / cols / heads
-	for h := range heads {
-		for i := range rows / 2 {
-			for j := range 2 {
-				to, from := h*rows+2*i+j, h*rows+j*rows/2+i
-				copy(out[to*cols:(to+1)*cols], data[from*cols:(from+1)*cols])
-			}
-		}
-	}
-	return out
+	return rearrange(data, heads, cols, func(pair, half int) (to, from int) { return pair, half })
 }
 
 // separate undoes interleave.
 func separate(data []float32, heads, cols int) []float32 {
+	return rearrange(data, heads, cols, func(pair, half int) (to, from int) { return half, pair })
+}
+
+// rearrange copies the rows of each head; of tells for each row, by its place in pairs and
+// in halves, to where it goes and from where.
+func rearrange(data []float32, heads, cols int, of func(pair, half int) (to, from int)) []float32 {
 	out := make([]float32, len(data))
 	rows := len(data) / cols / heads
 	for h := range heads {
 		for i := range rows / 2 {
 			for j := range 2 {
-				from, to := h*rows+2*i+j, h*rows+j*rows/2+i
+				to, from := of(h*rows+2*i+j, h*rows+j*rows/2+i)
 				copy(out[to*cols:(to+1)*cols], data[from*cols:(from+1)*cols])
 			}
 		}

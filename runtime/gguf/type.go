@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/open-autoglm/autoglm/gpu/kernel"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
 )
 
 // Type is how a tensor's values are stored, by ggml's number.
@@ -69,30 +70,17 @@ func (t Type) Bytes(n int) int64 {
 	return int64(n/i.values) * int64(i.bytes)
 }
 
+// floats are the types that a bundle has too.
+var floats = map[Type]bundle.DType{F32: bundle.Float32, F16: bundle.Float16, BF16: bundle.BFloat16}
+
 // encode appends src, a whole number of blocks of finite values, to dst.
 func (t Type) encode(dst []byte, src []float32) ([]byte, error) {
-	switch t {
-	case F32:
-		for _, v := range src {
-			dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(v))
+	if d, ok := floats[t]; ok {
+		dst, err := bundle.Narrow(dst, src, d)
+		if err != nil {
+			err = fmt.Errorf("%w; take another type", err)
 		}
-		return dst, nil
-	case F16, BF16:
-		half := make([]uint16, len(src))
-		infinite := uint16(0x7c00)
-		if t == BF16 {
-			infinite = 0x7f80
-			kernel.EncodeBF16(half, src)
-		} else {
-			kernel.EncodeF16(half, src)
-		}
-		for i, h := range half {
-			if h&0x7fff >= infinite {
-				return nil, fmt.Errorf("%g is too large for %s; take another type", src[i], t)
-			}
-			dst = binary.LittleEndian.AppendUint16(dst, h)
-		}
-		return dst, nil
+		return dst, err
 	}
 	for block := range slices.Chunk(src, blockLen) {
 		var err error

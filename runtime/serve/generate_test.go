@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
 // script is a Decoder that wants to say a text: the n-th token after the prompt
@@ -54,16 +55,7 @@ func (s *script) Close() error    { return nil }
 
 func tinyTokenizer(t testing.TB) *token.Tokenizer {
 	t.Helper()
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: 320, MinFrequency: 1, Threads: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr.Add([]byte("The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown rock near the fox. Then the others wake."))
-	tok, err := tr.Train(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
+	return tokentest.Tiny(t, 320)
 }
 
 func scripted(t *testing.T, tok *token.Tokenizer, contextSize int, say ...int32) *script {

@@ -263,11 +263,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 			},
 		})
 	}
-	tokens := make([][]serve.Token, len(reqs))
-	results, err := s.generate(r.Context(), m, reqs, func(i int, p serve.Piece) error {
-		tokens[i] = append(tokens[i], p.Tokens...)
-		return nil
-	}, nil)
+	results, tokens, err := s.whole(r.Context(), m, reqs)
 	if err != nil {
 		return err
 	}

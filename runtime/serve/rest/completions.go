@@ -229,11 +229,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 			},
 		})
 	}
-	tokens := make([][]serve.Token, len(reqs))
-	results, err := s.generate(r.Context(), m, reqs, func(i int, p serve.Piece) error {
-		tokens[i] = append(tokens[i], p.Tokens...)
-		return nil
-	}, nil)
+	results, tokens, err := s.whole(r.Context(), m, reqs)
 	if err != nil {
 		return err
 	}
@@ -279,6 +275,16 @@ func (c *common) copies(req serve.Request, grammar func() serve.Grammar) []serve
 		}
 	}
 	return out
+}
+
+// whole runs requests together, and gives their results and tokens once all are done.
+func (s *Server) whole(ctx context.Context, m *serve.Model, reqs []serve.Request) ([]serve.Result, [][]serve.Token, error) {
+	tokens := make([][]serve.Token, len(reqs))
+	results, err := s.generate(ctx, m, reqs, func(i int, p serve.Piece) error {
+		tokens[i] = append(tokens[i], p.Tokens...)
+		return nil
+	}, nil)
+	return results, tokens, err
 }
 
 // generate runs requests together. emit, and end (which may be nil) after the last

@@ -10,21 +10,13 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/data"
-	"github.com/open-autoglm/autoglm/runtime/token"
+	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
 // Bundle is a model of random weights that chats, with a context of 256 tokens.
 func Bundle(t testing.TB, seed uint64) *bundle.Bundle {
 	t.Helper()
-	tr, err := token.NewTrainer(token.TrainConfig{VocabSize: 320, MinFrequency: 1, Threads: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr.Add([]byte("The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown rock near the fox. Then the others wake."))
-	tok, err := tr.Train(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	tok := tokentest.Tiny(t, 320)
 	a := glm.Arch{Vocab: (tok.VocabSize() + 15) / 16 * 16, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 256, Tied: true, RopeTheta: 10000, NormEps: 1e-5}
 	r := rand.New(rand.NewPCG(seed, 1))
 	layout, _ := a.Layout()

@@ -80,7 +80,8 @@ func (f *Parsed) bundle() (*bundle.Bundle, error) {
 	if err := b.Arch.Validate(); err != nil {
 		return nil, err
 	}
-	for key, want := range map[string]int{keyRope: b.Arch.HeadDim(), keyKeyLen: b.Arch.HeadDim(), keyValueLen: b.Arch.HeadDim()} {
+	for _, key := range []string{keyRope, keyKeyLen, keyValueLen} {
+		want := b.Arch.HeadDim()
 		if v := or(k, key, uint32(want)); k.err != nil || int64(v) != int64(want) {
 			return nil, fmt.Errorf("key %s is %d, must be %d", key, v, want)
 		}

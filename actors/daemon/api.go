@@ -725,7 +725,7 @@ func (d *Daemon) postEnd(c *chief, w http.ResponseWriter, r *http.Request) error
 	if err := body(r, &e, maxAsk); err != nil {
 		return err
 	}
-	if err := c.end(r.PathValue("id"), e.Epoch, e.State, e.Why); err != nil {
+	if err := c.end(r.PathValue("id"), e); err != nil {
 		return err
 	}
 	return answer(w, http.StatusOK, struct{}{})
@@ -768,21 +768,22 @@ func (d *Daemon) getFile(w http.ResponseWriter, r *http.Request) error {
 
 // NodeInfo is a node as GET /v1/nodes shows it.
 type NodeInfo struct {
-	ID       string            `json:"id"`
-	Name     string            `json:"name"`
-	Addr     string            `json:"addr"`
-	Since    time.Time         `json:"since"`
-	Software string            `json:"version"`
-	Labels   map[string]string `json:"labels,omitempty"`
-	Leader   bool              `json:"leader,omitempty"`
-	Voter    bool              `json:"voter,omitempty"`
-	Draining bool              `json:"draining,omitempty"`
-	Steps    bool              `json:"allow_steps,omitempty"` // it runs steps of jobs
-	Jobs     int               `json:"jobs"`
-	Load     float64           `json:"load"` // runnable processes per processor, one minute
-	Devices  []string          `json:"devices"`
-	Free     int               `json:"free"` // devices that nobody holds
-	Note     string            `json:"note,omitempty"`
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Addr      string            `json:"addr"`
+	Since     time.Time         `json:"since"`
+	Software  string            `json:"version"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Leader    bool              `json:"leader,omitempty"`
+	Voter     bool              `json:"voter,omitempty"`
+	Draining  bool              `json:"draining,omitempty"`
+	Steps     bool              `json:"allow_steps,omitempty"` // it runs steps of jobs
+	Jobs      int               `json:"jobs"`
+	Load      float64           `json:"load"` // runnable processes per processor, one minute
+	Devices   []string          `json:"devices"`
+	Free      int               `json:"free"`                 // devices that nobody holds
+	FreeBytes int64             `json:"free_bytes,omitempty"` // of the host's memory
+	Note      string            `json:"note,omitempty"`
 }
 
 // Nodes is GET /v1/nodes.
@@ -818,7 +819,7 @@ func (d *Daemon) nodes(ctx context.Context) Nodes {
 			Leader: m.Addr == leader, Voter: votes[m.Addr], Devices: []string{},
 		}
 		if x, err := decodeNews(news[m.ID]); err == nil {
-			n.Load, n.Jobs, n.Draining, n.Free, n.Steps = x.Load, x.Jobs, x.Draining, x.Free, x.Steps
+			n.Load, n.Jobs, n.Draining, n.Free, n.FreeBytes, n.Steps = x.Load, x.Jobs, x.Draining, x.Free, x.Memory, x.Steps
 		}
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		b, err := d.members.Card(ctx, m.ID)

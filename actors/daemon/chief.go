@@ -274,24 +274,24 @@ func (c *chief) notices(id string, told *int) []Notice {
 }
 
 // end takes a node's word for how its job ended.
-func (c *chief) end(id string, epoch uint64, state JobState, why string) error {
+func (c *chief) end(id string, e endReport) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	j := c.reg.jobs[id]
-	if j == nil || j.Epoch != epoch || j.State != Running {
+	if j == nil || j.Epoch != e.Epoch || j.State != Running {
 		return nil // it was heard already, or does not count
 	}
-	if state == Queued {
-		if j.Stopping == "" {
-			c.places.refuse(id, j.Node, why, time.Now())
-		}
-		c.places.freed(j, c.d.members.News()[j.Node], time.Now())
-		return c.commit(record{Op: opReturn, ID: id, Epoch: epoch, Why: why})
-	}
+	rec := record{Op: opEnd, ID: id, Epoch: e.Epoch, State: e.State, Why: e.Why, Most: c.places.memoryOf(j).most(e.Most)}
 	c.places.freed(j, c.d.members.News()[j.Node], time.Now())
+	if e.State == Queued {
+		if rec.Op, rec.State = opReturn, ""; j.Stopping == "" {
+			c.places.refuse(id, j.Node, e.Why, time.Now())
+		}
+		return c.commit(rec)
+	}
 	c.places.forget(id)
 	c.forgetMissing(id)
-	return c.commit(record{Op: opEnd, ID: id, Epoch: epoch, State: state, Why: why})
+	return c.commit(rec)
 }
 
 // stop cancels a job: at once where it waits, else when its node has stopped it.
@@ -580,6 +580,7 @@ func (c *chief) trouble(running map[string][]assignment, a part) string {
 		if a.Home == "" {
 			c.places.holds[a.ID] = now[i].Devices
 		}
+		c.places.memory[key] = c.places.memory[key].most(now[i].Memory)
 		return ""
 	}
 	since, ok := c.missing[key]
@@ -604,7 +605,7 @@ func (c *chief) takeBack(j Job, why string) {
 	defer c.mu.Unlock()
 	c.forgetMissing(j.ID)
 	delete(c.places.holds, j.ID)
-	if err := c.commit(record{Op: opReturn, ID: j.ID, Epoch: j.Epoch, Why: why}); err == nil {
+	if err := c.commit(record{Op: opReturn, ID: j.ID, Epoch: j.Epoch, Why: why, Most: c.places.memoryOf(&j)}); err == nil {
 		c.d.say("job %s: %s; it goes on elsewhere", j.ID, why)
 	}
 }
@@ -620,6 +621,7 @@ type assignment struct {
 	Constraint string   `json:"constraint,omitempty"` // of these devices, where the job's own is of several nodes'
 	Asked      bool     `json:"asked,omitempty"`      // the devices are lent, and the job's constraint asks for them
 	Home       string   `json:"home,omitempty"`       // the devices are lent: life of the node that carries the job out
+	Memory     Memory   `json:"memory,omitzero"`      // in a node's answer
 }
 
 // fit is a node's answer whether it could take a job now.

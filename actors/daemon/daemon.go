@@ -16,8 +16,8 @@
 // could have it. A lender starts GPUWorkers, which enlist with the Supervisor; trials
 // that wait start there, and the final training's ring takes them in. A job that makes
 // way for one of higher priority is stopped as by a drain, and goes on later from its
-// journal. The job's journal
-// is a stream of the leader's: an event is committed when a majority of the voters
+// journal. What a job held of memory is measured while it runs (memory.go): one that was
+// given back goes where that much is free. The job's journal is a stream of the leader's: an event is committed when a majority of the voters
 // has it. What the job's folder holds goes to Config.Copies nodes before the end of
 // the stage or training that made it is committed.
 //
@@ -42,6 +42,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -93,6 +94,7 @@ type Config struct {
 	Copies     int               // nodes that hold what a job must not lose; 0 is 2
 	AllowSteps bool              // jobs may run programs of their users'
 	Quota      int64             // of the store of files, bytes; 0 is no bound
+	Reserve    int64             // bytes of the host's memory that jobs leave to others
 	Bucket     bucket.Config     // that keeps what a job must not lose too; none without a URL
 	Software   string            // this program's version
 	Log        func(text string) `json:"-"` // what happens, a line each; calls overlap; may be nil
@@ -341,6 +343,7 @@ type news struct {
 	Jobs     int     `msgpack:"j"`
 	Lent     int     `msgpack:"u,omitempty"` // jobs of other nodes that it lends devices to
 	Free     int     `msgpack:"f"`
+	Memory   int64   `msgpack:"m,omitempty"` // bytes of the host's that are available
 	Card     uint32  `msgpack:"c"`           // sum of the card: a change says that it is to be read again
 	Held     []byte  `msgpack:"h,omitempty"` // a bit for each device of the card, the lowest first, as far as they are set
 	Draining bool    `msgpack:"d,omitempty"`
@@ -362,8 +365,11 @@ const publishEvery = time.Second
 // publish tells the others what this node is and does, when it changed.
 func (d *Daemon) publish() {
 	var last string
+	var available int64
 	for {
-		n := news{Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card()), Steps: d.cfg.AllowSteps}
+		d.hands.measure()
+		available = steadily(available, d.leaves(device.Memory()), d.inventory().TotalBytes)
+		n := news{Memory: available, Server: d.store.ServerID(), Load: load(), Card: crc32.ChecksumIEEE(d.card()), Steps: d.cfg.AllowSteps}
 		n.Free, n.Held = d.free()
 		if d.id != nil {
 			_, n.Revoked = d.id.Revocations()
@@ -456,6 +462,7 @@ func (d *Daemon) free() (int, []byte) {
 func (d *Daemon) card() []byte {
 	m := d.inventory()
 	m.Notes, m.Devices = nil, slices.Clone(m.Devices)
+	m.MemoryBytes = d.leaves(cmp.Or(m.TotalBytes, m.MemoryBytes)) // what is available is news
 	for i := range m.Devices {
 		v := &m.Devices[i]
 		v.Caches, v.Siblings, v.Processes, v.Celsius = nil, nil, nil, 0

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,14 +33,16 @@ type hands struct {
 	running  map[string]*held // by job
 	lent     map[string]*held // by job
 	draining bool
+	idle     int64 // bytes that this process held with nothing in hand, the fewest seen
 }
 
 // held is a job in hand.
 type held struct {
 	assignment
-	cancel context.CancelCauseFunc
-	done   chan struct{}
-	node   *node.Node // once it is open; nil for a loan
+	cancel    context.CancelCauseFunc
+	done      chan struct{}
+	node      *node.Node   // once it is open; nil for a loan
+	processes func() []int // once it is open
 }
 
 // Why a job in hand ends before it is done.
@@ -67,7 +70,7 @@ func (h *hands) list() []assignment {
 	out := []assignment{}
 	for _, list := range []map[string]*held{h.running, h.lent} {
 		for _, r := range list {
-			out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices, Home: r.Home})
+			out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices, Home: r.Home, Memory: r.Memory})
 		}
 	}
 	return out
@@ -117,11 +120,12 @@ func (h *hands) take(a assignment) error {
 	return nil
 }
 
-// holds notes which devices a job has leased, for the leader.
-func (h *hands) holds(r *held, ds []device.Device) {
+// holds notes which devices a job has leased, for the leader, and what tells the
+// processes that it computes in.
+func (h *hands) holds(r *held, ds []device.Device, processes func() []int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r.Devices = nil
+	r.Devices, r.processes = nil, processes
 	for _, v := range ds {
 		r.Devices = append(r.Devices, v.ID)
 	}
@@ -158,7 +162,10 @@ func (h *hands) run(ctx context.Context, r *held) {
 		h.forget(r)
 		return
 	}
-	h.report(ctx, fmt.Sprintf("/internal/jobs/%s/end", r.ID), endReport{r.Epoch, state, why})
+	h.mu.Lock()
+	most := r.Memory
+	h.mu.Unlock()
+	h.report(ctx, fmt.Sprintf("/internal/jobs/%s/end", r.ID), endReport{r.Epoch, state, why, most})
 	h.forget(r)
 }
 
@@ -180,12 +187,14 @@ func (h *hands) forget(r *held) {
 	if list := h.of(&r.assignment); list[r.ID] == r {
 		delete(list, r.ID)
 	}
+	go debug.FreeOSMemory() // for the next job, perhaps another program's
 }
 
 type endReport struct {
 	Epoch uint64   `json:"epoch"`
 	State JobState `json:"state"`
 	Why   string   `json:"why,omitempty"`
+	Most  Memory   `json:"most"`
 }
 
 // ending says what becomes of a job whose run ended so. A node's own trouble gives
@@ -225,7 +234,12 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		Dir: dir, Spec: spec, Journal: &jobLog{d: d, ctx: ctx, id: r.ID, epoch: r.Epoch}, Folder: m, Log: d.cfg.ActorLog,
 		AllowSteps: d.cfg.AllowSteps, Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
 		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across, Relay: d.relay.At(),
-		Events: actors.Events{Progress: pr.send},
+		Events: actors.Events{Progress: func(m actors.Progress) {
+			if len(r.Devices) > 0 && strings.HasPrefix(r.Devices[0], string(device.GPU)+":") {
+				h.saw(r, &m)
+			}
+			pr.send(m)
+		}},
 		Notice: no.send,
 		Fallback: func(asked error, has []device.Device) {
 			no.send(fmt.Sprintf("%v; going on with %d CPU core(s)", asked, len(has)))
@@ -234,7 +248,7 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 	if err != nil {
 		return err
 	}
-	h.holds(r, n.Devices())
+	h.holds(r, n.Devices(), n.Processes)
 	h.mu.Lock()
 	r.node = n
 	h.mu.Unlock()
@@ -294,7 +308,7 @@ func (h *hands) serve(ctx context.Context, r *held) error {
 	if err != nil {
 		return err
 	}
-	h.holds(r, g.Devices())
+	h.holds(r, g.Devices(), g.Processes)
 	d.change()
 	defer d.change()
 	return g.Run(ctx, d.remote.PID(r.Home, supervisor(r.ID, r.Epoch)), r.Asked, homeWithin)

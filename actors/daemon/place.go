@@ -24,6 +24,7 @@ type places struct {
 	holds    map[string][]string            // devices by job, as its node says
 	keeps    map[string][]placement.Share   // devices that wait for a queued job
 	near     map[string][]string            // nodes that hold the files of a job that has run nowhere, once they were asked
+	memory   map[string]Memory              // by job, or loan: as nodes measured it
 	refusals map[string][]placement.Refusal // by job, or loan
 	tries    map[string]int                 // refusals so far, for the backoff
 	left     map[string]left                // by node
@@ -45,7 +46,7 @@ type left struct {
 }
 
 func newPlaces() places {
-	return places{cards: map[string]card{}, holds: map[string][]string{}, keeps: map[string][]placement.Share{}, near: map[string][]string{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
+	return places{cards: map[string]card{}, holds: map[string][]string{}, keeps: map[string][]placement.Share{}, near: map[string][]string{}, memory: map[string]Memory{}, refusals: map[string][]placement.Refusal{}, tries: map[string]int{}, left: map[string]left{}}
 }
 
 // A refusal holds for a second at first, each next one of a job's twice as long.
@@ -86,8 +87,19 @@ func (p *places) forget(job string) {
 	delete(p.holds, job)
 	delete(p.keeps, job)
 	delete(p.near, job)
+	maps.DeleteFunc(p.memory, func(what string, _ Memory) bool { return isOf(what, job) })
 	maps.DeleteFunc(p.refusals, func(what string, _ []placement.Refusal) bool { return isOf(what, job) })
 	maps.DeleteFunc(p.tries, func(what string, _ int) bool { return isOf(what, job) })
+}
+
+// memoryOf is the most that a job was seen to hold on one host and of one GPU, on nodes
+// that lend it devices which make way too.
+func (p *places) memoryOf(j *Job) Memory {
+	m := j.Memory.most(p.memory[j.ID])
+	for _, l := range j.Lent {
+		m = m.most(p.memory[loan(j.ID, l.Node)])
+	}
+	return m
 }
 
 // devicesOf are those that a running job has, or was given.
@@ -163,7 +175,7 @@ func (c *chief) view(ctx context.Context, now time.Time) placement.View {
 			continue // it is looked at again
 		}
 		n := heard[m.ID]
-		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, Load: n.Load, Labels: labels(m.Labels, n), Draining: n.Draining, Held: map[string]string{}}
+		node := placement.Node{ID: m.ID, Name: m.Name, Machine: k.machine, FreeBytes: n.Memory, Load: n.Load, Labels: labels(m.Labels, n), Draining: n.Draining, Held: map[string]string{}}
 		free := c.places.left[m.ID]
 		if age := now.Sub(free.at); age > newsLate || age > newsOnTheWay && free.news != string(raw[m.ID]) {
 			delete(c.places.left, m.ID)
@@ -211,7 +223,7 @@ func (c *chief) runs(j *Job) []placement.Running {
 		}
 		i := placement.Item{
 			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: kindOf(j), Count: len(l.Devices)},
-			Submitted: l.Since, Preemptible: true,
+			Submitted: l.Since, Preemptible: true, Memory: bytesOf(c.places.memory[loan(j.ID, l.Node)], kindOf(j)),
 		}
 		out = append(out, placement.Running{Item: i, On: []placement.Share{sh}, Since: l.Since, Stopping: own.Stopping || l.Stopping != ""})
 	}
@@ -242,6 +254,14 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
+// bytesOf is what placement goes by for work on devices of a kind.
+func bytesOf(m Memory, kind device.Kind) int64 {
+	if kind == device.GPU {
+		return m.GPU
+	}
+	return m.Host
+}
+
 // item is a job as placement sees it. Any job may make way: it goes on from its
 // journal. How much memory one needs nobody has measured before it runs.
 func (c *chief) item(j *Job) placement.Item {
@@ -252,6 +272,7 @@ func (c *chief) item(j *Job) placement.Item {
 	i := placement.Item{
 		ID: j.ID, Owner: j.By, Priority: j.Spec.Priority, Need: need, Submitted: j.Submitted,
 		Preemptible: true, Refused: c.places.refusals[j.ID], Preempted: j.Preempted, Spread: spreads(j), Keeps: c.places.keeps[j.ID],
+		Memory: bytesOf(c.places.memoryOf(j), need.Kind),
 	}
 	if need.Kind == device.Auto && c.d.cfg.Worker != nil && j.Spec.Engine != "native" && j.Spec.Isolation != "none" {
 		i.Either = j.Spec.Placement.Policy()

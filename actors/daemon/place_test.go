@@ -72,6 +72,54 @@ func TestPreemption(t *testing.T) {
 	}
 }
 
+// What a job was seen to hold of a host's memory is known when it is given back: it
+// does not go where less is free.
+func TestMeasuredMemory(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	tn := newTown(t)
+	c := tn.client(tn.start("a"))
+	tn.settle(c, 1, 1)
+	spec := tinySpec(actorstest.Corpus(t, t.TempDir()), 1<<40)
+	spec.HardwareConstraint, spec.Isolation = "cpu-1", "process"
+	ctx := t.Context()
+	id, err := c.Submit(ctx, "", spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var j daemon.Detail
+	see := func(what func() bool) {
+		t.Helper()
+		waitFor(t, func() bool {
+			d, err := c.Job(ctx, id)
+			if err != nil {
+				return false // another leads from now on
+			}
+			j = d
+			if j.State.Over() {
+				t.Fatalf("%+v", j.Job)
+			}
+			return what()
+		})
+	}
+	tn.trains("a", id) // nobody knew what it needs
+	for _, name := range []string{"full", "fuller"} {
+		c = tn.client(tn.start(name, func(c *daemon.Config) { c.Reserve = 1 << 60 }))
+	}
+	tn.settle(c, 3, 3)
+	if err := c.Drain(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	see(func() bool { return j.State == daemon.Queued && strings.Contains(j.Why, "MB of memory are free") })
+	if m := j.Memory.Host; m < 10<<20 || m > 10<<30 || j.Memory.GPU != 0 {
+		t.Errorf("measured %+v", j.Memory)
+	}
+	tn.start("roomy")
+	see(func() bool { return j.State == daemon.Running })
+	if j.NodeName != "roomy" {
+		t.Errorf("it went on on %s", j.NodeName)
+	}
+}
+
 // Jobs begin where their files are: on nodes that they were uploaded or copied to.
 func TestJobsBeginAtTheirFiles(t *testing.T) {
 	t.Parallel() // it waits most of the time

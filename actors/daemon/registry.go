@@ -56,7 +56,8 @@ type Job struct {
 	Stopping  string               `json:"stopping,omitempty"`  // it is stopped for another job: why
 	Preempted map[string]time.Time `json:"preempted,omitempty"` // when it was so last, by the owner of the other
 
-	Lent []Lent `json:"lent,omitempty"` // devices of other nodes that it has
+	Lent   []Lent `json:"lent,omitempty"`  // devices of other nodes that it has
+	Memory Memory `json:"memory,omitzero"` // the most that it was seen to hold, as of when a node last let go of it
 
 	Spec  job.Spec `json:"spec"`
 	Files []Upload `json:"files,omitempty"`
@@ -90,9 +91,9 @@ const (
 	opRecall  op = "recall"  // ID, Epoch, Node, Why: they are to come back
 	opLeft    op = "left"    // ID, Epoch, Node: they are back, or lost
 	opPreempt op = "preempt" // ID, Epoch, Owner, Why: it makes way for a job of the owner's
-	opReturn  op = "return"  // ID, Epoch, Why: its node gave it back, or is gone
+	opReturn  op = "return"  // ID, Epoch, Why, Most: its node gave it back, or is gone
 	opCancel  op = "cancel"  // ID
-	opEnd     op = "end"     // ID, Epoch, State, Why
+	opEnd     op = "end"     // ID, Epoch, State, Why, Most
 	opRemove  op = "remove"  // ID
 )
 
@@ -110,6 +111,7 @@ type record struct {
 	Epoch    uint64    `json:"epoch,omitempty"`
 	State    JobState  `json:"state,omitempty"`
 	Why      string    `json:"why,omitempty"`
+	Most     Memory    `json:"most,omitzero"`
 }
 
 // registry is all jobs, as the stream's records add up.
@@ -176,6 +178,7 @@ func (r *registry) apply(rec record) {
 	case opReturn:
 		if j.State == Running && rec.Epoch == j.Epoch {
 			j.State, j.Why, j.Stopping, j.Lent = Queued, rec.Why, "", nil
+			j.Memory = j.Memory.most(rec.Most)
 			if j.Cancel {
 				j.State, j.Ended = Cancelled, rec.At
 			}
@@ -190,6 +193,7 @@ func (r *registry) apply(rec record) {
 	case opEnd:
 		if j.State == Running && rec.Epoch == j.Epoch {
 			j.State, j.Ended, j.Why, j.Lent = rec.State, rec.At, rec.Why, nil
+			j.Memory = j.Memory.most(rec.Most)
 		}
 	case opRemove:
 		if j.State.Over() {

@@ -72,6 +72,17 @@ func (c *crew) at(i int) worker.On {
 	return on
 }
 
+// processes are the ids of those that compute now. It may be called from any goroutine.
+func (c *crew) processes() []int {
+	var out []int
+	for _, h := range c.hosts {
+		if pid := h.PID(); pid != 0 {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
 // pinned tells whether threads are pinned to the processors of a job.
 func pinned(spec job.Spec) bool {
 	switch spec.Pinning {

@@ -42,6 +42,9 @@ func OpenGuest(ctx context.Context, o Options) (*Guest, error) {
 // Devices lists what was leased.
 func (g *Guest) Devices() []device.Device { return g.crew.devices }
 
+// Processes is as of a Node.
+func (g *Guest) Processes() []int { return g.crew.processes() }
+
 // enlistEvery is between two words to the Supervisor, which may have started anew.
 const enlistEvery = 500 * time.Millisecond
 

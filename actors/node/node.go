@@ -300,6 +300,10 @@ func (n *Node) State() *journal.State { return n.state }
 // Devices lists what the job computes on.
 func (n *Node) Devices() []device.Device { return n.crew.devices }
 
+// Processes are the ids of the processes of its own that compute for the job now, none
+// where all do in this one. It may be called from any goroutine.
+func (n *Node) Processes() []int { return n.crew.processes() }
+
 // Close unlocks the folder of a node that was not run, ends its processes and
 // lets its devices go.
 func (n *Node) Close() error {

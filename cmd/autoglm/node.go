@@ -34,7 +34,7 @@ type nodeFlags struct {
 	token, tokenFile        string
 	insecure, steps         bool
 	copies                  int
-	quota                   byteSize
+	quota, reserve          byteSize
 	store                   storeFlags
 	config                  string
 	json                    bool
@@ -55,6 +55,7 @@ func (f *nodeFlags) add(c *cobra.Command) {
 	fl.BoolVar(&f.insecure, "insecure", false, "listen beyond this machine without certificates: whoever reaches the port may run jobs")
 	fl.BoolVar(&f.steps, "allow-steps", false, "run the programs that jobs name as their steps: whoever may submit then does here whatever this node's user may")
 	fl.IntVar(&f.copies, "copies", 2, "nodes that hold what a job must not lose")
+	fl.Var(&f.reserve, "reserve-memory", "`SIZE` of the machine's memory that jobs leave to others, such as 2GB: one that is known to need more than is free then waits, or goes elsewhere")
 	fl.Var(&f.quota, "quota", "`SIZE` that the store of files may take, such as 50GB (default no bound)")
 	f.store.add(c)
 	fl.StringVar(&f.config, "config", "", "`FILE` in YAML with these flags by name; flags on the command line win")
@@ -107,7 +108,7 @@ func (f *nodeFlags) run(ctx context.Context) error {
 	say := nodeLog(f.json)
 	cfg := daemon.Config{
 		Dir: f.data, Listen: f.listen, Advertise: f.advertise, Name: f.name, TLS: f.tls, CA: f.ca, Insecure: f.insecure,
-		AllowSteps: f.steps, Copies: f.copies, Quota: int64(f.quota), Bucket: bucket.Config(f.store), Software: version(), Log: func(text string) { say("log", text, nil) },
+		AllowSteps: f.steps, Copies: f.copies, Quota: int64(f.quota), Reserve: int64(f.reserve), Bucket: bucket.Config(f.store), Software: version(), Log: func(text string) { say("log", text, nil) },
 		ActorLog: os.Stderr, Labels: map[string]string{},
 	}
 	if f.copies < 1 {

@@ -49,7 +49,7 @@ keeps a copy of the journal; others carry jobs out alone.`,
 
 func printNodes(w io.Writer, n daemon.Nodes, now time.Time) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tADDRESS\tROLE\tDEVICES\tFREE\tJOBS\tLOAD\tUP\tVERSION\tLABELS")
+	fmt.Fprintln(t, "NODE\tADDRESS\tROLE\tDEVICES\tFREE\tMEMORY\tJOBS\tLOAD\tUP\tVERSION\tLABELS")
 	for _, m := range n.Nodes {
 		role := "–"
 		switch {
@@ -68,7 +68,7 @@ func printNodes(w io.Writer, n daemon.Nodes, now time.Time) {
 		for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
 			labels = append(labels, k+"="+m.Labels[k])
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%.1f\t%s\t%s\t%s\n", m.Name, m.Addr, role, len(m.Devices), m.Free, m.Jobs, m.Load,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%s\t%d\t%.1f\t%s\t%s\t%s\n", m.Name, m.Addr, role, len(m.Devices), m.Free, freeMemory(m.FreeBytes), m.Jobs, m.Load,
 			now.Sub(m.Since).Round(time.Second), m.Software, dash(strings.Join(labels, ",")))
 	}
 	_ = t.Flush() // as fmt.Fprintln: there is no one to tell
@@ -76,6 +76,14 @@ func printNodes(w io.Writer, n daemon.Nodes, now time.Time) {
 	if n.Note != "" {
 		fmt.Fprintln(w, "note:", n.Note)
 	}
+}
+
+// freeMemory is what of a host's memory is free.
+func freeMemory(bytes int64) string {
+	if bytes == 0 {
+		return dash("")
+	}
+	return fmt.Sprintf("%.1f GB", float64(bytes)/(1<<30))
 }
 
 func drainCommand() *cobra.Command {

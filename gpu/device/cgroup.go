@@ -16,6 +16,7 @@ type Limits struct {
 	CPUs        []int   // cpuset; nil is no limit
 	Cores       float64 // time of so many processors; 0 is no limit
 	MemoryBytes int64   // 0 is no limit
+	FreeBytes   int64   // what is left under the limits, file cache counted as left; of no meaning without one
 }
 
 // quota is Cores as whole processors, at least one; 0 is no limit.
@@ -51,11 +52,21 @@ func readLimits(root fs.FS) Limits {
 			l.Cores = n
 		}
 	}
-	memory := func(s string) {
+	memory := func(limit, used, cache string) {
 		// v1 says "none" as the largest multiple of a page.
-		if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 && n < math.MaxInt64>>1 && (l.MemoryBytes == 0 || n < l.MemoryBytes) {
-			l.MemoryBytes = n
+		n, err := strconv.ParseInt(limit, 10, 64)
+		if err != nil || n <= 0 || n >= math.MaxInt64>>1 {
+			return
 		}
+		free := n
+		if u, err := strconv.ParseInt(used, 10, 64); err == nil && u > 0 {
+			c, _ := strconv.ParseInt(cache, 10, 64) // 0 where it is not said
+			free = min(n, max(0, n-max(0, u-max(0, c))))
+		}
+		if l.MemoryBytes == 0 {
+			l.MemoryBytes, l.FreeBytes = n, free
+		}
+		l.MemoryBytes, l.FreeBytes = min(l.MemoryBytes, n), min(l.FreeBytes, free)
 	}
 	cpus := func(s string) {
 		if ids, err := ParseList(s); err == nil && len(ids) > 0 && l.CPUs == nil {
@@ -67,7 +78,7 @@ func readLimits(root fs.FS) Limits {
 			if n, err := ParseMax(text(dir + "/cpu.max")); err == nil {
 				cores(n)
 			}
-			memory(text(dir + "/memory.max"))
+			memory(text(dir+"/memory.max"), text(dir+"/memory.current"), stat(text(dir+"/memory.stat"), "inactive_file"))
 			cpus(text(dir + "/cpuset.cpus.effective"))
 		})
 	}
@@ -76,9 +87,21 @@ func readLimits(root fs.FS) Limits {
 			cores(n)
 		}
 	})
-	walk("sys/fs/cgroup/memory", "memory", func(dir string) { memory(text(dir + "/memory.limit_in_bytes")) })
+	walk("sys/fs/cgroup/memory", "memory", func(dir string) {
+		memory(text(dir+"/memory.limit_in_bytes"), text(dir+"/memory.usage_in_bytes"), stat(text(dir+"/memory.stat"), "total_inactive_file"))
+	})
 	walk("sys/fs/cgroup/cpuset", "cpuset", func(dir string) { cpus(text(dir + "/cpuset.cpus")) })
 	return l
+}
+
+// stat finds "name value" in a memory.stat; "" when it isn't there.
+func stat(text, name string) string {
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
 }
 
 // Exclusive tells whether the processors of this process are its cgroup's alone: a

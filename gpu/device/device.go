@@ -110,9 +110,10 @@ type Link struct {
 
 // Machine is what one host offers.
 type Machine struct {
-	Devices     []Device `json:"devices" msgpack:"devices"`           // CPUs first
-	Links       []Link   `json:"links,omitempty" msgpack:"links"`     // between GPUs
-	MemoryBytes int64    `json:"memory_bytes" msgpack:"memory_bytes"` // that this process may use
+	Devices     []Device `json:"devices" msgpack:"devices"`                   // CPUs first
+	Links       []Link   `json:"links,omitempty" msgpack:"links"`             // between GPUs
+	MemoryBytes int64    `json:"memory_bytes" msgpack:"memory_bytes"`         // that this process may use, now
+	TotalBytes  int64    `json:"total_bytes,omitempty" msgpack:"total_bytes"` // of memory, or the cgroup's limit; 0 is not known
 	SIMD        string   `json:"simd,omitempty" msgpack:"simd"`
 	Notes       []string `json:"notes,omitempty" msgpack:"notes"` // what a source couldn't see, and what would help
 }

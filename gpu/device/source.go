@@ -8,7 +8,7 @@ import "os"
 // error means that nothing could be read.
 type Source interface {
 	Name() string
-	Scan() (Machine, error) // MemoryBytes is 0 unless the source knows the host's
+	Scan() (Machine, error) // MemoryBytes and TotalBytes are 0 unless the source knows the host's
 	Close() error
 }
 
@@ -32,7 +32,7 @@ func Scan(sources ...Source) (Machine, error) {
 		m.Devices = append(m.Devices, part.Devices...)
 		m.Links = append(m.Links, part.Links...)
 		m.Notes = append(m.Notes, part.Notes...)
-		m.MemoryBytes = max(m.MemoryBytes, part.MemoryBytes)
+		m.MemoryBytes, m.TotalBytes = max(m.MemoryBytes, part.MemoryBytes), max(m.TotalBytes, part.TotalBytes)
 	}
 	return m, nil
 }

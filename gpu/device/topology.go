@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -76,7 +77,7 @@ func (p *ProcFS) Scan() (Machine, error) {
 		m.Devices = spread(m.Devices)[:n]
 	}
 	m.Devices = p.health.look(p.root, m.Devices)
-	m.MemoryBytes = p.memory(limits)
+	m.MemoryBytes, m.TotalBytes = p.memory(limits)
 	return m, nil
 }
 
@@ -169,16 +170,34 @@ func (p *ProcFS) machineID() string {
 	return "unknown"
 }
 
-// memory is what is available now, cut to the cgroup's limit. Bytes.
-func (p *ProcFS) memory(l Limits) int64 {
-	total := int64(1 << 30)
-	if kb, err := strconv.ParseInt(strings.TrimSuffix(p.field("proc/meminfo", "MemAvailable"), " kB"), 10, 64); err == nil && kb > 0 && kb < 1<<50 {
-		total = kb << 10
+// memory is what is available now, and what there is, cut to the cgroup's limit. Bytes.
+func (p *ProcFS) memory(l Limits) (available, total int64) {
+	available = int64(1 << 30)
+	if n := p.meminfo("MemAvailable"); n > 0 {
+		available = n
 	}
+	total = max(available, p.meminfo("MemTotal"))
 	if l.MemoryBytes > 0 {
-		total = min(total, l.MemoryBytes)
+		available, total = min(available, l.FreeBytes), min(total, l.MemoryBytes)
 	}
-	return total
+	return available, total
+}
+
+// meminfo is a field of /proc/meminfo in bytes, 0 when it isn't there.
+func (p *ProcFS) meminfo(name string) int64 {
+	kb, err := strconv.ParseInt(strings.TrimSuffix(p.field("proc/meminfo", name), " kB"), 10, 64)
+	if err != nil || kb <= 0 || kb >= 1<<50 {
+		return 0
+	}
+	return kb << 10
+}
+
+// Memory is what of this machine's memory is available to this process now, bytes, cut
+// to what its cgroup's limit leaves.
+func Memory() int64 {
+	root := os.DirFS("/")
+	available, _ := NewProcFS(root).memory(readLimits(root))
+	return available
 }
 
 func (p *ProcFS) text(name string) string { return readText(p.root, name) }

@@ -126,9 +126,17 @@ func TestCgroupLimits(t *testing.T) {
 	for name, tc := range map[string]struct {
 		files map[string]string
 		cpus  string
-		bytes int64
+		bytes int64 // available
 	}{
 		"none": {nil, "0 1 2 3 4 5 6 7", 4 << 30},
+		"v2 in use": {map[string]string{
+			"proc/self/cgroup": "0::/a", "sys/fs/cgroup/a/memory.max": "1073741824", "sys/fs/cgroup/a/memory.current": "536870912",
+			"sys/fs/cgroup/a/memory.stat": "anon 268435456\nfile 268435456\ninactive_file 134217728",
+		}, "0 1 2 3 4 5 6 7", 640 << 20},
+		"v1 in use": {map[string]string{
+			"proc/self/cgroup": "3:memory:/y", "sys/fs/cgroup/memory/y/memory.limit_in_bytes": "1073741824", "sys/fs/cgroup/memory/y/memory.usage_in_bytes": "2147483648",
+			"sys/fs/cgroup/memory/y/memory.stat": "inactive_file 1\ntotal_inactive_file 1342177280",
+		}, "0 1 2 3 4 5 6 7", 256 << 20},
 		"v2": {map[string]string{
 			"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/b/cpu.max": "max 100000", "sys/fs/cgroup/a/cpu.max": "250000 100000",
 			"sys/fs/cgroup/a/b/memory.max": "max", "sys/fs/cgroup/a/memory.max": "1073741824",

@@ -953,6 +953,7 @@ type Job struct {
 	Leaderboard   *Leaderboard                      `protobuf:"bytes,19,opt,name=leaderboard,proto3" json:"leaderboard,omitempty"` // of the call Job alone
 	Graph         []*Stage                          `protobuf:"bytes,20,rep,name=graph,proto3" json:"graph,omitempty"`             // of the call Job alone, once the job has begun
 	Lent          []*Lent                           `protobuf:"bytes,21,rep,name=lent,proto3" json:"lent,omitempty"`               // devices of other nodes that it has
+	Memory        *Memory                           `protobuf:"bytes,22,opt,name=memory,proto3" json:"memory,omitempty"`           // the most that it was seen to hold, as of when a node last let go of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1134,6 +1135,66 @@ func (x *Job) GetLent() []*Lent {
 	return nil
 }
 
+func (x *Job) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+// Memory is in bytes; none is not known.
+type Memory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostBytes     *int64                 `protobuf:"varint,1,opt,name=host_bytes,json=hostBytes,proto3,oneof" json:"host_bytes,omitempty"` // of one host
+	GpuBytes      *int64                 `protobuf:"varint,2,opt,name=gpu_bytes,json=gpuBytes,proto3,oneof" json:"gpu_bytes,omitempty"`    // of one GPU
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Memory) Reset() {
+	*x = Memory{}
+	mi := &file_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Memory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Memory) ProtoMessage() {}
+
+func (x *Memory) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Memory.ProtoReflect.Descriptor instead.
+func (*Memory) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Memory) GetHostBytes() int64 {
+	if x != nil && x.HostBytes != nil {
+		return *x.HostBytes
+	}
+	return 0
+}
+
+func (x *Memory) GetGpuBytes() int64 {
+	if x != nil && x.GpuBytes != nil {
+		return *x.GpuBytes
+	}
+	return 0
+}
+
 // Lent is devices that another node lends a job.
 type Lent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1149,7 +1210,7 @@ type Lent struct {
 
 func (x *Lent) Reset() {
 	*x = Lent{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1222,7 @@ func (x *Lent) String() string {
 func (*Lent) ProtoMessage() {}
 
 func (x *Lent) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1235,7 @@ func (x *Lent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lent.ProtoReflect.Descriptor instead.
 func (*Lent) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Lent) GetNode() string {
@@ -1233,7 +1294,7 @@ type Upload struct {
 
 func (x *Upload) Reset() {
 	*x = Upload{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1306,7 @@ func (x *Upload) String() string {
 func (*Upload) ProtoMessage() {}
 
 func (x *Upload) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1319,7 @@ func (x *Upload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upload.ProtoReflect.Descriptor instead.
 func (*Upload) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Upload) GetName() string {
@@ -1307,7 +1368,7 @@ type Ref struct {
 
 func (x *Ref) Reset() {
 	*x = Ref{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1380,7 @@ func (x *Ref) String() string {
 func (*Ref) ProtoMessage() {}
 
 func (x *Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1393,7 @@ func (x *Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ref.ProtoReflect.Descriptor instead.
 func (*Ref) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ref) GetHash() string {
@@ -1394,7 +1455,7 @@ type Spec struct {
 
 func (x *Spec) Reset() {
 	*x = Spec{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1467,7 @@ func (x *Spec) String() string {
 func (*Spec) ProtoMessage() {}
 
 func (x *Spec) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1480,7 @@ func (x *Spec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spec.ProtoReflect.Descriptor instead.
 func (*Spec) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Spec) GetTaskType() string {
@@ -1689,7 +1750,7 @@ type Compress struct {
 
 func (x *Compress) Reset() {
 	*x = Compress{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1762,7 @@ func (x *Compress) String() string {
 func (*Compress) ProtoMessage() {}
 
 func (x *Compress) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1775,7 @@ func (x *Compress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Compress.ProtoReflect.Descriptor instead.
 func (*Compress) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Compress) GetWeights() string {
@@ -1777,7 +1838,7 @@ type Budget struct {
 
 func (x *Budget) Reset() {
 	*x = Budget{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1850,7 @@ func (x *Budget) String() string {
 func (*Budget) ProtoMessage() {}
 
 func (x *Budget) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1863,7 @@ func (x *Budget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Budget.ProtoReflect.Descriptor instead.
 func (*Budget) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Budget) GetWallClock() string {
@@ -1842,7 +1903,7 @@ type Data struct {
 
 func (x *Data) Reset() {
 	*x = Data{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +1915,7 @@ func (x *Data) String() string {
 func (*Data) ProtoMessage() {}
 
 func (x *Data) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +1928,7 @@ func (x *Data) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Data.ProtoReflect.Descriptor instead.
 func (*Data) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Data) GetFiles() []string {
@@ -1936,7 +1997,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2009,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2022,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Placement) GetGpuLoad() float64 {
@@ -1991,7 +2052,7 @@ type Constraints struct {
 
 func (x *Constraints) Reset() {
 	*x = Constraints{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2064,7 @@ func (x *Constraints) String() string {
 func (*Constraints) ProtoMessage() {}
 
 func (x *Constraints) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2077,7 @@ func (x *Constraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Constraints.ProtoReflect.Descriptor instead.
 func (*Constraints) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Constraints) GetMaxParams() int64 {
@@ -2065,7 +2126,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2138,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2151,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Limits) GetTimeout() string {
@@ -2136,7 +2197,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2209,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2222,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Step) GetName() string {
@@ -2265,7 +2326,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2338,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2351,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Resources) GetCpus() float64 {
@@ -2323,7 +2384,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2396,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2409,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{31}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Stage) GetStage() string {
@@ -2415,7 +2476,7 @@ type Leaderboard struct {
 
 func (x *Leaderboard) Reset() {
 	*x = Leaderboard{}
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2488,7 @@ func (x *Leaderboard) String() string {
 func (*Leaderboard) ProtoMessage() {}
 
 func (x *Leaderboard) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2501,7 @@ func (x *Leaderboard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leaderboard.ProtoReflect.Descriptor instead.
 func (*Leaderboard) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{32}
+	return file_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Leaderboard) GetJob() string {
@@ -2519,7 +2580,7 @@ type Trial struct {
 
 func (x *Trial) Reset() {
 	*x = Trial{}
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2592,7 @@ func (x *Trial) String() string {
 func (*Trial) ProtoMessage() {}
 
 func (x *Trial) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2605,7 @@ func (x *Trial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trial.ProtoReflect.Descriptor instead.
 func (*Trial) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{33}
+	return file_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Trial) GetId() string {
@@ -2697,7 +2758,7 @@ type Cost struct {
 
 func (x *Cost) Reset() {
 	*x = Cost{}
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2770,7 @@ func (x *Cost) String() string {
 func (*Cost) ProtoMessage() {}
 
 func (x *Cost) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2783,7 @@ func (x *Cost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cost.ProtoReflect.Descriptor instead.
 func (*Cost) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{34}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Cost) GetLatencyS() float64 {
@@ -2797,7 +2858,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2870,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2883,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{35}
+	return file_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Line) GetN() uint32 {
@@ -2871,7 +2932,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +2944,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[36]
+	mi := &file_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +2957,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{36}
+	return file_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Notice) GetAt() int64 {
@@ -2925,7 +2986,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_control_proto_msgTypes[37]
+	mi := &file_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +2998,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[37]
+	mi := &file_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3011,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{37}
+	return file_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodesReply) GetCluster() string {
@@ -2998,13 +3059,14 @@ type Node struct {
 	Free          *int32                 `protobuf:"varint,13,opt,name=free,proto3,oneof" json:"free,omitempty"` // devices that nobody holds
 	Note          *string                `protobuf:"bytes,14,opt,name=note,proto3,oneof" json:"note,omitempty"`
 	AllowSteps    *bool                  `protobuf:"varint,15,opt,name=allow_steps,json=allowSteps,proto3,oneof" json:"allow_steps,omitempty"` // it runs steps of jobs
+	FreeBytes     *int64                 `protobuf:"varint,16,opt,name=free_bytes,json=freeBytes,proto3,oneof" json:"free_bytes,omitempty"`    // of the host's memory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_proto_msgTypes[38]
+	mi := &file_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3078,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[38]
+	mi := &file_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3091,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{38}
+	return file_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Node) GetId() string {
@@ -3137,6 +3199,13 @@ func (x *Node) GetAllowSteps() bool {
 	return false
 }
 
+func (x *Node) GetFreeBytes() int64 {
+	if x != nil && x.FreeBytes != nil {
+		return *x.FreeBytes
+	}
+	return 0
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -3215,7 +3284,7 @@ const file_control_proto_rawDesc = "" +
 	"\rBackupRequest\"\x1b\n" +
 	"\x05Chunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\a\n" +
-	"\x05Empty\"\xd0\a\n" +
+	"\x05Empty\"\xfc\a\n" +
 	"\x03Job\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x01R\x04name\x88\x01\x01\x12\x19\n" +
@@ -3238,7 +3307,8 @@ const file_control_proto_rawDesc = "" +
 	"\x05files\x18\x12 \x03(\v2\x12.autoglm.v1.UploadR\x05files\x129\n" +
 	"\vleaderboard\x18\x13 \x01(\v2\x17.autoglm.v1.LeaderboardR\vleaderboard\x12'\n" +
 	"\x05graph\x18\x14 \x03(\v2\x11.autoglm.v1.StageR\x05graph\x12$\n" +
-	"\x04lent\x18\x15 \x03(\v2\x10.autoglm.v1.LentR\x04lent\x1aX\n" +
+	"\x04lent\x18\x15 \x03(\v2\x10.autoglm.v1.LentR\x04lent\x12*\n" +
+	"\x06memory\x18\x16 \x01(\v2\x12.autoglm.v1.MemoryR\x06memory\x1aX\n" +
 	"\x0ePreemptedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
 	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01B\x05\n" +
@@ -3252,7 +3322,14 @@ const file_control_proto_rawDesc = "" +
 	"\x06_epochB\x06\n" +
 	"\x04_whyB\t\n" +
 	"\a_cancelB\v\n" +
-	"\t_stopping\"\xf7\x01\n" +
+	"\t_stopping\"k\n" +
+	"\x06Memory\x12\"\n" +
+	"\n" +
+	"host_bytes\x18\x01 \x01(\x03H\x00R\thostBytes\x88\x01\x01\x12 \n" +
+	"\tgpu_bytes\x18\x02 \x01(\x03H\x01R\bgpuBytes\x88\x01\x01B\r\n" +
+	"\v_host_bytesB\f\n" +
+	"\n" +
+	"_gpu_bytes\"\xf7\x01\n" +
 	"\x04Lent\x12\x17\n" +
 	"\x04node\x18\x01 \x01(\tH\x00R\x04node\x88\x01\x01\x12 \n" +
 	"\tnode_name\x18\x02 \x01(\tH\x01R\bnodeName\x88\x01\x01\x12\x18\n" +
@@ -3596,7 +3673,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_clusterB\t\n" +
 	"\a_votersB\a\n" +
-	"\x05_note\"\x87\x05\n" +
+	"\x05_note\"\xba\x05\n" +
 	"\x04Node\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x01R\x04name\x88\x01\x01\x12\x17\n" +
@@ -3615,7 +3692,9 @@ const file_control_proto_rawDesc = "" +
 	"\x04note\x18\x0e \x01(\tH\n" +
 	"R\x04note\x88\x01\x01\x12$\n" +
 	"\vallow_steps\x18\x0f \x01(\bH\vR\n" +
-	"allowSteps\x88\x01\x01\x1a9\n" +
+	"allowSteps\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"free_bytes\x18\x10 \x01(\x03H\fR\tfreeBytes\x88\x01\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x05\n" +
@@ -3631,7 +3710,8 @@ const file_control_proto_rawDesc = "" +
 	"\x05_loadB\a\n" +
 	"\x05_freeB\a\n" +
 	"\x05_noteB\x0e\n" +
-	"\f_allow_steps2\x9e\x06\n" +
+	"\f_allow_stepsB\r\n" +
+	"\v_free_bytes2\x9e\x06\n" +
 	"\aControl\x12<\n" +
 	"\x06Submit\x12\x19.autoglm.v1.SubmitRequest\x1a\x17.autoglm.v1.SubmitReply\x126\n" +
 	"\x04Jobs\x12\x17.autoglm.v1.JobsRequest\x1a\x15.autoglm.v1.JobsReply\x12.\n" +
@@ -3661,7 +3741,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_control_proto_goTypes = []any{
 	(*SubmitRequest)(nil),         // 0: autoglm.v1.SubmitRequest
 	(*SubmitReply)(nil),           // 1: autoglm.v1.SubmitReply
@@ -3682,123 +3762,125 @@ var file_control_proto_goTypes = []any{
 	(*Chunk)(nil),                 // 16: autoglm.v1.Chunk
 	(*Empty)(nil),                 // 17: autoglm.v1.Empty
 	(*Job)(nil),                   // 18: autoglm.v1.Job
-	(*Lent)(nil),                  // 19: autoglm.v1.Lent
-	(*Upload)(nil),                // 20: autoglm.v1.Upload
-	(*Ref)(nil),                   // 21: autoglm.v1.Ref
-	(*Spec)(nil),                  // 22: autoglm.v1.Spec
-	(*Compress)(nil),              // 23: autoglm.v1.Compress
-	(*Budget)(nil),                // 24: autoglm.v1.Budget
-	(*Data)(nil),                  // 25: autoglm.v1.Data
-	(*Placement)(nil),             // 26: autoglm.v1.Placement
-	(*Constraints)(nil),           // 27: autoglm.v1.Constraints
-	(*Limits)(nil),                // 28: autoglm.v1.Limits
-	(*Step)(nil),                  // 29: autoglm.v1.Step
-	(*Resources)(nil),             // 30: autoglm.v1.Resources
-	(*Stage)(nil),                 // 31: autoglm.v1.Stage
-	(*Leaderboard)(nil),           // 32: autoglm.v1.Leaderboard
-	(*Trial)(nil),                 // 33: autoglm.v1.Trial
-	(*Cost)(nil),                  // 34: autoglm.v1.Cost
-	(*Line)(nil),                  // 35: autoglm.v1.Line
-	(*Notice)(nil),                // 36: autoglm.v1.Notice
-	(*NodesReply)(nil),            // 37: autoglm.v1.NodesReply
-	(*Node)(nil),                  // 38: autoglm.v1.Node
-	nil,                           // 39: autoglm.v1.Order.ConfigEntry
-	nil,                           // 40: autoglm.v1.Order.RangesEntry
-	nil,                           // 41: autoglm.v1.FolderReply.FilesEntry
-	nil,                           // 42: autoglm.v1.Job.PreemptedEntry
-	nil,                           // 43: autoglm.v1.Spec.SpaceEntry
-	nil,                           // 44: autoglm.v1.Spec.StagesEntry
-	nil,                           // 45: autoglm.v1.Data.ConfigEntry
-	nil,                           // 46: autoglm.v1.Data.ColumnsEntry
-	nil,                           // 47: autoglm.v1.Step.EnvEntry
-	nil,                           // 48: autoglm.v1.Trial.ConfigEntry
-	nil,                           // 49: autoglm.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 51: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 52: google.protobuf.Value
+	(*Memory)(nil),                // 19: autoglm.v1.Memory
+	(*Lent)(nil),                  // 20: autoglm.v1.Lent
+	(*Upload)(nil),                // 21: autoglm.v1.Upload
+	(*Ref)(nil),                   // 22: autoglm.v1.Ref
+	(*Spec)(nil),                  // 23: autoglm.v1.Spec
+	(*Compress)(nil),              // 24: autoglm.v1.Compress
+	(*Budget)(nil),                // 25: autoglm.v1.Budget
+	(*Data)(nil),                  // 26: autoglm.v1.Data
+	(*Placement)(nil),             // 27: autoglm.v1.Placement
+	(*Constraints)(nil),           // 28: autoglm.v1.Constraints
+	(*Limits)(nil),                // 29: autoglm.v1.Limits
+	(*Step)(nil),                  // 30: autoglm.v1.Step
+	(*Resources)(nil),             // 31: autoglm.v1.Resources
+	(*Stage)(nil),                 // 32: autoglm.v1.Stage
+	(*Leaderboard)(nil),           // 33: autoglm.v1.Leaderboard
+	(*Trial)(nil),                 // 34: autoglm.v1.Trial
+	(*Cost)(nil),                  // 35: autoglm.v1.Cost
+	(*Line)(nil),                  // 36: autoglm.v1.Line
+	(*Notice)(nil),                // 37: autoglm.v1.Notice
+	(*NodesReply)(nil),            // 38: autoglm.v1.NodesReply
+	(*Node)(nil),                  // 39: autoglm.v1.Node
+	nil,                           // 40: autoglm.v1.Order.ConfigEntry
+	nil,                           // 41: autoglm.v1.Order.RangesEntry
+	nil,                           // 42: autoglm.v1.FolderReply.FilesEntry
+	nil,                           // 43: autoglm.v1.Job.PreemptedEntry
+	nil,                           // 44: autoglm.v1.Spec.SpaceEntry
+	nil,                           // 45: autoglm.v1.Spec.StagesEntry
+	nil,                           // 46: autoglm.v1.Data.ConfigEntry
+	nil,                           // 47: autoglm.v1.Data.ColumnsEntry
+	nil,                           // 48: autoglm.v1.Step.EnvEntry
+	nil,                           // 49: autoglm.v1.Trial.ConfigEntry
+	nil,                           // 50: autoglm.v1.Node.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 52: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 53: google.protobuf.Value
 }
 var file_control_proto_depIdxs = []int32{
-	22, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
-	20, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
+	23, // 0: autoglm.v1.SubmitRequest.spec:type_name -> autoglm.v1.Spec
+	21, // 1: autoglm.v1.SubmitRequest.files:type_name -> autoglm.v1.Upload
 	18, // 2: autoglm.v1.JobsReply.jobs:type_name -> autoglm.v1.Job
 	6,  // 3: autoglm.v1.SteerRequest.order:type_name -> autoglm.v1.Order
-	39, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
-	40, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
+	40, // 4: autoglm.v1.Order.config:type_name -> autoglm.v1.Order.ConfigEntry
+	41, // 5: autoglm.v1.Order.ranges:type_name -> autoglm.v1.Order.RangesEntry
 	7,  // 6: autoglm.v1.Order.brackets:type_name -> autoglm.v1.Bracket
-	41, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
-	50, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
-	50, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
-	50, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
-	50, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	42, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
-	22, // 13: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
-	20, // 14: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
-	32, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
-	31, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
-	19, // 17: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
-	50, // 18: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
-	21, // 19: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
-	24, // 20: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
-	25, // 21: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
-	43, // 22: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
-	26, // 23: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
-	27, // 24: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
-	44, // 25: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
-	29, // 26: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
-	23, // 27: autoglm.v1.Spec.compress:type_name -> autoglm.v1.Compress
-	45, // 28: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
-	46, // 29: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
-	47, // 30: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
-	30, // 31: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
-	33, // 32: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
-	33, // 33: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
-	48, // 34: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
-	34, // 35: autoglm.v1.Trial.cost:type_name -> autoglm.v1.Cost
-	51, // 36: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
-	51, // 37: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
-	18, // 38: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
-	36, // 39: autoglm.v1.Line.notice:type_name -> autoglm.v1.Notice
-	38, // 40: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
-	50, // 41: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
-	49, // 42: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
-	52, // 43: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
-	21, // 44: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
-	50, // 45: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
-	28, // 46: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
-	52, // 47: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
-	0,  // 48: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
-	2,  // 49: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
-	4,  // 50: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
-	8,  // 51: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
-	8,  // 52: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
-	4,  // 53: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
-	4,  // 54: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
-	5,  // 55: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
-	4,  // 56: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
-	10, // 57: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
-	11, // 58: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
-	12, // 59: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
-	13, // 60: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
-	15, // 61: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
-	1,  // 62: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
-	3,  // 63: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
-	18, // 64: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
-	35, // 65: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
-	35, // 66: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
-	9,  // 67: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
-	18, // 68: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
-	6,  // 69: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
-	17, // 70: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
-	37, // 71: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
-	17, // 72: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
-	17, // 73: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
-	14, // 74: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
-	16, // 75: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
-	62, // [62:76] is the sub-list for method output_type
-	48, // [48:62] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	42, // 7: autoglm.v1.FolderReply.files:type_name -> autoglm.v1.FolderReply.FilesEntry
+	51, // 8: autoglm.v1.Job.given:type_name -> google.protobuf.Timestamp
+	51, // 9: autoglm.v1.Job.submitted:type_name -> google.protobuf.Timestamp
+	51, // 10: autoglm.v1.Job.started:type_name -> google.protobuf.Timestamp
+	51, // 11: autoglm.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	43, // 12: autoglm.v1.Job.preempted:type_name -> autoglm.v1.Job.PreemptedEntry
+	23, // 13: autoglm.v1.Job.spec:type_name -> autoglm.v1.Spec
+	21, // 14: autoglm.v1.Job.files:type_name -> autoglm.v1.Upload
+	33, // 15: autoglm.v1.Job.leaderboard:type_name -> autoglm.v1.Leaderboard
+	32, // 16: autoglm.v1.Job.graph:type_name -> autoglm.v1.Stage
+	20, // 17: autoglm.v1.Job.lent:type_name -> autoglm.v1.Lent
+	19, // 18: autoglm.v1.Job.memory:type_name -> autoglm.v1.Memory
+	51, // 19: autoglm.v1.Lent.since:type_name -> google.protobuf.Timestamp
+	22, // 20: autoglm.v1.Upload.ref:type_name -> autoglm.v1.Ref
+	25, // 21: autoglm.v1.Spec.budget:type_name -> autoglm.v1.Budget
+	26, // 22: autoglm.v1.Spec.data:type_name -> autoglm.v1.Data
+	44, // 23: autoglm.v1.Spec.space:type_name -> autoglm.v1.Spec.SpaceEntry
+	27, // 24: autoglm.v1.Spec.placement:type_name -> autoglm.v1.Placement
+	28, // 25: autoglm.v1.Spec.constraints:type_name -> autoglm.v1.Constraints
+	45, // 26: autoglm.v1.Spec.stages:type_name -> autoglm.v1.Spec.StagesEntry
+	30, // 27: autoglm.v1.Spec.steps:type_name -> autoglm.v1.Step
+	24, // 28: autoglm.v1.Spec.compress:type_name -> autoglm.v1.Compress
+	46, // 29: autoglm.v1.Data.config:type_name -> autoglm.v1.Data.ConfigEntry
+	47, // 30: autoglm.v1.Data.columns:type_name -> autoglm.v1.Data.ColumnsEntry
+	48, // 31: autoglm.v1.Step.env:type_name -> autoglm.v1.Step.EnvEntry
+	31, // 32: autoglm.v1.Step.resources:type_name -> autoglm.v1.Resources
+	34, // 33: autoglm.v1.Leaderboard.trials:type_name -> autoglm.v1.Trial
+	34, // 34: autoglm.v1.Leaderboard.final:type_name -> autoglm.v1.Trial
+	49, // 35: autoglm.v1.Trial.config:type_name -> autoglm.v1.Trial.ConfigEntry
+	35, // 36: autoglm.v1.Trial.cost:type_name -> autoglm.v1.Cost
+	52, // 37: autoglm.v1.Line.event:type_name -> google.protobuf.Struct
+	52, // 38: autoglm.v1.Line.progress:type_name -> google.protobuf.Struct
+	18, // 39: autoglm.v1.Line.job:type_name -> autoglm.v1.Job
+	37, // 40: autoglm.v1.Line.notice:type_name -> autoglm.v1.Notice
+	39, // 41: autoglm.v1.NodesReply.nodes:type_name -> autoglm.v1.Node
+	51, // 42: autoglm.v1.Node.since:type_name -> google.protobuf.Timestamp
+	50, // 43: autoglm.v1.Node.labels:type_name -> autoglm.v1.Node.LabelsEntry
+	53, // 44: autoglm.v1.Order.ConfigEntry.value:type_name -> google.protobuf.Value
+	22, // 45: autoglm.v1.FolderReply.FilesEntry.value:type_name -> autoglm.v1.Ref
+	51, // 46: autoglm.v1.Job.PreemptedEntry.value:type_name -> google.protobuf.Timestamp
+	29, // 47: autoglm.v1.Spec.StagesEntry.value:type_name -> autoglm.v1.Limits
+	53, // 48: autoglm.v1.Trial.ConfigEntry.value:type_name -> google.protobuf.Value
+	0,  // 49: autoglm.v1.Control.Submit:input_type -> autoglm.v1.SubmitRequest
+	2,  // 50: autoglm.v1.Control.Jobs:input_type -> autoglm.v1.JobsRequest
+	4,  // 51: autoglm.v1.Control.Job:input_type -> autoglm.v1.JobRequest
+	8,  // 52: autoglm.v1.Control.Watch:input_type -> autoglm.v1.WatchRequest
+	8,  // 53: autoglm.v1.Control.Logs:input_type -> autoglm.v1.WatchRequest
+	4,  // 54: autoglm.v1.Control.Folder:input_type -> autoglm.v1.JobRequest
+	4,  // 55: autoglm.v1.Control.Cancel:input_type -> autoglm.v1.JobRequest
+	5,  // 56: autoglm.v1.Control.Steer:input_type -> autoglm.v1.SteerRequest
+	4,  // 57: autoglm.v1.Control.Remove:input_type -> autoglm.v1.JobRequest
+	10, // 58: autoglm.v1.Control.Nodes:input_type -> autoglm.v1.NodesRequest
+	11, // 59: autoglm.v1.Control.Drain:input_type -> autoglm.v1.DrainRequest
+	12, // 60: autoglm.v1.Control.RotateKeys:input_type -> autoglm.v1.RotateKeysRequest
+	13, // 61: autoglm.v1.Control.Revoke:input_type -> autoglm.v1.RevokeRequest
+	15, // 62: autoglm.v1.Control.Backup:input_type -> autoglm.v1.BackupRequest
+	1,  // 63: autoglm.v1.Control.Submit:output_type -> autoglm.v1.SubmitReply
+	3,  // 64: autoglm.v1.Control.Jobs:output_type -> autoglm.v1.JobsReply
+	18, // 65: autoglm.v1.Control.Job:output_type -> autoglm.v1.Job
+	36, // 66: autoglm.v1.Control.Watch:output_type -> autoglm.v1.Line
+	36, // 67: autoglm.v1.Control.Logs:output_type -> autoglm.v1.Line
+	9,  // 68: autoglm.v1.Control.Folder:output_type -> autoglm.v1.FolderReply
+	18, // 69: autoglm.v1.Control.Cancel:output_type -> autoglm.v1.Job
+	6,  // 70: autoglm.v1.Control.Steer:output_type -> autoglm.v1.Order
+	17, // 71: autoglm.v1.Control.Remove:output_type -> autoglm.v1.Empty
+	38, // 72: autoglm.v1.Control.Nodes:output_type -> autoglm.v1.NodesReply
+	17, // 73: autoglm.v1.Control.Drain:output_type -> autoglm.v1.Empty
+	17, // 74: autoglm.v1.Control.RotateKeys:output_type -> autoglm.v1.Empty
+	14, // 75: autoglm.v1.Control.Revoke:output_type -> autoglm.v1.RevokeReply
+	16, // 76: autoglm.v1.Control.Backup:output_type -> autoglm.v1.Chunk
+	63, // [63:77] is the sub-list for method output_type
+	49, // [49:63] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3833,13 +3915,14 @@ func file_control_proto_init() {
 	file_control_proto_msgTypes[36].OneofWrappers = []any{}
 	file_control_proto_msgTypes[37].OneofWrappers = []any{}
 	file_control_proto_msgTypes[38].OneofWrappers = []any{}
+	file_control_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/compress"
 	"github.com/open-autoglm/autoglm/runtime/data"
+	"github.com/open-autoglm/autoglm/runtime/token"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -27,6 +29,7 @@ type Compression struct {
 	// Files to measure on and to learn from; "" is the held-out and the training part of
 	// the build that left the bundle.
 	Data, Train string
+	Teacher     string // folder of a bundle, or of an ensemble, that teaches; "" is the bundle itself
 }
 
 // Compress compresses a bundle and says on what it was measured.
@@ -52,6 +55,11 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		}
 		defer d.Train.Close()
 	}
+	if c.Teacher != "" {
+		if d.Teachers, err = teachers(c.Teacher, b.Tokenizer); err != nil {
+			return rep, "", err
+		}
+	}
 	rep, err = compress.Run(ctx, onCPU{}, b, c.Out, c.Options, d, func(small *bundle.Bundle, rep compress.Report) error {
 		e.scored(rep.After.Score)
 		task := data.Task(e.Task)
@@ -66,10 +74,47 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 			return err
 		}
 		small.Eval = append(raw, '\n')
-		small.AppendCompression(compressionCard(c.Options, rep, e.Part))
+		small.AppendCompression(compressionCard(c, rep, e.Part))
 		return nil
 	})
 	return rep, e.Part, err
+}
+
+// teachers are the models of a bundle's or an ensemble's folder, which must have the same
+// tokenizer.
+func teachers(dir string, tok *token.Tokenizer) ([]compress.Teacher, error) {
+	var own *token.Tokenizer
+	var out []compress.Teacher
+	if IsEnsemble(dir) {
+		e, err := openEnsemble(dir)
+		if err != nil {
+			return nil, err
+		}
+		own = e.tokenizer
+		for _, m := range e.Members {
+			out = append(out, compress.Teacher{Arch: m.Arch, Params: m.params, Weight: m.Weight})
+		}
+	} else {
+		b, err := bundle.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		layout, size := b.Arch.Layout()
+		params := engine.Parameters(layout, make([]float32, size)) // a teacher learns nothing, and is not rounded either
+		if _, err := b.Params.CopyTo(params, len(layout)); err != nil {
+			return nil, err
+		}
+		own, out = b.Tokenizer, []compress.Teacher{{Arch: b.Arch, Params: params, Weight: 1}}
+	}
+	a, errA := tok.MarshalJSON()
+	b, errB := own.MarshalJSON()
+	if err := errors.Join(errA, errB); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(a, b) {
+		return nil, fmt.Errorf("%s has another tokenizer than the model: only one with the same tokens can teach it", dir)
+	}
+	return out, nil
 }
 
 // onCPU is the native engine, which compress learns and generates with.
@@ -90,8 +135,19 @@ func (s *site) compress(ctx context.Context) error {
 	if c == nil {
 		return actors.Final{Err: errors.New("the job asks for no compression")}
 	}
+	teacher := ""
+	if c.Teacher == "ensemble" {
+		switch e, err := ReadEnsemble(s.path(EnsembleDir)); {
+		case errors.Is(err, fs.ErrNotExist) || err == nil && len(e.Members) == 0:
+			s.notice("no vote was better than the model alone, so it is its own teacher")
+		case err != nil:
+			return err
+		default:
+			teacher = s.path(EnsembleDir)
+		}
+	}
 	rep, part, err := Compress(ctx, Compression{
-		Bundle: s.path("bundle"), Out: s.path("compressed"),
+		Teacher: teacher, Bundle: s.path("bundle"), Out: s.path("compressed"),
 		Options: compress.Options{
 			Weights: glm.Weights(c.Weights), MaxLoss: c.Loss(), Threads: s.cores(),
 			Change: compress.Change{Prune: c.Prune, Sparsity: c.Sparsity, Student: c.Student, Recover: c.Recover.D(), RecoverSteps: c.Steps(), Seed: s.spec.Seed},
@@ -147,9 +203,13 @@ func (c Compression) corpus(ctx context.Context, b *bundle.Bundle, file, part, f
 
 // compressionCard is what a model card says of a compression: nothing of the clock, so
 // that the same compression gives the same bytes.
-func compressionCard(o compress.Options, rep compress.Report, part string) string {
+func compressionCard(c Compression, rep compress.Report, part string) string {
+	words := c.Options.Words()
+	if c.Teacher != "" {
+		words = append(words, "taught by "+filepath.Base(c.Teacher))
+	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "## Compression\n\n%s. Measured on %s:\n\n| | before | after |\n| --- | --- | --- |\n", strings.Join(o.Words(), "; "), part)
+	fmt.Fprintf(&s, "## Compression\n\n%s. Measured on %s:\n\n| | before | after |\n| --- | --- | --- |\n", strings.Join(words, "; "), part)
 	for _, r := range CompressionRows(rep) {
 		if r[0] == timeRow {
 			continue

@@ -40,6 +40,8 @@ type Ensemble struct {
 	// final model alone.
 	Valid   train.Comparison  `json:"validation"`
 	HeldOut *train.Comparison `json:"held_out,omitempty"`
+
+	tokenizer *token.Tokenizer // of one that openEnsemble read
 }
 
 // Member is a model of an Ensemble.
@@ -214,27 +216,16 @@ func ReadEnsemble(dir string) (Ensemble, error) {
 // EvaluateFile does a bundle. It has no metric of the task: that would need answers, and
 // an ensemble gives probabilities alone.
 func EvaluateEnsemble(ctx context.Context, dir, path string) (Evaluation, error) {
-	e, err := ReadEnsemble(dir)
+	e, err := openEnsemble(dir)
 	if err != nil {
 		return Evaluation{}, err
-	}
-	if len(e.Members) == 0 {
-		return Evaluation{}, fmt.Errorf("%s: no vote was better than the final model: score that one, %s", dir, filepath.Join(filepath.Dir(dir), "bundle"))
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "tokenizer.json"))
-	if err != nil {
-		return Evaluation{}, err
-	}
-	tok, err := token.Parse(b)
-	if err != nil {
-		return Evaluation{}, fmt.Errorf("%s: %w", filepath.Join(dir, "tokenizer.json"), err)
 	}
 	tmp, err := os.MkdirTemp("", "autoglm-eval-")
 	if err != nil {
 		return Evaluation{}, err
 	}
 	defer os.RemoveAll(tmp)
-	out, c, _, err := layFile(ctx, tok, path, tmp)
+	out, c, _, err := layFile(ctx, e.tokenizer, path, tmp)
 	if err != nil {
 		return out, err
 	}
@@ -243,9 +234,6 @@ func EvaluateEnsemble(ctx context.Context, dir, path string) (Evaluation, error)
 	var weights []float64
 	for i := range e.Members {
 		m := &e.Members[i]
-		if m.params, err = readWeights(filepath.Join(dir, m.Weights)); err != nil {
-			return out, err
-		}
 		scores, err := tokenScores(ctx, m, c, evalThreads())
 		if err != nil {
 			return out, fmt.Errorf("%s: %w", m.Model, err)
@@ -259,6 +247,32 @@ func EvaluateEnsemble(ctx context.Context, dir, path string) (Evaluation, error)
 	}
 	out.scored(score)
 	return out, nil
+}
+
+// openEnsemble reads an ensemble with its members' weights and their tokenizer.
+func openEnsemble(dir string) (Ensemble, error) {
+	e, err := ReadEnsemble(dir)
+	if err != nil {
+		return e, err
+	}
+	if len(e.Members) == 0 {
+		return e, fmt.Errorf("%s: no vote was better than the final model: take that one, %s", dir, filepath.Join(filepath.Dir(dir), "bundle"))
+	}
+	path := filepath.Join(dir, "tokenizer.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return e, err
+	}
+	if e.tokenizer, err = token.Parse(b); err != nil {
+		return e, fmt.Errorf("%s: %w", path, err)
+	}
+	for i := range e.Members {
+		m := &e.Members[i]
+		if m.params, err = readWeights(filepath.Join(dir, m.Weights)); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
 }
 
 func readWeights(path string) (_ engine.StateDict, err error) {

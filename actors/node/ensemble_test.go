@@ -10,8 +10,11 @@ import (
 
 	"github.com/open-autoglm/autoglm/actors/actorstest"
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/compress"
 	"github.com/open-autoglm/autoglm/runtime/journal"
 	"github.com/open-autoglm/autoglm/runtime/search"
+	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
@@ -93,6 +96,29 @@ func TestEnsemble(t *testing.T) {
 	}
 	if again := vote(); again.Valid != e.Valid || *again.HeldOut != *e.HeldOut {
 		t.Errorf("again %+v, first %+v", again, e)
+	}
+
+	// The vote teaches a student.
+	pupil := Compression{
+		Bundle: filepath.Join(dir, "bundle"), Out: filepath.Join(t.TempDir(), "pupil"), Teacher: votes,
+		Options: compress.Options{MaxLoss: 10, Change: compress.Change{Student: compress.Auto, RecoverSteps: 2}},
+	}
+	if rep, _, err := Compress(t.Context(), pupil); err != nil || rep.Steps != 2 {
+		t.Errorf("taught by the vote: %+v, %v", rep, err)
+	}
+	small, err := bundle.Open(pupil.Out)
+	if err != nil || !strings.Contains(small.Card.Compression, "; taught by ensemble. Measured") {
+		t.Errorf("the card is %+v, %v", small.Card, err)
+	}
+	stranger := filepath.Join(t.TempDir(), "stranger")
+	other := *small
+	other.Tokenizer = tokentest.Tiny(t, 320)
+	if err := bundle.Write(stranger, &other); err != nil {
+		t.Fatal(err)
+	}
+	pupil.Teacher = stranger
+	if _, _, err := Compress(t.Context(), pupil); err == nil || !strings.Contains(err.Error(), "another tokenizer") {
+		t.Errorf("taught by a stranger: %v", err)
 	}
 
 	// Where a trial's best is kept it is that which votes; one that a user stopped does not.

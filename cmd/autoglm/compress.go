@@ -49,6 +49,7 @@ the compressed-tensors package) load it.`,
 		Example: `  autoglm compress run1/bundle --int8 --out run1/small
   autoglm compress run1/bundle --prune 0.3 --recover 2m --int8 --out run1/pruned
   autoglm compress run1/bundle --distil --recover 5m --max-loss 5% --out run1/student
+  autoglm compress run1/bundle --distil --teacher run1/ensemble --int8 --out run1/pupil
   autoglm compress downloaded --int4 --data heldout.txt --out small`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -69,6 +70,9 @@ the compressed-tensors package) load it.`,
 			}
 			if ch.Student != "" && !distil {
 				return usageError{errors.New("--student is of --distil; give both")}
+			}
+			if o.Teacher != "" && ch.Prune == 0 && ch.Sparsity == 0 && !distil {
+				return usageError{errors.New("--teacher has nobody to teach; give --distil, --prune or --sparsity too")}
 			}
 			if (ch.Prune != 0 || ch.Sparsity != 0 || distil) && ch.RecoverSteps == 0 && !c.Flags().Changed("recover") {
 				ch.Recover = defaultRecovery
@@ -119,6 +123,7 @@ the compressed-tensors package) load it.`,
 	fl.Float64Var(&o.Options.Sparsity, "sparsity", 0, "share of each matrix's weights to set to 0")
 	fl.BoolVar(&distil, "distil", false, "train a student")
 	fl.StringVar(&o.Options.Student, "student", "", "the student's shape: auto (the default)")
+	fl.StringVar(&o.Teacher, "teacher", "", "`DIR` of the bundle, or of a build's ensemble, whose logits are learnt from in place of the model's own")
 	fl.DurationVar(&o.Options.Recover, "recover", 0, "how long to learn after pruning or for a student (default "+defaultRecovery.String()+")")
 	fl.IntVar(&o.Options.RecoverSteps, "recover-steps", 0, "how many steps to learn, in place of a time: the same steps give the same model")
 	fl.StringVar(&maxLoss, "max-loss", "1%", "how much worse the held-out score may get")

@@ -13,11 +13,10 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
-	"github.com/open-autoglm/autoglm/runtime/train"
 )
 
-// Change takes parts of a model away and has the rest learn, from the whole model beside
-// the text, to do without.
+// Change takes parts of a model away and has the rest learn, from the whole model, or a
+// vote of several, beside the text, to do without.
 type Change struct {
 	Prune    float64 // share of the feed-forward blocks' channels, the least important ones; 0 ≤ p < 1
 	Sparsity float64 // share of each matrix's weights that become 0, the smallest ones; 0 ≤ s < 1
@@ -88,8 +87,8 @@ const (
 func sequences(a glm.Arch) int { return max(1, min(batchTokens, 1<<25/a.Vocab)/a.Context) }
 
 // apply changes a bundle and says how many steps the rest has learnt.
-func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, corpus *train.Corpus, threads int) (steps int, err error) {
-	if corpus == nil {
+func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, d Data, threads int) (steps int, err error) {
+	if d.Train == nil {
 		return 0, errors.New("compress: a recovery needs text to learn from")
 	}
 	whole, err := floats(b)
@@ -106,13 +105,13 @@ func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, corpus *t
 		ffn = min(ffn, channels(a.FFN, 1-c.Prune))
 	}
 	if layers < a.Layers || ffn < a.FFN {
-		worth, err := importance(ctx, e, a, params, newReader(corpus, a.Context, c.Seed), threads)
+		worth, err := importance(ctx, e, a, params, newReader(d.Train, a.Context, c.Seed), threads)
 		if err != nil {
 			return 0, err
 		}
 		a, params = shrink(a, params, worth, layers, ffn)
 	}
-	r := recovery{engine: e, change: c, arch: a, corpus: corpus, threads: threads}
+	r := recovery{engine: e, change: c, arch: a, data: d, threads: threads}
 	if params, steps, err = r.learn(ctx, params, b.Arch, whole); err != nil {
 		return steps, fmt.Errorf("compress: recovery: %w", err)
 	}

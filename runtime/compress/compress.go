@@ -26,6 +26,9 @@ type Options struct {
 type Data struct {
 	Held  *train.Corpus
 	Train *train.Corpus // needed for a Change
+	// Teachers vote, and the vote is learnt from in place of the whole model's own logits;
+	// none where it alone teaches. Its hidden states teach in any case.
+	Teachers []Teacher
 }
 
 // Measure is what a model costs and how well it does.
@@ -112,7 +115,7 @@ func Run(ctx context.Context, e Engine, b *bundle.Bundle, out string, o Options,
 	}
 	small := *b
 	if o.changes() {
-		if rep.Steps, err = o.Change.apply(ctx, e, &small, d.Train, o.Threads); err != nil {
+		if rep.Steps, err = o.Change.apply(ctx, e, &small, d, o.Threads); err != nil {
 			return rep, err
 		}
 	}

@@ -161,6 +161,73 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A vote's logits give the mean of the probabilities, and a student learns from them.
+func TestTeachers(t *testing.T) {
+	b, d := learnt(t, tiny)
+	short := tiny
+	short.Context, short.Layers = 16, 1
+	other, _ := learnt(t, short)
+	d.Teachers = []Teacher{{b.Arch, b.Params, 3}, {short, other.Params, 1}}
+	const n = 2
+	v, err := assemble(onCPU{}, d.Teachers, tiny, 1, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.close()
+	batch := newReader(d.Train, tiny.Context, 3).batch(n)
+	got, err := v.outputs(batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := func(tc Teacher, in []int32, of int) []float32 { // of the last token
+		m, err := onCPU{}.Model(tc.Arch, 1, 1, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := m.Load(tc.Params); err != nil {
+			t.Fatal(err)
+		}
+		logits, _, err := m.Outputs(engine.Batch{B: 1, T: len(in), Inputs: in, Targets: in, Norm: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]float32, of)
+		mix(p, logits[len(logits)-of:], 1)
+		return p
+	}
+	last := batch.Inputs[tiny.Context : 2*tiny.Context]
+	whole, part := alone(d.Teachers[0], last, tiny.Vocab), alone(d.Teachers[1], last[16:], tiny.Vocab)
+	for i, l := range got[len(got)-tiny.Vocab:] {
+		if want := 0.75*float64(whole[i]) + 0.25*float64(part[i]); math.Abs(math.Exp(float64(l))-want) > 1e-6 {
+			t.Fatalf("token %d has %g, want %g", i, math.Exp(float64(l)), want)
+		}
+	}
+	o := Options{MaxLoss: 1e3, Change: Change{Student: Auto, RecoverSteps: 12}}
+	taught := func(d Data) float64 {
+		rep, err := Run(t.Context(), onCPU{}, b, filepath.Join(t.TempDir(), "small"), o, d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rep.After.Score.BitsPerByte()
+	}
+	vote := taught(d)
+	d.Teachers = nil
+	if self := taught(d); vote == self {
+		t.Errorf("%v bits with a vote and without", vote)
+	}
+	for want, tc := range map[string]Teacher{
+		"knows 300 tokens": {glm.Arch{Vocab: 300, Dim: 32, Layers: 1, Heads: 2, KVHeads: 1, FFN: 96, Context: 32}, nil, 1},
+		"no multiple":      {glm.Arch{Vocab: 320, Dim: 32, Layers: 1, Heads: 2, KVHeads: 1, FFN: 96, Context: 20}, nil, 1},
+		"weight 0":         {tiny, b.Params, 0},
+	} {
+		d.Teachers = []Teacher{tc}
+		if _, err := Run(t.Context(), onCPU{}, b, filepath.Join(t.TempDir(), "small"), o, d, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
 func TestRunRefuses(t *testing.T) {
 	b, d := learnt(t, tiny)
 	out := filepath.Join(t.TempDir(), "small")

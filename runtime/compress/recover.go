@@ -38,7 +38,7 @@ type recovery struct {
 	engine  Engine
 	change  Change
 	arch    glm.Arch
-	corpus  *train.Corpus
+	data    Data
 	threads int
 }
 
@@ -60,6 +60,11 @@ func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch 
 	if err := teacher.Load(whole); err != nil {
 		return nil, 0, err
 	}
+	several, err := assemble(r.engine, r.data.Teachers, wholeArch, r.threads, n)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer several.close()
 	layout, size := a.Layout()
 	own := engine.Parameters(layout, make([]float32, size))
 	if _, err := params.CopyTo(own, len(layout)); err != nil {
@@ -71,7 +76,7 @@ func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch 
 		return nil, 0, err
 	}
 	learnt := engine.Parameters(layout, m.Params())
-	read := newReader(r.corpus, a.Context, r.change.Seed+1)
+	read := newReader(r.data.Train, a.Context, r.change.Seed+1)
 	begin := time.Now()
 	step := 0
 	for ; ; step++ {
@@ -86,6 +91,11 @@ func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch 
 		t := engine.Teacher{Weight: softWeight, Temperature: temperature, HiddenLoss: hiddenLoss}
 		if t.Logits, t.Hidden, err = teacher.Outputs(b); err != nil {
 			return nil, step, err
+		}
+		if len(several.models) > 0 {
+			if t.Logits, err = several.outputs(b); err != nil {
+				return nil, step, err
+			}
 		}
 		if _, err := m.BackwardTaught(b, t, nil); err != nil {
 			return nil, step, err

@@ -7,6 +7,7 @@ type Compress struct {
 	Prune        float64  `json:"prune,omitempty"`         // share of the feed-forward channels to take away
 	Sparsity     float64  `json:"sparsity,omitempty"`      // share of each matrix's weights to set to 0
 	Student      string   `json:"student,omitempty"`       // auto: a student with half the work for a token
+	Teacher      string   `json:"teacher,omitempty"`       // whose logits are learnt from, one of Teachers
 	Recover      Duration `json:"recover,omitempty"`       // how long to learn after those; on top of the budget
 	RecoverSteps int      `json:"recover_steps,omitempty"` // or how many steps, which gives the same bytes each time
 	MaxLoss      *float64 `json:"max_loss,omitempty"`      // how much worse the held-out score may get, a share of it
@@ -14,6 +15,10 @@ type Compress struct {
 
 // CompressedWeights lists what compress.weights may say.
 func CompressedWeights() []string { return []string{"int8", "int4"} }
+
+// Teachers lists what compress.teacher may say: the model itself, or the build's ensemble,
+// where a vote was better than the model alone.
+func Teachers() []string { return []string{"bundle", "ensemble"} }
 
 // Defaults of Compress.
 const (
@@ -52,6 +57,10 @@ func (c Compress) validate() error {
 		return fieldError("compress.sparsity", "%v is not 0 or more and less than 1", c.Sparsity)
 	case c.Student != "" && c.Student != "auto":
 		return fieldError("compress.student", "%q is not auto", c.Student)
+	case c.Teacher != "" && !contains(Teachers(), c.Teacher):
+		return fieldError("compress.teacher", "%q is not one of bundle, ensemble%s", c.Teacher, didYouMean(c.Teacher, Teachers()))
+	case c.Teacher != "" && !c.Learns():
+		return fieldError("compress.teacher", "has nobody to teach; give prune, sparsity or student")
 	case c.RecoverSteps < 0:
 		return fieldError("compress.recover_steps", "%d is negative", c.RecoverSteps)
 	case !c.Learns() && (c.Recover != 0 || c.RecoverSteps != 0):

@@ -1744,6 +1744,7 @@ type Compress struct {
 	Recover       *string                `protobuf:"bytes,5,opt,name=recover,proto3,oneof" json:"recover,omitempty"`
 	RecoverSteps  *int32                 `protobuf:"varint,6,opt,name=recover_steps,json=recoverSteps,proto3,oneof" json:"recover_steps,omitempty"`
 	MaxLoss       *float64               `protobuf:"fixed64,7,opt,name=max_loss,json=maxLoss,proto3,oneof" json:"max_loss,omitempty"`
+	Teacher       *string                `protobuf:"bytes,8,opt,name=teacher,proto3,oneof" json:"teacher,omitempty"` // bundle or ensemble
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1825,6 +1826,13 @@ func (x *Compress) GetMaxLoss() float64 {
 		return *x.MaxLoss
 	}
 	return 0
+}
+
+func (x *Compress) GetTeacher() string {
+	if x != nil && x.Teacher != nil {
+		return *x.Teacher
+	}
+	return ""
 }
 
 type Budget struct {
@@ -3444,7 +3452,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_averagingB\v\n" +
 	"\t_ensembleB\r\n" +
-	"\v_grow_final\"\xc7\x02\n" +
+	"\v_grow_final\"\xf2\x02\n" +
 	"\bCompress\x12\x1d\n" +
 	"\aweights\x18\x01 \x01(\tH\x00R\aweights\x88\x01\x01\x12\x19\n" +
 	"\x05prune\x18\x02 \x01(\x01H\x01R\x05prune\x88\x01\x01\x12\x1f\n" +
@@ -3452,7 +3460,8 @@ const file_control_proto_rawDesc = "" +
 	"\astudent\x18\x04 \x01(\tH\x03R\astudent\x88\x01\x01\x12\x1d\n" +
 	"\arecover\x18\x05 \x01(\tH\x04R\arecover\x88\x01\x01\x12(\n" +
 	"\rrecover_steps\x18\x06 \x01(\x05H\x05R\frecoverSteps\x88\x01\x01\x12\x1e\n" +
-	"\bmax_loss\x18\a \x01(\x01H\x06R\amaxLoss\x88\x01\x01B\n" +
+	"\bmax_loss\x18\a \x01(\x01H\x06R\amaxLoss\x88\x01\x01\x12\x1d\n" +
+	"\ateacher\x18\b \x01(\tH\aR\ateacher\x88\x01\x01B\n" +
 	"\n" +
 	"\b_weightsB\b\n" +
 	"\x06_pruneB\v\n" +
@@ -3462,7 +3471,9 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\b_recoverB\x10\n" +
 	"\x0e_recover_stepsB\v\n" +
-	"\t_max_loss\"\x8b\x01\n" +
+	"\t_max_lossB\n" +
+	"\n" +
+	"\b_teacher\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +
 	"wall_clock\x18\x01 \x01(\tH\x00R\twallClock\x88\x01\x01\x12\x1b\n" +

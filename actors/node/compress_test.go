@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"github.com/open-autoglm/autoglm/actors/actorstest"
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/compress"
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
+	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
 // A job that asks for it leaves a smaller bundle beside its own, scored on the held-out
@@ -22,10 +24,20 @@ func TestCompressStage(t *testing.T) {
 	file := actorstest.Corpus(t, t.TempDir())
 	spec := tinySpec(file)
 	loss := 0.05
-	spec.Compress = &job.Compress{Weights: "int8", MaxLoss: &loss}
+	spec.Compress = &job.Compress{Weights: "int8", Search: true, MaxLoss: &loss}
 	dir := filepath.Join(t.TempDir(), "run")
-	if err := build(t, Options{Dir: dir, Spec: spec}); err != nil {
+	o := Options{Dir: dir, Spec: spec}
+	var st *journal.State
+	o.Events.Journal = func(_ journal.Event, s *journal.State) { st = s }
+	if err := build(t, o); err != nil {
 		t.Fatal(err)
+	}
+	s := newSite(dir, spec, &crew{threads: 1, devices: make([]device.Device, 1)})
+	if task, err := s.Task(*st, &st.Decisions[0]); err != nil || task.Weights != glm.Int8 {
+		t.Errorf("trials are scored with weights %q, %v", task.Weights, err)
+	}
+	if task, err := s.Task(*st, nil); err != nil || task.Weights != "" {
+		t.Errorf("the final training with %q, %v", task.Weights, err)
 	}
 	whole, err := bundle.Open(filepath.Join(dir, "bundle"))
 	if err != nil {

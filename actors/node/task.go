@@ -127,6 +127,9 @@ func (s *site) Task(st journal.State, d *search.Decision) (train.Task, error) {
 		}
 		t.Segment = segment(p, t.Config, train.State{}, d.Resource, p.CoolOf(*d))
 		t.EvalTokens = trialEval
+		if c := s.spec.Compress; c != nil && c.Search {
+			t.Weights = glm.Weights(c.Weights)
+		}
 		if p.Unit == search.Seconds {
 			t.EvalTokens = min(100_000, int64(2000*d.Resource)+4000)
 		}

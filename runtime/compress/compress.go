@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/serve"
@@ -120,8 +121,8 @@ func Run(ctx context.Context, e Engine, b *bundle.Bundle, out string, o Options,
 		}
 	}
 	if o.Weights != "" {
-		if small.Params, err = Round(small.Arch, small.Params, o.Weights); err != nil {
-			return rep, err
+		if small.Params, err = engine.Round(small.Arch, small.Params, o.Weights); err != nil {
+			return rep, fmt.Errorf("compress: %w", err)
 		}
 	}
 	if rep.After, err = measure(ctx, e, filepath.Join(tmp, "after"), &small, o.Threads, d.Held); err != nil {

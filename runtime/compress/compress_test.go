@@ -260,7 +260,7 @@ func TestRunRefuses(t *testing.T) {
 	odd := tiny
 	odd.FFN = 100
 	layout, size := odd.Layout()
-	if _, err := Round(odd, engine.Parameters(layout, make([]float32, size)), glm.Int4); err == nil || !strings.Contains(err.Error(), "down_proj") {
+	if _, err := engine.Round(odd, engine.Parameters(layout, make([]float32, size)), glm.Int4); err == nil || !strings.Contains(err.Error(), "down_proj") {
 		t.Errorf("rows of 100 values: %v", err)
 	}
 }
@@ -268,11 +268,11 @@ func TestRunRefuses(t *testing.T) {
 // A compressed bundle is not rounded once more.
 func TestRoundTwice(t *testing.T) {
 	b, _ := learnt(t, tiny)
-	once, err := Round(b.Arch, b.Params, glm.Int4)
+	once, err := engine.Round(b.Arch, b.Params, glm.Int4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	twice, err := Round(b.Arch, once, glm.Int4)
+	twice, err := engine.Round(b.Arch, once, glm.Int4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ type Compress struct {
 	Teacher      string   `json:"teacher,omitempty"`       // whose logits are learnt from, one of Teachers
 	Recover      Duration `json:"recover,omitempty"`       // how long to learn after those; on top of the budget
 	RecoverSteps int      `json:"recover_steps,omitempty"` // or how many steps, which gives the same bytes each time
+	Search       bool     `json:"search,omitempty"`        // trials are compared by the scores of their rounded weights
 	MaxLoss      *float64 `json:"max_loss,omitempty"`      // how much worse the held-out score may get, a share of it
 }
 
@@ -61,6 +62,8 @@ func (c Compress) validate() error {
 		return fieldError("compress.teacher", "%q is not one of bundle, ensemble%s", c.Teacher, didYouMean(c.Teacher, Teachers()))
 	case c.Teacher != "" && !c.Learns():
 		return fieldError("compress.teacher", "has nobody to teach; give prune, sparsity or student")
+	case c.Search && c.Weights == "":
+		return fieldError("compress.search", "compares trials by their rounded weights; give weights")
 	case c.RecoverSteps < 0:
 		return fieldError("compress.recover_steps", "%d is negative", c.RecoverSteps)
 	case !c.Learns() && (c.Recover != 0 || c.RecoverSteps != 0):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/search"
 )
 
@@ -100,5 +102,34 @@ func TestRuleStopsATrial(t *testing.T) {
 	final.Dir, final.From, final.Final, final.Segment, final.EvalEvery = filepath.Join(dir, "final"), filepath.Join(dir, "whole", "checkpoint"), true, Segment{Steps: 80, DecayFrom: 70}, 10
 	if rep, err = Execute(t.Context(), final, env()); err != nil || rep.State.Curve != nil {
 		t.Fatalf("%+v, %v", rep, err)
+	}
+}
+
+// Scores of rounded weights are others, and the training goes on as it was: also where
+// the optimiser is divided among ranks.
+func TestRoundedScores(t *testing.T) {
+	dir, tok := corpora(t, 2)
+	for _, world := range []int{1, 2} {
+		run := func(name string, w glm.Weights) (Report, string) {
+			t.Helper()
+			task := tinyTask(dir, tok)
+			task.Dir, task.Weights, task.Zero = filepath.Join(dir, name), w, world-1
+			task.Segment, task.Stop, task.Resource, task.CurvePoints, task.SampleTokens = Segment{Steps: 40, DecayFrom: 30}, &search.Rule{Kind: search.MedianRule, Horizon: 300}, 400, 3, 500
+			reps, errs := ranks(t, task, world)
+			if err := errors.Join(errs...); err != nil {
+				t.Fatal(err)
+			}
+			return reps[0], checkpointBytes(t, filepath.Join(task.Dir, "checkpoint"))
+		}
+		plain, want := run(fmt.Sprintf("plain%d", world), "")
+		for _, w := range []glm.Weights{glm.Int8, glm.Int4} {
+			got, model := run(fmt.Sprintf("%s%d", w, world), w)
+			if got.Bits == plain.Bits || math.Abs(got.Bits-plain.Bits) > 0.2 || got.State.Curve[0].Score == plain.State.Curve[0].Score {
+				t.Errorf("%d ranks, %s: %v bits, %v as it is", world, w, got.Bits, plain.Bits)
+			}
+			if model != want {
+				t.Errorf("%d ranks, %s: another checkpoint", world, w)
+			}
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/ddp"
 	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 	"github.com/open-autoglm/autoglm/runtime/search"
 )
@@ -71,6 +72,10 @@ type Run struct {
 	Stop         *search.Rule
 	Marks        []Mark
 	SampleTokens int64
+
+	// Weights, where given, are what scores are of: the model with weights rounded to so
+	// few bits, as a bundle of it would be compressed. It trains on as it is.
+	Weights glm.Weights
 
 	// Balance gives each rank as many of a step's sequences as its measured speed
 	// is worth, so that a slow device does not hold up a fast one. The global batch
@@ -314,12 +319,37 @@ func (r *Run) hyper(share float64) engine.Hyper {
 }
 
 // Validate scores a sample of the validation part, shared out over the ranks.
-func (r *Run) Validate(tokens int64) (Score, error) {
+func (r *Run) Validate(tokens int64) (_ Score, err error) {
+	if r.Weights != "" {
+		whole, err := r.round()
+		if err != nil {
+			return Score{}, err
+		}
+		defer func() { err = errors.Join(err, r.Model.Load(whole)) }()
+	}
 	s, err := Sample(r.Model, r.Valid, r.Config.Arch.Context, r.microBatch(), tokens, r.ByteLen, Share{Rank: r.Rank, World: r.World})
 	if err != nil || r.World <= 1 {
 		return s, err
 	}
 	return s, r.join(&s)
+}
+
+// round rounds the model's weights, and returns its state before.
+func (r *Run) round() (engine.StateDict, error) {
+	held, err := r.state()
+	if err != nil {
+		return nil, err
+	}
+	whole := make(engine.StateDict, len(held)) // the model's memory is overwritten
+	for i, t := range held {
+		t.Data = slices.Clone(t.Data)
+		whole[i] = t
+	}
+	small, err := engine.Round(r.Config.Arch, Parameters(whole), r.Weights)
+	if err != nil {
+		return nil, err
+	}
+	return whole, r.Model.Load(append(small, whole[len(small):]...))
 }
 
 // join sums a score over the ranks.

@@ -62,6 +62,7 @@ type Task struct {
 	// measured on SampleTokens at CurvePoints places of the flat part. Resource is what
 	// the segment's end counts for in the rule's measure.
 	Stop         *search.Rule `msgpack:"stop"`
+	Weights      glm.Weights  `msgpack:"weights"` // see Run
 	Resource     float64      `msgpack:"resource"`
 	CurvePoints  int          `msgpack:"curve_points"`
 	SampleTokens int64        `msgpack:"sample_tokens"`
@@ -144,7 +145,7 @@ func Execute(ctx context.Context, t Task, env Env) (rep Report, err error) {
 	r := Run{
 		Model: m, Config: t.Config, Train: corpus, Valid: valid, Rank: env.Rank, World: env.World, Ring: env.Ring, Clock: env.Clock,
 		ByteLen: func(id int32) int { return t.ByteLens[id] }, EvalTokens: t.EvalTokens,
-		Balance: t.Balance, Rejoin: env.Rejoin, Regroup: env.Regroup, Compression: t.Compression, average: avg,
+		Balance: t.Balance, Rejoin: env.Rejoin, Regroup: env.Regroup, Compression: t.Compression, average: avg, Weights: t.Weights,
 	}
 	defer func() {
 		err = errors.Join(err, r.Close(err))

@@ -1,9 +1,8 @@
-package compress
+package engine
 
 import (
 	"fmt"
 
-	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 )
@@ -11,13 +10,13 @@ import (
 // Round gives parameters the bits of a kind of weights, as a bundle stores them: the
 // matrices and an untied head as blocks; the embedding, which transformers takes as
 // floats alone, in half precision. A decoder rounds that to 8 bits when it is made.
-func Round(a glm.Arch, params engine.StateDict, kind glm.Weights) (engine.StateDict, error) {
+func Round(a glm.Arch, params StateDict, kind glm.Weights) (StateDict, error) {
 	layout, _ := a.Layout()
 	given, err := params.Pick(layout)
 	if err != nil {
 		return nil, err
 	}
-	var out engine.StateDict
+	var out StateDict
 	for i, t := range given {
 		switch role := layout[i].Role; role {
 		case glm.Norm:
@@ -30,7 +29,7 @@ func Round(a glm.Arch, params engine.StateDict, kind glm.Weights) (engine.StateD
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("compress: tensor %s: %w", t.Name, err)
+			return nil, fmt.Errorf("tensor %s: %w", t.Name, err)
 		}
 		out = append(out, t)
 	}
@@ -39,7 +38,7 @@ func Round(a glm.Arch, params engine.StateDict, kind glm.Weights) (engine.StateD
 
 // blocks rounds a tensor to 8 bits, in groups as large as let scales take little room,
 // or to 4, where a group has to be small for its values to be near each other.
-func blocks(t engine.Tensor, bits int) (engine.Tensor, error) {
+func blocks(t Tensor, bits int) (Tensor, error) {
 	rows, cols := t.Shape[0], t.Shape[1]
 	group := kernel.BlockLen
 	if cols%group != 0 {
@@ -51,10 +50,10 @@ func blocks(t engine.Tensor, bits int) (engine.Tensor, error) {
 		}
 	}
 	b, err := kernel.RoundBlocks(bits, group, rows, cols, t.Floats())
-	return engine.Tensor{Name: t.Name, Shape: t.Shape, Blocks: b}, err
+	return Tensor{Name: t.Name, Shape: t.Shape, Blocks: b}, err
 }
 
-func halves(t engine.Tensor) (engine.Tensor, error) {
+func halves(t Tensor) (Tensor, error) {
 	x := make([]float32, len(t.Data))
 	for i, v := range t.Floats() {
 		x[i] = kernel.FromHalf(kernel.ToHalf(v))

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -53,9 +52,13 @@ type row struct {
 }
 
 func (r row) print(w io.Writer) {
-	var others []string
+	says := "%s\t%s %s"
+	args := []any{r.Name, r.Ours, r.Unit}
 	for _, name := range slices.Sorted(maps.Keys(r.Others)) {
-		others = append(others, fmt.Sprintf("%s %.4g (%.4g)", name, r.Others[name].Value, r.Others[name].CPU))
+		says, args = says+"; %s %s", append(args, name, r.Others[name])
+	}
+	if len(r.Others) > 0 && r.CPURatio > 0 {
+		says, args = says+": ratio %.3g (%.3g)", append(args, r.Ratio, r.CPURatio)
 	}
 	sign, verdict := "≥", "holds"
 	if r.AtMost {
@@ -64,8 +67,15 @@ func (r row) print(w io.Writer) {
 	if !r.Holds {
 		verdict = "SHORT"
 	}
-	fmt.Fprintf(w, "%-34s %9.4g (%.4g) %s; %s: ratio %.3g (%.3g), wanted %s %g: %s\n",
-		r.Name, r.Ours.Value, r.Ours.CPU, r.Unit, strings.Join(others, ", "), r.Ratio, r.CPURatio, sign, r.Wanted, verdict)
+	fmt.Fprintf(w, says+", wanted %s %g: %s\n", append(args, sign, r.Wanted, verdict)...)
+}
+
+// String is the value, and in brackets the same of the processor's seconds.
+func (f figure) String() string {
+	if f.CPU == 0 {
+		return fmt.Sprintf("%.4g", f.Value)
+	}
+	return fmt.Sprintf("%.4g (%.4g)", f.Value, f.CPU)
 }
 
 // sample is what one generation took, seconds.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -21,10 +22,15 @@ const (
 
 // loads is what clients saw.
 type loads struct {
-	answered, other, silent int // silent: refused without Retry-After
-	refusals, healths       []float64
-	err                     error // of the last that failed
-	before, after           memory
+	answered, other, silent int       // silent: refused without Retry-After
+	refusals                []float64 // milliseconds
+	err                     error     // of the last that failed
+}
+
+func (l *loads) add(o loads) {
+	l.answered, l.other, l.silent = l.answered+o.answered, l.other+o.other, l.silent+o.silent
+	l.refusals = append(l.refusals, o.refusals...)
+	l.err = cmp.Or(o.err, l.err)
 }
 
 // memory is what the process holds, MB.
@@ -92,20 +98,28 @@ func (s *session) overload(ctx context.Context) ([]row, error) {
 		return nil, fmt.Errorf("not one request was answered in %s", s.o.load)
 	}
 
-	loaded, end := context.WithTimeout(ctx, s.o.load)
-	defer end()
+	// The first quarter is until all is as large as it gets.
 	var all loads
-	var wg sync.WaitGroup
-	before := m.memory()
-	wg.Go(func() { all = m.load(loaded, clients, time.Duration(clients/(2*capacity)*float64(time.Second))) })
-	healths, err := m.healths(loaded)
-	wg.Wait()
-	if err != nil {
-		return nil, err
-	}
-	after := m.memory()
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	var healths []float64
+	var before, after memory
+	every := time.Duration(clients / (2 * capacity) * float64(time.Second))
+	for _, part := range []struct {
+		long time.Duration
+		then *memory
+	}{{s.o.load / 4, &before}, {s.o.load * 3 / 4, &after}} {
+		loaded, end := context.WithTimeout(ctx, part.long)
+		var got loads
+		var wg sync.WaitGroup
+		wg.Go(func() { got = m.load(loaded, clients, every) })
+		took, err := m.healths(loaded)
+		wg.Wait()
+		end()
+		if err = cmp.Or(err, ctx.Err()); err != nil {
+			return nil, err
+		}
+		all.add(got)
+		healths = append(healths, took...)
+		*part.then = m.memory()
 	}
 	fmt.Fprintf(os.Stderr, "%.1f requests a second are answered; of twice that in %s %d were answered, %d refused, %d neither (%v)\n",
 		capacity, s.o.load, all.answered, len(all.refusals), all.other, all.err)

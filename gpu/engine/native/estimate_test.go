@@ -71,7 +71,7 @@ func TestDecodingBytes(t *testing.T) {
 				var seqs []int
 				for s := range o.MaxSeqs {
 					seqs = append(seqs, s)
-					if _, err := d.Prefill(s, []int32{1}); err != nil {
+					if _, err := d.Prefill(s, make([]int32, a.Context-1)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -103,11 +103,11 @@ func TestDecodingBytes(t *testing.T) {
 					held(l.glu)
 					held(l.down)
 				}
-				for _, c := range d.caches {
-					n += len(c.k) + len(c.v)
+				for _, p := range d.pages.all {
+					n += len(p.data)
 				}
 				for _, w := range d.worker {
-					n += len(w.x) + len(w.n) + len(w.qkv) + len(w.att) + len(w.glu) + len(w.act) + len(w.scores) + len(w.want) + len(w.logits) + len(w.product.work)
+					n += len(w.x) + len(w.n) + len(w.qkv) + len(w.att) + len(w.glu) + len(w.act) + len(w.scores) + len(w.sums) + len(w.want) + len(w.logits) + len(w.product.work)
 					bytes += len(w.product.records)
 				}
 				if got, want := a.DecodingBytes(kind, o.MaxSeqs, o.Threads), 4*int64(n)+int64(bytes); got != want {

@@ -217,22 +217,6 @@ func sumOf(acc bool) sum {
 	return fresh
 }
 
-// GemmMore goes on with sums: C[M,N] = C + A·B, of which each element is what one product
-// over the rows of B before these and these gives, to the bit, where GemmPacked gave C from
-// those. N is whole panels, and all rows together are at most SumRows. B is packed as for
-// GemmPacked.
-func GemmMore(m, n, k int, a []float32, lda int, packed []float32, rows int, c []float32, ldc int) {
-	_, width := shape()
-	if m <= 0 || n <= 0 || k <= 0 {
-		return
-	}
-	if n%width != 0 || k > SumRows {
-		panic("kernel: GemmMore of half a panel, or of too many rows")
-	}
-	_, _, _ = c[(m-1)*ldc+n-1], packed[(n/width-1)*rows*width+k*width-1], a[(m-1)*lda+k-1]
-	tiles(false, m, n, k, a, lda, 1, packed, rows, c, ldc, goOn)
-}
-
 // tiles multiplies a block of A by packed panels, tile by tile; of floats, or of
 // pairs, of which k then counts the rows. The caller has checked the bounds.
 func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32, rows int, c []float32, ldc int, to sum) {

@@ -116,34 +116,6 @@ func TestGemm(t *testing.T) {
 	})
 }
 
-// A product whose rows come in parts has the bits of the whole.
-func TestGemmMore(t *testing.T) {
-	levels(t, func(t *testing.T) {
-		r := rand.New(rand.NewPCG(3, 4))
-		_, width := shape()
-		for m := 1; m <= 30; m++ {
-			n, k := width*(1+m%3), 1+m*17%SumRows
-			a, b := random(r, m*(k+1)), random(r, k*n)
-			whole, parts := make([]float32, m*(n+2)), make([]float32, m*(n+2))
-			packed := make([]float32, PackedLen(n, k))
-			Pack(packed, NN, n, k, b, n)
-			GemmPacked(false, m, n, k, a, k+1, packed, k, whole, n+2, false)
-			for from, to := 0, 0; from < k; from = to {
-				to = min(k, from+1+r.IntN(40))
-				Pack(packed, NN, n, to-from, b[from*n:], n)
-				if from == 0 {
-					GemmPacked(false, m, n, to, a, k+1, packed, to, parts, n+2, false)
-				} else {
-					GemmMore(m, n, to-from, a[from:], k+1, packed, to-from, parts, n+2)
-				}
-			}
-			if !slices.Equal(bits(whole), bits(parts)) {
-				t.Fatalf("%d×%d×%d in parts has other bits than whole", m, n, k)
-			}
-		}
-	})
-}
-
 func TestGemmBF16(t *testing.T) {
 	var cases []dims
 	for i := 1; i <= 40; i++ {

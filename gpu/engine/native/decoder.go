@@ -23,10 +23,6 @@ type DecoderOptions struct {
 // prefillRows is the most tokens of one sequence computed at once.
 const prefillRows = glm.PrefillRows
 
-// attendBlock is over how many tokens values are summed at once, page by page; sums of
-// blocks are added up.
-const attendBlock = kernel.SumRows
-
 // Decoder generates with a cache of keys and values, which lie in pages (kv.go). Its weights are packed once,
 // as the products read them (weights.go). It implements engine.Decoder and is owned by one
 // goroutine.
@@ -79,7 +75,7 @@ type decodeWorker struct {
 	glu      []float32 // [rows, 2F]
 	act      []float32 // [rows, F]
 	scores   []float32 // [rows, Context]
-	sums     []float32 // [rows, D] in whole panels: a block of a head's values
+	sums     []float32 // [rows, D] in whole panels: a head's values of some pages
 	want     []float32 // [rows, C] normed rows whose logits are wanted
 	logits   []float32 // [rows, V]
 	outs     []int
@@ -395,10 +391,8 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 	c := rows[0].cache
 	for h := range H {
 		kv := layer*K + h/(H/K)
-		for at := 0; at < n; at += pageLen {
-			keys, _ := d.part(c.pages[at/pageLen], kv)
-			kernel.GemmPacked(false, len(rows), min(pageLen, n-at), D, qkv[h*D:], Q, keys, D, w.scores[at:], n, false)
-		}
+		keys, values := d.part(kv)
+		kernel.GemmColumns(len(rows), n, D, qkv[h*D:], Q, c.data, keys, w.scores, n)
 		for i, r := range rows {
 			p := w.scores[i*n : (i+1)*n]
 			own := p[:r.pos+1]
@@ -406,31 +400,8 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 			kernel.Scale(own, 1/sum)
 			clear(p[r.pos+1:])
 		}
-		d.mix(w, c, kv, len(rows), n, out[h*D:])
-	}
-}
-
-// mix sums the values of n tokens of a head by w.scores [rows, n]. Neither blocks nor pages
-// depend on n, so that a sum has the same bits whatever rows are computed beside it.
-func (d *Decoder) mix(w *decodeWorker, c *cache, kv, rows, n int, out []float32) {
-	C, D := d.arch.Dim, d.arch.HeadDim()
-	wide := kernel.PackedLen(D, 1)
-	for from := 0; from < n; from += attendBlock {
-		for at := from; at < min(from+attendBlock, n); at += pageLen {
-			_, values := d.part(c.pages[at/pageLen], kv)
-			if k := min(pageLen, n-at); at == from {
-				kernel.GemmPacked(false, rows, wide, k, w.scores[at:], n, values, pageLen, w.sums, wide, false)
-			} else {
-				kernel.GemmMore(rows, wide, k, w.scores[at:], n, values, pageLen, w.sums, wide)
-			}
-		}
-		for i := range rows {
-			to, sums := out[i*C:i*C+D], w.sums[i*wide:i*wide+D]
-			if from == 0 {
-				copy(to, sums)
-			} else {
-				kernel.Add(to, sums)
-			}
-		}
+		// In sums that don't depend on n, so that a row has the same bits whatever rows are
+		// computed beside it.
+		kernel.GemmRows(len(rows), D, n, w.scores, n, c.data, values, out[h*D:], C, w.sums)
 	}
 }

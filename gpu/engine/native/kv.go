@@ -18,6 +18,7 @@ const pageLen = glm.PageTokens
 // Invariant: n tokens are in ⌈n/pageLen⌉ pages.
 type cache struct {
 	pages []engine.KVPage
+	data  [][]float32 // of the pages
 	n     int
 }
 
@@ -78,7 +79,7 @@ func (p *pages) cut(c *cache, n int) {
 	for _, id := range c.pages[need:] {
 		p.leave(id)
 	}
-	c.pages, c.n = c.pages[:need], n
+	c.pages, c.data, c.n = c.pages[:need], c.data[:need], n
 }
 
 // extend gives a sequence the pages for n tokens more. The page that is written next is
@@ -90,7 +91,7 @@ func (p *pages) extend(c *cache, n int) error {
 			p.cut(c, c.n)
 			return err
 		}
-		c.pages = append(c.pages, id)
+		c.add(id, p)
 	}
 	last := c.n / pageLen
 	if c.n%pageLen == 0 || p.all[c.pages[last]].seqs == 1 && p.all[c.pages[last]].kept == 0 {
@@ -103,8 +104,12 @@ func (p *pages) extend(c *cache, n int) error {
 	}
 	copy(p.all[id].data, p.all[c.pages[last]].data)
 	p.leave(c.pages[last])
-	c.pages[last] = id
+	c.pages[last], c.data[last] = id, p.all[id].data
 	return nil
+}
+
+func (c *cache) add(id engine.KVPage, p *pages) {
+	c.pages, c.data = append(c.pages, id), append(c.data, p.all[id].data)
 }
 
 // newPages is the memory for so many bytes, or, with 0, for full contexts.
@@ -121,25 +126,25 @@ func newPages(a glm.Arch, seqs int, bytes int64) (pages, error) {
 	return pages{floats: floats, most: int(most)}, nil
 }
 
-// part is where the keys and the values of a layer's key/value head lie in a page.
-func (d *Decoder) part(id engine.KVPage, head int) (keys, values []float32) {
+// part is where the keys and the values of a layer's key/value head begin in a page.
+func (d *Decoder) part(head int) (keys, values int) {
 	D := d.arch.HeadDim()
 	k, v := pageLen*D, kernel.PackedLen(D, pageLen)
-	part := d.pages.all[id].data[head*(k+v) : (head+1)*(k+v)]
-	return part[:k], part[k:]
+	return head * (k + v), head*(k+v) + k
 }
 
 // remember stores a token's keys and values, kv = [2·K·D].
 func (d *Decoder) remember(layer int, r row, kv []float32) {
 	K, D := d.arch.KVHeads, d.arch.HeadDim()
 	width := kernel.PackedLen(1, 1)
-	id, at := r.cache.pages[r.pos/pageLen], r.pos%pageLen
+	page, at := r.cache.data[r.pos/pageLen], r.pos%pageLen
 	for h := range K {
-		keys, values := d.part(id, layer*K+h)
-		keys = keys[at/width*width*D+at%width:]
+		k, v := d.part(layer*K + h)
+		keys := page[k+at/width*width*D+at%width:]
 		for i, v := range kv[h*D : (h+1)*D] {
 			keys[i*width] = v
 		}
+		values := page[v:]
 		for i := 0; i < D; i += width {
 			copy(values[i*pageLen+at*width:], kv[(K+h)*D+i:(K+h)*D+min(i+width, D)])
 		}
@@ -176,7 +181,8 @@ func (d *Decoder) UseKV(seq int, id engine.KVPage) error {
 		return err
 	}
 	d.pages.share(id)
-	c.pages, c.n = append(c.pages, id), c.n+pageLen
+	c.add(id, &d.pages)
+	c.n += pageLen
 	return nil
 }
 

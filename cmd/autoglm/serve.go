@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -207,11 +208,14 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	defer signal.Stop(again)
 	counts := metrics.New()
 	hub := serve.NewHub(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
-		b, err := bundle.Open(dir)
-		if err != nil {
-			return nil, nil, err
+		var dec *native.Decoder
+		b, err := bundle.Use(dir, func(b *bundle.Bundle) (err error) {
+			dec, err = native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
+			return err
+		})
+		if err != nil && dec != nil {
+			err = errors.Join(err, dec.Close())
 		}
-		dec, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
 		return b, dec, err
 	}, sched, counts.Events)
 	counts.Watch(hub)
@@ -287,6 +291,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	if f.ready != nil {
 		f.ready(ln.Addr().String(), rpcAddr)
 	}
+	debug.FreeOSMemory() // what converting weights took
 	for {
 		select {
 		case <-ctx.Done():

@@ -21,8 +21,8 @@ func (a Arch) PageBytes() int64 {
 }
 
 // DecodingBytes is the memory that the native decoder allocates to generate seqs
-// sequences at once: parameters (of float32 their packed copy too), keys and values of
-// full contexts, and each thread's scratch.
+// sequences at once: parameters, packed, keys and values of full contexts, and each
+// thread's scratch.
 func (a Arch) DecodingBytes(w Weights, seqs, threads int) int64 {
 	C, D, F, T, V := a.Dim, a.HeadDim(), a.FFN, a.Context, a.Vocab
 	cache := int64((T+PageTokens-1)/PageTokens) * a.PageBytes()

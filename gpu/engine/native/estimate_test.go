@@ -86,16 +86,12 @@ func TestDecodingBytes(t *testing.T) {
 					}
 				}
 				held(d.head)
-				if kind == glm.F32Weights {
-					n += size // embedding and norms lie in the parameters
-				} else {
-					n += len(d.norm)
-					for _, l := range d.layers {
-						n += len(l.norm1) + len(l.norm2)
-					}
-					if !a.Tied {
-						held(weights{narrow: d.embed.narrow, n: a.Vocab, k: a.Dim})
-					}
+				n += len(d.norm) + len(d.embed.floats)
+				for _, l := range d.layers {
+					n += len(l.norm1) + len(l.norm2)
+				}
+				if !a.Tied {
+					held(d.embed.packed)
 				}
 				for _, l := range d.layers {
 					held(l.qkv)

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/open-autoglm/autoglm/bench/peer"
 	"github.com/open-autoglm/autoglm/bench/stat"
 	"github.com/open-autoglm/autoglm/gpu/ring"
 )
@@ -280,7 +281,7 @@ func findPeers(names []string) (out []system, done func(), err error) {
 			done()
 		}
 	}()
-	source, err := peerFile("allreduce_mpi.c")
+	source, err := peer.Script("allreduce_mpi.c")
 	if err != nil {
 		return nil, done, err
 	}
@@ -300,7 +301,7 @@ func findPeers(names []string) (out []system, done func(), err error) {
 			}
 			s.run = func(c config) (map[int]float64, error) { return mpi(name, built[family], c) }
 		case "gloo":
-			script, err := peerFile("allreduce_gloo.py")
+			script, err := peer.Script("allreduce_gloo.py")
 			if err != nil {
 				return nil, done, err
 			}
@@ -317,24 +318,6 @@ func findPeers(names []string) (out []system, done func(), err error) {
 		out = append(out, s)
 	}
 	return out, done, nil
-}
-
-// peerFile finds a peer's program from wherever the bench is run in the module.
-func peerFile(name string) (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		path := filepath.Join(dir, "bench", "peers", name)
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("bench/peers/%s is not there: run this inside the module", name)
-		}
-		dir = filepath.Dir(dir)
-	}
 }
 
 // compilers of each family, by preference.

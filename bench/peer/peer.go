@@ -106,6 +106,19 @@ func First(dims []space.Dimension, c space.Config) map[string]any {
 	return out
 }
 
+// Script is the path of a program in bench/peers, from the repository's root or a folder in it.
+func Script(name string) (string, error) {
+	for dir := "."; ; dir = filepath.Join(dir, "..") {
+		p := filepath.Join(dir, "bench", "peers", name)
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+		if abs, err := filepath.Abs(dir); err != nil || abs == filepath.Dir(abs) {
+			return "", fmt.Errorf("bench/peers/%s not found; run inside the repository", name)
+		}
+	}
+}
+
 // Driver is a running program that answers a line for a line.
 type Driver struct {
 	cmd   *exec.Cmd
@@ -144,25 +157,35 @@ func Start(cmd *exec.Cmd) (*Driver, error) {
 // Call asks a question and waits for its answer.
 func (d *Driver) Call(question map[string]any) (Answer, error) {
 	var a Answer
-	b, err := json.Marshal(question)
-	if err != nil {
+	if err := d.Ask(question, &a); err != nil {
 		return a, err
-	}
-	begin := time.Now()
-	if _, err := d.in.Write(append(b, '\n')); err != nil {
-		return a, fmt.Errorf("%w: %s", err, last(d.said.String()))
-	}
-	if !d.lines.Scan() {
-		return a, fmt.Errorf("it ended: %s", last(d.said.String()))
-	}
-	d.Took += time.Since(begin)
-	if err := json.Unmarshal(d.lines.Bytes(), &a); err != nil {
-		return a, fmt.Errorf("its answer %q: %w", d.lines.Text(), err)
 	}
 	if a.Error != "" {
 		return a, fmt.Errorf("%s", a.Error)
 	}
 	return a, nil
+}
+
+// Ask writes a question, unless that is nil, and reads a line into answer.
+func (d *Driver) Ask(question, answer any) error {
+	begin := time.Now()
+	if question != nil {
+		b, err := json.Marshal(question)
+		if err != nil {
+			return err
+		}
+		if _, err := d.in.Write(append(b, '\n')); err != nil {
+			return fmt.Errorf("%w: %s", err, last(d.said.String()))
+		}
+	}
+	if !d.lines.Scan() {
+		return fmt.Errorf("it ended: %s", last(d.said.String()))
+	}
+	d.Took += time.Since(begin)
+	if err := json.Unmarshal(d.lines.Bytes(), answer); err != nil {
+		return fmt.Errorf("its answer %q: %w", d.lines.Text(), err)
+	}
+	return nil
 }
 
 // Close lets the program end.

@@ -8,8 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 
+	peers "github.com/open-autoglm/autoglm/bench/peer"
 	"github.com/open-autoglm/autoglm/bench/stat"
 )
 
@@ -43,7 +43,7 @@ func (c *config) startPeer(mode string) (*peer, error) {
 	if python == "" {
 		return nil, fmt.Errorf("-peers %s needs AUTOGLM_PYTHON, a Python interpreter with PyTorch (.ci/peers makes one); -peers none goes without", mode)
 	}
-	script, err := peerScript()
+	script, err := peers.Script("step_torch.py")
 	if err != nil {
 		return nil, err
 	}
@@ -115,17 +115,4 @@ func (p *peer) report() peerReport {
 func (p *peer) close() {
 	p.in.Close()
 	p.cmd.Wait() //nolint:errcheck // its answers are all read
-}
-
-// peerScript finds the script from the repository's root or from a folder in it.
-func peerScript() (string, error) {
-	for dir := "."; ; dir = filepath.Join(dir, "..") {
-		p := filepath.Join(dir, "bench", "peers", "step_torch.py")
-		if _, err := os.Stat(p); err == nil {
-			return p, nil
-		}
-		if abs, err := filepath.Abs(dir); err != nil || abs == filepath.Dir(abs) {
-			return "", errors.New("bench/peers/step_torch.py not found; run inside the repository")
-		}
-	}
 }

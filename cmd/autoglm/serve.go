@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,17 +34,18 @@ import (
 
 // serveFlags are those of autoglm serve.
 type serveFlags struct {
-	listen, grpc    string
-	keys            string
-	cert, key       string
-	insecure        bool
-	canary          []string
-	threads         int
-	slots, queue    int
-	prefix, maxBody byteSize
-	grace, timeout  time.Duration
-	origins         []string
-	ready           func(web, rpc string) // told once requests are taken
+	listen, grpc   string
+	keys           string
+	cert, key      string
+	insecure       bool
+	canary         []string
+	threads        int
+	slots, queue   int
+	kv, prefix     byteSize
+	maxBody        byteSize
+	grace, timeout time.Duration
+	origins        []string
+	ready          func(web, rpc string) // told once requests are taken
 }
 
 func (f *serveFlags) add(c *cobra.Command) {
@@ -60,7 +62,8 @@ func (f *serveFlags) add(c *cobra.Command) {
 	fl.IntVar(&f.slots, "slots", cfg.Slots, "texts that a model generates together")
 	fl.IntVar(&f.queue, "queue", cfg.Queue, "requests that may wait for each model; more are refused with 429")
 	f.prefix, f.maxBody = byteSize(cfg.Prefix), 4<<20
-	fl.Var(&f.prefix, "prefix-cache", "`SIZE` of keys and values of earlier prompts to keep for each model; 0 is none")
+	fl.Var(&f.kv, "kv-cache", "most memory of each model's keys and values, a `SIZE`; requests wait for theirs (default what full contexts in all slots take)")
+	fl.Var(&f.prefix, "prefix-cache", "`SIZE` of those to keep of earlier prompts, while nothing needs it; 0 is none")
 	fl.Var(&f.maxBody, "max-body", "largest `SIZE` of a request")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long a request may take, waiting included")
 	fl.DurationVar(&f.grace, "grace", 30*time.Second, "how long texts may go on after SIGTERM")
@@ -205,11 +208,14 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	defer signal.Stop(again)
 	counts := metrics.New()
 	hub := serve.NewHub(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
-		b, err := bundle.Open(dir)
-		if err != nil {
-			return nil, nil, err
+		var dec *native.Decoder
+		b, err := bundle.Use(dir, func(b *bundle.Bundle) (err error) {
+			dec, err = native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
+			return err
+		})
+		if err != nil && dec != nil {
+			err = errors.Join(err, dec.Close())
 		}
-		dec, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs})
 		return b, dec, err
 	}, sched, counts.Events)
 	counts.Watch(hub)
@@ -285,6 +291,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	if f.ready != nil {
 		f.ready(ln.Addr().String(), rpcAddr)
 	}
+	debug.FreeOSMemory() // what converting weights took
 	for {
 		select {
 		case <-ctx.Done():

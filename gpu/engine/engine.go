@@ -101,19 +101,34 @@ type Decoder interface {
 	Close() error
 }
 
-// KVCache is a Decoder whose keys and values can be copied out of a sequence and into
-// another one that begins with the same tokens, block by block. What is copied has the
-// bits that computing it again would give.
+// KVCache is a Decoder whose keys and values lie in pages, which sequences that begin
+// with the same tokens share. A page that is shared, or kept, is not written: what would be
+// is copied first.
 type KVCache interface {
-	KVBlock() int  // tokens of a block
-	KVFloats() int // floats of a block
-	// SaveKV copies the block that begins at token from, a multiple of KVBlock, of a
-	// sequence that holds it whole.
-	SaveKV(seq, from int, dst []float32) error
-	// LoadKV appends a block to a (new or known) sequence that holds whole blocks.
-	LoadKV(seq int, src []float32) error
+	KV() KVState
+	// KeepKV keeps the page that begins at token from, a multiple of KVState.Tokens, of a
+	// sequence that holds it whole, whatever becomes of the sequence, until it was released
+	// as often as it was kept.
+	KeepKV(seq, from int) (KVPage, error)
+	// UseKV appends a page that is kept to a (new or known) sequence that holds whole ones.
+	UseKV(seq int, p KVPage) error
+	// ReleaseKV takes one KeepKV back. A page that nobody keeps is free when no sequence
+	// has it.
+	ReleaseKV(p KVPage)
 	// Trim forgets all but the first n tokens of a sequence.
 	Trim(seq, n int)
+}
+
+// KVPage is the number of a page.
+type KVPage int
+
+// KVState is how the pages fare.
+type KVState struct {
+	Tokens int   // of a page
+	Bytes  int64 // of a page
+	Pages  int   // that there are at most
+	Free   int   // that nobody has, and which nobody keeps
+	Held   int   // that sequences have
 }
 
 // Embedder is a Decoder that gives its hidden states.

@@ -10,15 +10,25 @@ import (
 // PrefillRows is the most tokens of a prompt that a decoder on the CPU computes at once.
 const PrefillRows = 64
 
+// PageTokens is how many tokens' keys and values a decoder on the CPU keeps in one page:
+// whole panels of a product, at every level.
+const PageTokens = kernel.PanelWidth
+
+// PageBytes is the memory of a page.
+func (a Arch) PageBytes() int64 {
+	D := a.HeadDim()
+	return int64(4 * a.Layers * a.KVHeads * (PageTokens*D + kernel.PackedLen(D, PageTokens)))
+}
+
 // DecodingBytes is the memory that the native decoder allocates to generate seqs
-// sequences at once: parameters (of float32 their packed copy too), keys and values of
-// full contexts, and each thread's scratch.
+// sequences at once: parameters, packed, keys and values of full contexts, and each
+// thread's scratch.
 func (a Arch) DecodingBytes(w Weights, seqs, threads int) int64 {
 	C, D, F, T, V := a.Dim, a.HeadDim(), a.FFN, a.Context, a.Vocab
-	cache := a.Layers * a.KVHeads * (kernel.PackedLen(T, D) + kernel.PackedLen(D, T))
-	scratch := PrefillRows * (5*C + 2*a.KVDim() + 3*F + T + V)
-	n := T*D + max(1, seqs)*(cache+V) + max(1, threads)*scratch
-	return 4*int64(n) + a.weightBytes(w) + int64(max(1, threads))*a.productBytes(w)
+	cache := int64((T+PageTokens-1)/PageTokens) * a.PageBytes()
+	scratch := PrefillRows * (5*C + 2*a.KVDim() + 3*F + T + V + kernel.PackedLen(D, 1))
+	n := T*D + max(1, seqs)*V + max(1, threads)*scratch
+	return 4*int64(n) + int64(max(1, seqs))*cache + a.weightBytes(w) + int64(max(1, threads))*a.productBytes(w)
 }
 
 // TokenWork is how many parameters and cached values a generated token reads, in the

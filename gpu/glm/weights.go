@@ -69,15 +69,18 @@ func (w Weights) RoundsActivations() bool { return w == Int8 || w == Int4 }
 // weightBytes is the memory of a decoder's parameters.
 func (a Arch) weightBytes(w Weights) int64 {
 	layer, head := a.products()
-	if w == F32Weights { // the parameters, and their packed copy
-		_, n := a.Layout()
-		n += kernel.PackedLen(head[0], head[1])
+	norms := (2*a.Layers + 1) * a.Dim
+	if w == F32Weights {
+		n := norms + kernel.PackedLen(head[0], head[1])
+		if !a.Tied {
+			n += a.Vocab * a.Dim // the embedding, as it is
+		}
 		for _, p := range layer {
 			n += a.Layers * kernel.PackedLen(p[0], p[1])
 		}
 		return 4 * int64(n)
 	}
-	bytes := 4 * (2*a.Layers + 1) * a.Dim
+	bytes := 4 * norms
 	heads := 1
 	if !a.Tied {
 		heads = 2

@@ -344,7 +344,7 @@ func GemmPairs(transA bool, m, n, k int, left, right []float32, rows int, c []fl
 		}
 		_ = a[(mn-1)*rsa+(pairs-1)*csa]
 		for k0 := 0; k0 < pairs; k0 += kb {
-			tiles(true, mn, n, min(kb, pairs-k0), a[k0*csa:], rsa, csa, right[k0*width:], stored, c[m0*ldc:], ldc, acc || k0 > 0)
+			tiles(true, mn, n, min(kb, pairs-k0), a[k0*csa:], rsa, csa, right[k0*width:], stored, c[m0*ldc:], ldc, sumOf(acc || k0 > 0))
 		}
 	}
 }

@@ -204,7 +204,13 @@ func NarrowBlocks(parts ...*Blocks) *Narrow {
 			for i := range blocks {
 				p.scale[(j/PanelWidth*blocks+i)*PanelWidth+j%PanelWidth] = b.Scale[r*blocks+i]
 			}
-			for c, v := range b.Q[r*b.Cols : (r+1)*b.Cols] {
+			row := b.Q[r*b.Cols : (r+1)*b.Cols]
+			done := 0
+			if p.Bits == 8 {
+				done = p.packBytes(j, row)
+			}
+			for c, v := range row[done:] {
+				c += done
 				at, shift := p.at(j, c)
 				if p.Bits == 8 {
 					p.q[at] = byte(int(v) + 128)
@@ -216,6 +222,19 @@ func NarrowBlocks(parts ...*Blocks) *Narrow {
 		}
 	}
 	return p
+}
+
+// packBytes packs a row's whole blocks, which are B's column j, and returns how many values
+// those have.
+func (p *Narrow) packBytes(j int, row []int8) int {
+	whole := len(row) / BlockLen * BlockLen
+	at := j/PanelWidth*blocksOf(p.K)*PanelWidth*BlockLen + j%PanelWidth*4
+	for c := 0; c < whole; c += 4 {
+		to, from := p.q[at:at+4], row[c:c+4]
+		to[0], to[1], to[2], to[3] = byte(from[0])^128, byte(from[1])^128, byte(from[2])^128, byte(from[3])^128
+		at += 4 * PanelWidth
+	}
+	return whole
 }
 
 // blockBytes is the length of a panel's block.

@@ -16,6 +16,9 @@ const (
 	blockN = 256 // of N: columns packed at once
 	blockM = 384 // of M: rows of A that stay in the second-level cache beside them
 
+	// SumRows is over how many rows of B an element of a product is one sum.
+	SumRows = blockK
+
 	// WorkLen is the length of the workspace of Gemm and of GemmBF16: a packed
 	// block of B and a block of A.
 	WorkLen = pairK*pairN + pairM*(pairK+16)
@@ -194,18 +197,30 @@ func macro(transA bool, m, n, k int, a []float32, lda int, panels []float32, row
 			rsa = gather(scratch, mn, k, block, lda)
 			block = scratch
 		}
-		tiles(false, mn, n, k, block, rsa, csa, panels, rows, c[m0*ldc:], ldc, acc)
+		tiles(false, mn, n, k, block, rsa, csa, panels, rows, c[m0*ldc:], ldc, sumOf(acc))
 	}
+}
+
+// sum says what a tile does with what C holds.
+type sum int
+
+const (
+	fresh sum = iota // C is written
+	added            // the product is added to C
+	goOn             // each element's sum begins with C's; of whole panels
+)
+
+func sumOf(acc bool) sum {
+	if acc {
+		return added
+	}
+	return fresh
 }
 
 // tiles multiplies a block of A by packed panels, tile by tile; of floats, or of
 // pairs, of which k then counts the rows. The caller has checked the bounds.
-func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32, rows int, c []float32, ldc int, acc bool) {
+func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32, rows int, c []float32, ldc int, to sum) {
 	mr, width := shape()
-	flag := 0
-	if acc {
-		flag = 1
-	}
 	count := (m + mr - 1) / mr
 	for j0 := 0; j0 < n; j0 += width {
 		w := min(width, n-j0)
@@ -217,13 +232,13 @@ func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32,
 			out, from := c[i*ldc+j0:], a[i*rsa:]
 			switch {
 			case pairs && hasPairs():
-				tilePairs(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
+				tilePairs(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, int(to))
 			case pairs:
-				tilePairsGeneric(r, out, from, panel, rsa, csa, ldc, k, w, acc)
+				tilePairsGeneric(r, out, from, panel, rsa, csa, ldc, k, w, to == added)
 			case level == generic:
-				tileGeneric(r, out, from, panel, rsa, csa, ldc, k, w, acc)
+				tileGeneric(r, out, from, panel, rsa, csa, ldc, k, w, to)
 			default:
-				tile(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, flag)
+				tile(r, &out[0], &from[0], &panel[0], 4*rsa, 4*csa, 4*ldc, k, w, int(to))
 			}
 			i += r
 		}
@@ -231,24 +246,27 @@ func tiles(pairs bool, m, n, k int, a []float32, rsa, csa int, panels []float32,
 }
 
 // tileGeneric is the reference of the assembly tiles.
-func tileGeneric(mr int, c, a, b []float32, rsa, csa, ldc, k, n int, acc bool) {
+func tileGeneric(mr int, c, a, b []float32, rsa, csa, ldc, k, n int, to sum) {
 	_, width := shape()
-	var sum [16]float32
+	var sums [16]float32
 	for i := range mr {
-		clear(sum[:])
+		clear(sums[:])
+		if to == goOn {
+			copy(sums[:], c[i*ldc:i*ldc+n])
+		}
 		for p := range k {
 			x := a[i*rsa+p*csa]
 			row := b[p*width : p*width+width]
 			for j := range row {
-				sum[j] += x * row[j]
+				sums[j] += x * row[j]
 			}
 		}
 		out := c[i*ldc : i*ldc+n]
 		for j := range out {
-			if acc {
-				out[j] += sum[j]
+			if to == added {
+				out[j] += sums[j]
 			} else {
-				out[j] = sum[j]
+				out[j] = sums[j]
 			}
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,14 +21,17 @@ import (
 // memory; weights of 8 and 4 bits stay so. Params come in the order of Arch.Layout. The
 // Card is that of card.json; where there is none, the text of README.md is kept as it is.
 func Open(dir string) (*Bundle, error) {
-	b, err := open(dir)
+	b, err := open(dir, readFile)
 	if err != nil {
 		return nil, fmt.Errorf("open bundle %s: %w", dir, err)
 	}
 	return b, nil
 }
 
-func open(dir string) (*Bundle, error) {
+// opener gives a file of weights.
+type opener func(dir, name string) (tensors, error)
+
+func open(dir string, file opener) (*Bundle, error) {
 	data, err := os.ReadFile(filepath.Join(dir, ConfigFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no %s: not a bundle (a build writes it to OUT/bundle)", ConfigFile)
@@ -67,7 +69,7 @@ func open(dir string) (*Bundle, error) {
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
-	tensors, err := readWeights(dir)
+	tensors, err := readWeights(dir, file)
 	if err != nil {
 		return nil, err
 	}
@@ -137,13 +139,13 @@ func chatTemplate(dir string) (string, error) {
 }
 
 // readWeights reads model.safetensors, or the shards that its index names.
-func readWeights(dir string) (engine.StateDict, error) {
+func readWeights(dir string, file opener) (engine.StateDict, error) {
 	index, err := optional(dir, WeightsIndexFile)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, WeightsFile)); err == nil || index == nil {
-		return readWeightsFile(dir, WeightsFile)
+		return readWeightsFile(dir, WeightsFile, file)
 	}
 	var f struct {
 		WeightMap map[string]string `json:"weight_map"`
@@ -157,7 +159,7 @@ func readWeights(dir string) (engine.StateDict, error) {
 		if name != filepath.Base(name) || !strings.HasSuffix(name, ".safetensors") {
 			return nil, fmt.Errorf("%s: %q is not the name of a shard in this folder", WeightsIndexFile, name)
 		}
-		part, err := readWeightsFile(dir, name)
+		part, err := readWeightsFile(dir, name, file)
 		if err != nil {
 			return nil, err
 		}
@@ -171,21 +173,33 @@ func readWeights(dir string) (engine.StateDict, error) {
 	return all, nil
 }
 
-func readWeightsFile(dir, name string) (engine.StateDict, error) {
-	f, err := os.Open(filepath.Join(dir, name))
+func readWeightsFile(dir, name string, file opener) (engine.StateDict, error) {
+	f, err := file(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
+	if f.Closer != nil {
+		defer func() { _ = f.Close() }()
 	}
-	tensors, err := ReadSafetensors(f, info.Size())
+	out, err := f.read()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return tensors, nil
+	return out, nil
+}
+
+// readFile opens a file of weights to be read.
+func readFile(dir, name string) (tensors, error) {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return tensors{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return tensors{}, err
+	}
+	return tensors{ReaderAt: f, Closer: f, size: info.Size()}, nil
 }
 
 const headName = "lm_head.weight"
@@ -221,7 +235,7 @@ func arrange(a glm.Arch, tensors engine.StateDict) (engine.StateDict, error) {
 			return nil, fmt.Errorf("tensor %q has shape %v (%d values), the config needs %v", p.Name, t.Shape, len(t.Data), p.Shape)
 		}
 		for i, v := range t.Data {
-			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			if v-v != 0 { // of what is not finite that is NaN
 				return nil, fmt.Errorf("tensor %q is %g at %d: the weights are damaged or training diverged", p.Name, v, i)
 			}
 		}

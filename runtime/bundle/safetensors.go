@@ -222,7 +222,19 @@ func WeightsBytes(a glm.Arch) int64 {
 // float32, those of compressed-tensors as blocks, in the order of the file. It refuses
 // other types, gaps, overlaps and bytes that belong to no tensor.
 func ReadSafetensors(r io.ReaderAt, size int64) (engine.StateDict, error) {
-	entries, base, err := readHeader(r, size)
+	return tensors{ReaderAt: r, size: size}.read()
+}
+
+// tensors is a file of them.
+type tensors struct {
+	io.ReaderAt
+	io.Closer // nil where whoever opened it closes it
+	size      int64
+	mapped    []byte // all of it, where that lies in memory
+}
+
+func (r tensors) read() (engine.StateDict, error) {
+	entries, base, err := readHeader(r, r.size)
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}
@@ -243,7 +255,7 @@ func ReadSafetensors(r io.ReaderAt, size int64) (engine.StateDict, error) {
 		case e.DType != "F32" && e.DType != "F16" && e.DType != "BF16":
 			err = fmt.Errorf("type %s is not known, only F32, F16 and BF16 are", e.DType)
 		default:
-			t.Data, err = readTensor(r, base, e)
+			t.Data, err = r.floats(base, e)
 			t.Shape = e.shape()
 		}
 		if err != nil {
@@ -373,6 +385,16 @@ func (e tensorEntry) check() error {
 		return fmt.Errorf("shape %v of %s needs %d bytes, data_offsets give %d", e.Shape, e.DType, n, got)
 	}
 	return nil
+}
+
+// floats are the file's own memory, where that is possible.
+func (r tensors) floats(base int64, e tensorEntry) ([]float32, error) {
+	if r.mapped != nil && e.DType == "F32" {
+		if x := floatsAt(r.mapped[base+e.Offsets[0] : base+e.Offsets[1]]); x != nil {
+			return x, nil
+		}
+	}
+	return readTensor(r, base, e)
 }
 
 func readTensor(r io.ReaderAt, base int64, e tensorEntry) ([]float32, error) {

@@ -38,7 +38,9 @@
 //
 // Vocabulary: a slot is a sequence of the decoder that a request may have. A round
 // computes a piece of one prompt, and one token of each text that is past its prompt.
-// A request is admitted when it has a slot; draining is answering those that were taken
+// A page holds the keys and values of some tokens (engine.KVCache); texts that begin alike
+// share them. A request is admitted when it has a slot and the pages that it may come to
+// need; draining is answering those that were taken
 // and taking no more. A canary is a version that is given a share of a model's requests.
 //
 // Samplers apply in Hugging Face's order: repetition penalty, temperature, top-k,

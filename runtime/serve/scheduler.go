@@ -13,7 +13,9 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
-// SchedulerConfig says how much a Scheduler takes on.
+// SchedulerConfig says how much a Scheduler takes on. Where the decoder's keys and values
+// lie in pages a request waits, first come first served, until there are as many as its
+// prompt and the most tokens that it may get could need.
 type SchedulerConfig struct {
 	Slots   int   // sequences that are generated together: as many as the decoder holds
 	Queue   int   // requests that may wait for a slot
@@ -89,14 +91,19 @@ type Scheduler struct {
 	wake   chan struct{}
 	ended  chan struct{}
 	abort  atomic.Bool
-	beat   atomic.Int64 // when the round that runs began, in nanoseconds since the epoch; 0 while nothing is to do
-	slots  []*job       // of the goroutine: by sequence; nil is free
-	prefix *prefixCache // of the goroutine; nil is none
+	beat   atomic.Int64   // when the round that runs began, in nanoseconds since the epoch; 0 while nothing is to do
+	slots  []*job         // of the goroutine: by sequence; nil is free
+	kv     engine.KVCache // the decoder; nil where it has no pages
+	page   int            // tokens of a page; 0 without pages
+	pages  int            // that there are
+	held   atomic.Int64   // pages that texts have
+	prefix *prefixCache   // of the goroutine; nil is none
 
 	mu struct {
 		sync.Mutex
 		waiting  []*job
 		running  int
+		pages    int // promised to those that run: as many as each may come to need
 		draining bool
 		after    time.Duration // what a slot's request takes, on average
 	}
@@ -112,6 +119,7 @@ type job struct {
 	first  time.Time // when its first token was chosen; zero before
 	last   time.Time
 	filled int // tokens of the prompt that are in the sequence
+	pages  int // that it may come to need
 
 	mu struct {
 		sync.Mutex
@@ -131,8 +139,12 @@ func NewScheduler(dec engine.Decoder, tok *token.Tokenizer, cfg SchedulerConfig)
 		cfg: cfg, dec: dec, tok: tok, wake: make(chan struct{}, 1), ended: make(chan struct{}), slots: make([]*job, cfg.Slots),
 	}
 	s.embed, _ = dec.(engine.Embedder)
-	if kv, ok := dec.(engine.KVCache); ok && cfg.Prefix > 0 {
-		s.prefix = newPrefixCache(kv, cfg.Prefix)
+	if kv, ok := dec.(engine.KVCache); ok {
+		at := kv.KV()
+		s.kv, s.page, s.pages = kv, at.Tokens, at.Pages
+		if cfg.Prefix > 0 {
+			s.prefix = newPrefixCache(kv, cfg.Prefix)
+		}
 	}
 	go s.run()
 	return s, nil
@@ -151,7 +163,14 @@ func (s *Scheduler) Generate(ctx context.Context, req Request, emit func(Piece) 
 		return Result{}, fmt.Errorf("generate: %w", err)
 	}
 	j.gen = gen
-	room := req.Context - len(gen.seq) + 1 // the last token is not fed back
+	most := req.Context
+	if s.page > 0 {
+		most = min(most, s.pages*s.page)
+	}
+	if len(gen.seq) > most {
+		return Result{}, fmt.Errorf("generate: %w", &ContextError{Prompt: len(gen.seq), Context: most})
+	}
+	room := most - len(gen.seq) + 1 // the last token is not fed back
 	if gen.req.MaxTokens == 0 || gen.req.MaxTokens > room {
 		gen.req.MaxTokens = room
 	}
@@ -161,6 +180,7 @@ func (s *Scheduler) Generate(ctx context.Context, req Request, emit func(Piece) 
 		}
 		gen.res.Embedding = make([]float32, s.embed.Width())
 	}
+	j.pages = s.needs(gen)
 	if err := s.enter(j); err != nil {
 		return Result{}, err
 	}
@@ -190,6 +210,18 @@ func (s *Scheduler) Generate(ctx context.Context, req Request, emit func(Piece) 
 			return res, err
 		}
 	}
+}
+
+// needs is how many pages a generation may come to hold.
+func (s *Scheduler) needs(g *generation) int {
+	if s.page == 0 {
+		return 0
+	}
+	n := len(g.seq)
+	if !g.req.Embed {
+		n += g.req.MaxTokens - 1
+	}
+	return (n + s.page - 1) / s.page
 }
 
 // put hands a piece to whoever waits.
@@ -273,6 +305,8 @@ type Status struct {
 	// nothing to do.
 	Stalled       time.Duration
 	Draining      bool
+	Pages         int   // of keys and values; 0 where the decoder has none
+	PagesHeld     int   // by texts under way; each counts once, however many share it
 	PrefixQueries int64 // tokens of prompts that were looked for among earlier ones
 	PrefixHits    int64 // and found
 }
@@ -280,7 +314,7 @@ type Status struct {
 // Status tells how the scheduler fares. It never waits for the decoder.
 func (s *Scheduler) Status() Status {
 	s.mu.Lock()
-	st := Status{Running: s.mu.running, Waiting: len(s.mu.waiting), Draining: s.mu.draining, Slots: s.cfg.Slots, Queue: s.cfg.Queue}
+	st := Status{Running: s.mu.running, Waiting: len(s.mu.waiting), Draining: s.mu.draining, Slots: s.cfg.Slots, Queue: s.cfg.Queue, Pages: s.pages, PagesHeld: int(s.held.Load())}
 	s.mu.Unlock()
 	if t := s.beat.Load(); t != 0 {
 		st.Stalled = time.Since(time.Unix(0, t))
@@ -301,6 +335,7 @@ func (s *Scheduler) run() {
 			return
 		case !busy:
 			s.beat.Store(0)
+			s.held.Store(0)
 			<-s.wake
 			continue
 		}
@@ -309,6 +344,9 @@ func (s *Scheduler) run() {
 		decoded := s.decode()
 		if s.cfg.Events.Step != nil && prompt+decoded > 0 {
 			s.cfg.Events.Step(prompt, decoded)
+		}
+		if s.kv != nil {
+			s.held.Store(int64(s.kv.KV().Held))
 		}
 	}
 }
@@ -341,8 +379,10 @@ func (s *Scheduler) admit() (busy, over bool) {
 	clear(s.mu.waiting[len(keep):])
 	s.mu.waiting = keep
 	for seq := range s.slots {
-		if s.slots[seq] == nil && len(s.mu.waiting) > 0 {
+		// Nobody overtakes one that waits for pages.
+		if s.slots[seq] == nil && len(s.mu.waiting) > 0 && s.mu.pages+s.mu.waiting[0].pages <= s.pages {
 			j := s.mu.waiting[0]
+			s.mu.pages += j.pages
 			s.mu.waiting = append(s.mu.waiting[:0], s.mu.waiting[1:]...)
 			s.mu.running++
 			j.slot, j.gen.req.Seq = time.Now(), seq
@@ -377,6 +417,7 @@ func (s *Scheduler) fill() (tokens int) {
 	}
 	// Pieces end where blocks do, so that whole blocks can be kept.
 	n := min(j.filled-j.filled%s.cfg.Prefill+s.cfg.Prefill, len(j.gen.seq)) - j.filled
+	s.room(s.newPages(j.filled, n) + 1) // one more where the page of the last token is an earlier text's
 	logits, err := s.dec.Prefill(seq, j.gen.seq[j.filled:j.filled+n])
 	if err != nil {
 		s.end(seq, err)
@@ -400,6 +441,7 @@ func (s *Scheduler) embedPart(seq int) (tokens int) {
 	j := s.slots[seq]
 	n := min(s.cfg.Prefill, len(j.gen.seq)-j.filled)
 	mean := j.gen.res.Embedding
+	s.room(s.newPages(j.filled, n))
 	if err := s.embed.Embed(seq, j.gen.seq[j.filled:j.filled+n], mean); err != nil {
 		s.end(seq, err)
 		return 0
@@ -422,14 +464,17 @@ func (s *Scheduler) embedPart(seq int) (tokens int) {
 func (s *Scheduler) decode() (tokens int) {
 	var seqs []int
 	var ids []int32
+	pages := 0
 	for seq, j := range s.slots {
 		if j != nil && j.filled < len(j.gen.seq) && !j.first.IsZero() {
 			seqs, ids = append(seqs, seq), append(ids, j.gen.seq[len(j.gen.seq)-1])
+			pages += s.newPages(j.filled, 1)
 		}
 	}
 	if len(seqs) == 0 {
 		return 0
 	}
+	s.room(pages)
 	logits, err := s.dec.Decode(seqs, ids)
 	vocab := len(logits) / len(seqs)
 	for i, seq := range seqs {
@@ -441,6 +486,22 @@ func (s *Scheduler) decode() (tokens int) {
 		s.choose(seq, logits[i*vocab:(i+1)*vocab])
 	}
 	return len(seqs)
+}
+
+// newPages is how many pages a sequence of so many tokens takes for n more.
+func (s *Scheduler) newPages(held, n int) int {
+	if s.page == 0 {
+		return 0
+	}
+	return (held+n+s.page-1)/s.page - (held+s.page-1)/s.page
+}
+
+// room lets earlier texts go until so many pages are free. There are as many as were
+// promised, without them.
+func (s *Scheduler) room(pages int) {
+	if s.prefix != nil && pages > 0 {
+		s.prefix.room(pages)
+	}
 }
 
 // next is the generation's; a panic in it ends this request alone.
@@ -482,6 +543,7 @@ func (s *Scheduler) end(seq int, err error) {
 	s.dec.Drop(seq)
 	s.mu.Lock()
 	s.mu.running--
+	s.mu.pages -= j.pages
 	took := time.Since(j.slot)
 	if s.mu.after == 0 {
 		s.mu.after = took

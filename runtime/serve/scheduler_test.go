@@ -379,3 +379,59 @@ func TestLogprobs(t *testing.T) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
+
+// Texts that wait for pages, share them and take them from earlier prompts are the texts
+// that each gets alone.
+func TestPages(t *testing.T) {
+	b := servetest.Bundle(t, 1)
+	const pages = 5
+	dec, err := native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{MaxSeqs: 8, KVBytes: pages * b.Arch.PageBytes()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := dec.KV().Tokens
+	s := schedule(t, b, dec, nil)
+	ids := func(n, from int) []int32 {
+		out := make([]int32, n)
+		for i := range out {
+			out[i] = int32(3 + (from+i*i)%250)
+		}
+		return out
+	}
+	_, err = s.Generate(t.Context(), Request{IDs: ids(pages*size+1, 0), Context: b.Arch.Context}, nil)
+	var long *ContextError
+	if !errors.As(err, &long) || long.Context != pages*size {
+		t.Errorf("a prompt larger than all pages: %v", err)
+	}
+	alone := tinyDecoder(t, b, 1)
+	t.Cleanup(func() { _ = alone.Close() })
+	var wg sync.WaitGroup
+	for i := range 30 {
+		req := sampled(b, "", uint64(i), 1+i*7%60)
+		req.IDs = slices.Concat(ids(size*(i%3), 0), ids(1+i*5%40, i))
+		want, err := Generate(t.Context(), alone, b.Tokenizer, req, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			got, err := s.Generate(t.Context(), req, nil)
+			if err != nil || !slices.Equal(got.IDs, want.IDs) {
+				t.Errorf("request %d: %v, alone %v: %v", i, got.IDs, want.IDs, err)
+			}
+			if st := s.Status(); st.Pages != pages || st.PagesHeld > pages {
+				t.Errorf("%d of %d pages are held", st.PagesHeld, st.Pages)
+			}
+		})
+	}
+	wg.Wait()
+	if s.Status().PrefixHits == 0 {
+		t.Error("nothing was found among earlier prompts")
+	}
+	// A text that may fill all pages gets them.
+	req := sampled(b, "", 1, pages*size)
+	req.IDs, req.MaxTokens = ids(size, 1), 0
+	res, err := s.Generate(t.Context(), req, nil)
+	if err != nil || len(res.IDs) != (pages-1)*size+1 || res.Reason != ReasonLength {
+		t.Errorf("%d tokens until the pages were full: %s, %v", len(res.IDs), res.Reason, err)
+	}
+}

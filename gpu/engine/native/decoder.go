@@ -13,6 +13,8 @@ import (
 type DecoderOptions struct {
 	Threads int // goroutines that compute; sequences are shared out to them; 0 is 1
 	MaxSeqs int // most sequences held at once; 0 is 1
+	// KVBytes is the most memory of keys and values; 0 is that of MaxSeqs full contexts.
+	KVBytes int64
 	// Weights says how the matrices are held; "" is as they are given: float32, or
 	// int8 or int4 where the state's tensors have as many bits.
 	Weights glm.Weights
@@ -21,11 +23,7 @@ type DecoderOptions struct {
 // prefillRows is the most tokens of one sequence computed at once.
 const prefillRows = glm.PrefillRows
 
-// attendBlock is over how many tokens values are summed at once, which a product does
-// in one sweep.
-const attendBlock = 256
-
-// Decoder generates with a cache of keys and values. Its weights are packed once,
+// Decoder generates with a cache of keys and values, which lie in pages (kv.go). Its weights are packed once,
 // as the products read them (weights.go). It implements engine.Decoder and is owned by one
 // goroutine.
 //
@@ -42,7 +40,7 @@ type Decoder struct {
 	team   *team
 	worker []*decodeWorker
 	caches map[int]*cache
-	free   []*cache  // of dropped sequences
+	pages  pages
 	logits []float32 // of the last call
 	rows   []row     // of the call: one a token
 	hidden []float32 // [C] where the call adds up hidden states, or nil
@@ -57,14 +55,6 @@ var (
 type packedLayer struct {
 	norm1, norm2      []float32
 	qkv, o, glu, down weights
-}
-
-// cache is one sequence's keys and values, packed as attention reads them: for
-// each layer and key/value head the keys as [D, Context] and the values as
-// [Context, D] panels.
-type cache struct {
-	k, v []float32
-	n    int // tokens held
 }
 
 // row is one token of a call.
@@ -85,6 +75,7 @@ type decodeWorker struct {
 	glu      []float32 // [rows, 2F]
 	act      []float32 // [rows, F]
 	scores   []float32 // [rows, Context]
+	sums     []float32 // [rows, D] in whole panels: a head's values of some pages
 	want     []float32 // [rows, C] normed rows whose logits are wanted
 	logits   []float32 // [rows, V]
 	outs     []int
@@ -103,10 +94,14 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 	if o.MaxSeqs == 0 {
 		o.MaxSeqs = 1
 	}
-	if o.Threads < 0 || o.MaxSeqs < 0 {
-		return nil, fmt.Errorf("native: decoder of %d threads and %d sequences; both must be positive", o.Threads, o.MaxSeqs)
+	if o.Threads < 0 || o.MaxSeqs < 0 || o.KVBytes < 0 {
+		return nil, fmt.Errorf("native: decoder of %d threads, %d sequences and %d bytes of keys and values; all must be positive", o.Threads, o.MaxSeqs, o.KVBytes)
 	}
 	d := &Decoder{arch: a, opt: o, rope: newRotary(a, a.Context), caches: map[int]*cache{}}
+	var err error
+	if d.pages, err = newPages(a, o.MaxSeqs, o.KVBytes); err != nil {
+		return nil, err
+	}
 	if err := d.load(state); err != nil {
 		return nil, fmt.Errorf("native: load: %w", err)
 	}
@@ -117,7 +112,7 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 		f := func(n int) []float32 { return make([]float32, n) }
 		d.worker = append(d.worker, &decodeWorker{
 			x: f(R * C), n: f(R * C), qkv: f(R * Q), att: f(R * C), glu: f(R * 2 * F), act: f(R * F),
-			scores: f(R * a.Context), want: f(R * C), logits: f(R * V), outs: make([]int, 0, R),
+			scores: f(R * a.Context), sums: f(R * kernel.PackedLen(a.HeadDim(), 1)), want: f(R * C), logits: f(R * V), outs: make([]int, 0, R),
 			product: newProduct(d.opt.Weights, R, max(C, F)),
 		})
 	}
@@ -136,8 +131,7 @@ func (d *Decoder) Len(seq int) int {
 // Drop implements engine.Decoder.
 func (d *Decoder) Drop(seq int) {
 	if c := d.caches[seq]; c != nil {
-		c.n = 0
-		d.free = append(d.free, c)
+		d.pages.cut(c, 0)
 		delete(d.caches, seq)
 	}
 }
@@ -148,8 +142,9 @@ func (d *Decoder) Close() error {
 	return nil
 }
 
-// reach returns the cache of a sequence that is to grow by n tokens.
-func (d *Decoder) reach(seq, n int) (*cache, error) {
+// sequence returns the cache of a sequence that is to grow by n tokens, a new one where it
+// is not known.
+func (d *Decoder) sequence(seq, n int) (*cache, error) {
 	c := d.caches[seq]
 	held := 0
 	if c != nil {
@@ -164,16 +159,24 @@ func (d *Decoder) reach(seq, n int) (*cache, error) {
 	if len(d.caches) >= d.opt.MaxSeqs {
 		return nil, fmt.Errorf("native: sequence %d would be number %d, the decoder was made for %d (DecoderOptions.MaxSeqs); Drop one", seq, len(d.caches)+1, d.opt.MaxSeqs)
 	}
-	if i := len(d.free) - 1; i >= 0 {
-		c, d.free = d.free[i], d.free[:i]
-	} else {
-		heads := d.arch.Layers * d.arch.KVHeads
-		c = &cache{
-			k: make([]float32, heads*kernel.PackedLen(d.arch.Context, d.arch.HeadDim())),
-			v: make([]float32, heads*kernel.PackedLen(d.arch.HeadDim(), d.arch.Context)),
-		}
-	}
+	c = &cache{}
 	d.caches[seq] = c
+	return c, nil
+}
+
+// reach is sequence with the pages for what is to come.
+func (d *Decoder) reach(seq, n int) (*cache, error) {
+	known := d.caches[seq] != nil
+	c, err := d.sequence(seq, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.pages.extend(c, n); err != nil {
+		if !known {
+			delete(d.caches, seq)
+		}
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -240,7 +243,7 @@ func (d *Decoder) extend(seq int, ids []int32, out int) error {
 		}
 		d.worker[0].to = len(part)
 		if err := d.team.run(0); err != nil {
-			c.n = before
+			d.pages.cut(c, before)
 			if !known {
 				d.Drop(seq)
 			}
@@ -274,6 +277,7 @@ func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
 	for i, s := range seqs {
 		c, err := d.reach(s, 1)
 		if err != nil {
+			d.undo(seqs[:i])
 			return nil, err
 		}
 		d.rows = append(d.rows, row{c, ids[i], c.n, i})
@@ -283,12 +287,20 @@ func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
 		w.from, w.to = len(seqs)*i/len(d.worker), len(seqs)*(i+1)/len(d.worker)
 	}
 	if err := d.team.run(0); err != nil {
+		d.undo(seqs)
 		return nil, err
 	}
 	for _, r := range d.rows {
 		r.cache.n++
 	}
 	return d.logits, nil
+}
+
+// undo takes back the pages of tokens that did not come.
+func (d *Decoder) undo(seqs []int) {
+	for _, s := range seqs {
+		d.pages.cut(d.caches[s], d.caches[s].n)
+	}
 }
 
 // grow makes room for n rows of logits.
@@ -369,37 +381,18 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 	}
 }
 
-// remember stores a token's keys and values, kv = [2·K·D].
-func (d *Decoder) remember(layer int, r row, kv []float32) {
-	a := &d.arch
-	K, D := a.KVHeads, a.HeadDim()
-	width := kernel.PackedLen(1, 1)
-	ks, vs := kernel.PackedLen(a.Context, D), kernel.PackedLen(D, a.Context)
-	for h := range K {
-		keys := r.cache.k[(layer*K+h)*ks:][r.pos/width*width*D+r.pos%width:]
-		for i, v := range kv[h*D : (h+1)*D] {
-			keys[i*width] = v
-		}
-		values := r.cache.v[(layer*K+h)*vs:]
-		for i := 0; i < D; i += width {
-			copy(values[i*a.Context+r.pos*width:], kv[(K+h)*D+i:(K+h)*D+min(i+width, D)])
-		}
-	}
-}
-
 // attend computes the heads of consecutive rows of one sequence.
 func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []float32) {
 	a := &d.arch
-	C, H, K, D, T := a.Dim, a.Heads, a.KVHeads, a.HeadDim(), a.Context
+	C, H, K, D := a.Dim, a.Heads, a.KVHeads, a.HeadDim()
 	Q := C + 2*K*D
-	ks, vs := kernel.PackedLen(T, D), kernel.PackedLen(D, T)
-	width := kernel.PackedLen(1, 1)
 	scale := float32(1 / math.Sqrt(float64(D)))
 	n := rows[len(rows)-1].pos + 1
 	c := rows[0].cache
 	for h := range H {
 		kv := layer*K + h/(H/K)
-		kernel.GemmPacked(false, len(rows), n, D, qkv[h*D:], Q, c.k[kv*ks:], D, w.scores, n, false)
+		keys, values := d.part(kv)
+		kernel.GemmColumns(len(rows), n, D, qkv[h*D:], Q, c.data, keys, w.scores, n)
 		for i, r := range rows {
 			p := w.scores[i*n : (i+1)*n]
 			own := p[:r.pos+1]
@@ -407,10 +400,8 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 			kernel.Scale(own, 1/sum)
 			clear(p[r.pos+1:])
 		}
-		// In blocks that don't depend on n, so that a sum has the same bits whatever rows
-		// are computed beside it.
-		for k := 0; k < n; k += attendBlock {
-			kernel.GemmPacked(false, len(rows), D, min(attendBlock, n-k), w.scores[k:], n, c.v[kv*vs+k*width:], T, out[h*D:], C, k > 0)
-		}
+		// In sums that don't depend on n, so that a row has the same bits whatever rows are
+		// computed beside it.
+		kernel.GemmRows(len(rows), D, n, w.scores, n, c.data, values, out[h*D:], C, w.sums)
 	}
 }

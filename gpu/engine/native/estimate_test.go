@@ -71,7 +71,7 @@ func TestDecodingBytes(t *testing.T) {
 				var seqs []int
 				for s := range o.MaxSeqs {
 					seqs = append(seqs, s)
-					if _, err := d.Prefill(s, []int32{1}); err != nil {
+					if _, err := d.Prefill(s, make([]int32, a.Context-1)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -86,16 +86,12 @@ func TestDecodingBytes(t *testing.T) {
 					}
 				}
 				held(d.head)
-				if kind == glm.F32Weights {
-					n += size // embedding and norms lie in the parameters
-				} else {
-					n += len(d.norm)
-					for _, l := range d.layers {
-						n += len(l.norm1) + len(l.norm2)
-					}
-					if !a.Tied {
-						held(weights{narrow: d.embed.narrow, n: a.Vocab, k: a.Dim})
-					}
+				n += len(d.norm) + len(d.embed.floats)
+				for _, l := range d.layers {
+					n += len(l.norm1) + len(l.norm2)
+				}
+				if !a.Tied {
+					held(d.embed.packed)
 				}
 				for _, l := range d.layers {
 					held(l.qkv)
@@ -103,11 +99,11 @@ func TestDecodingBytes(t *testing.T) {
 					held(l.glu)
 					held(l.down)
 				}
-				for _, c := range d.caches {
-					n += len(c.k) + len(c.v)
+				for _, p := range d.pages.all {
+					n += len(p.data)
 				}
 				for _, w := range d.worker {
-					n += len(w.x) + len(w.n) + len(w.qkv) + len(w.att) + len(w.glu) + len(w.act) + len(w.scores) + len(w.want) + len(w.logits) + len(w.product.work)
+					n += len(w.x) + len(w.n) + len(w.qkv) + len(w.att) + len(w.glu) + len(w.act) + len(w.scores) + len(w.sums) + len(w.want) + len(w.logits) + len(w.product.work)
 					bytes += len(w.product.records)
 				}
 				if got, want := a.DecodingBytes(kind, o.MaxSeqs, o.Threads), 4*int64(n)+int64(bytes); got != want {

@@ -1,10 +1,14 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
+
+	"github.com/open-autoglm/autoglm/gpu/engine"
 )
 
 // TestDecoderIsInvariant holds logits to the bit, however tokens are split between
@@ -24,7 +28,7 @@ func TestDecoderIsInvariant(t *testing.T) {
 		}
 	}
 	decoder := func(threads int) *Decoder {
-		d, err := NewDecoder(a, m.State(), DecoderOptions{Threads: threads, MaxSeqs: len(seqs)})
+		d, err := NewDecoder(a, m.State(), DecoderOptions{Threads: threads, MaxSeqs: len(seqs) + 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,29 +97,116 @@ func TestDecoderIsInvariant(t *testing.T) {
 		}
 	}
 
-	d := decoder(1)
-	block, data := d.KVBlock(), make([]float32, d.KVFloats())
-	for s, ids := range seqs { // blocks of the decoder that decoded
+	size := alone.KV().Tokens
+	for s, ids := range seqs { // pages of the sequence that was decoded
 		n := 0
-		for ; n+block <= N-5; n += block {
-			if err := alone.SaveKV(s, n, data); err != nil {
+		for ; n+size <= N-5; n += size {
+			page, err := alone.KeepKV(s, n)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if err := d.LoadKV(s, data); err != nil {
+			if err := alone.UseKV(9, page); err != nil {
 				t.Fatal(err)
 			}
 		}
-		same("copied keys and values", prefill(d, s, ids[n:]), want[s][N-1])
-		d.Trim(s, N-7)
-		same("after a trim", prefill(d, s, ids[N-7:]), want[s][N-1])
-		if d.SaveKV(s, N/block*block, data) == nil || d.SaveKV(s, 1, data) == nil || d.SaveKV(99, 0, data) == nil || d.SaveKV(s, 0, data[1:]) == nil {
-			t.Error("a block that is not there is saved")
+		same("shared keys and values", prefill(alone, 9, ids[n:]), want[s][N-1])
+		// The page at its end is written again, and is shared no more.
+		alone.Trim(9, n-7)
+		same("after a trim", prefill(alone, 9, ids[n-7:]), want[s][N-1])
+		alone.Trim(9, n-7)
+		other := slices.Clone(ids[n-7:])
+		other[0] = (other[0] + 1) % int32(a.Vocab)
+		prefill(alone, 9, other)
+		alone.Trim(s, n)
+		same("beside a copy that differs", prefill(alone, s, ids[n:]), want[s][N-1])
+		alone.Drop(9)
+	}
+}
+
+func TestPages(t *testing.T) {
+	a := arch(16, 1, 2, 2, 24, 19, true)
+	a.Context = 4 * pageLen
+	m := build(t, a, Options{})
+	if _, err := NewDecoder(a, m.State(), DecoderOptions{KVBytes: a.PageBytes() - 1}); err == nil {
+		t.Error("less than a page is enough")
+	}
+	d, err := NewDecoder(a, m.State(), DecoderOptions{MaxSeqs: 3, KVBytes: 5 * a.PageBytes()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	state := func(free, held int) {
+		t.Helper()
+		if kv := d.KV(); kv.Pages != 5 || kv.Free != free || kv.Held != held || kv.Bytes != a.PageBytes() {
+			t.Errorf("%+v, want %d free, %d held", kv, free, held)
 		}
-		if N%block != 0 && d.LoadKV(s, data) == nil {
-			t.Error("a block is loaded after half a block")
+		pages := map[engine.KVPage]int{}
+		for _, c := range d.caches {
+			if len(c.pages) != (c.n+pageLen-1)/pageLen {
+				t.Errorf("%d tokens in %d pages", c.n, len(c.pages))
+			}
+			for _, id := range c.pages {
+				pages[id]++
+			}
+		}
+		for id, p := range d.pages.all {
+			if p.seqs != pages[engine.KVPage(id)] || (p.seqs == 0 && p.kept == 0) != slices.Contains(d.pages.free, engine.KVPage(id)) {
+				t.Errorf("page %d: %d sequences have it, it counts %d, kept %d times", id, pages[engine.KVPage(id)], p.seqs, p.kept)
+			}
 		}
 	}
-	if d.LoadKV(99, data) == nil || d.LoadKV(0, data[1:]) == nil {
-		t.Error("a block is loaded that does not fit")
+	prefill := func(seq, n int) error {
+		_, err := d.Prefill(seq, make([]int32, n))
+		return err
+	}
+	state(5, 0)
+	if err := prefill(0, 2*pageLen+1); err != nil {
+		t.Fatal(err)
+	}
+	state(2, 3)
+	if prefill(1, 3*pageLen) == nil {
+		t.Error("more pages than there are")
+	}
+	state(2, 3)
+	page, err := d.KeepKV(0, pageLen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.UseKV(1, page), d.UseKV(2, page)); err != nil {
+		t.Fatal(err)
+	}
+	state(2, 3)
+	d.Drop(0)
+	state(4, 1)
+	d.Trim(1, pageLen-1) // its next token is written into a copy
+	if err := prefill(1, 1); err != nil {
+		t.Fatal(err)
+	}
+	state(3, 2)
+	if again, err := d.KeepKV(2, 0); err != nil || again != page {
+		t.Errorf("page %d, not %d: %v", again, page, err)
+	}
+	d.Drop(2)
+	d.ReleaseKV(page)
+	state(3, 1) // one is only kept
+	d.ReleaseKV(page)
+	state(4, 1)
+	if err := prefill(0, 4*pageLen); err != nil {
+		t.Fatal(err)
+	}
+	state(0, 5)
+	if _, err := d.Decode([]int{1}, []int32{0}); err == nil {
+		t.Error("a token without a page")
+	}
+	state(0, 5)
+	if _, err := d.KeepKV(1, 1); err == nil {
+		t.Error("half a page is kept")
+	}
+	if d.UseKV(1, page) == nil || d.UseKV(1, 99) == nil || d.UseKV(2, -1) == nil {
+		t.Error("a page that is not kept is used")
+	}
+	d.Trim(1, 5)
+	if kept, err := d.KeepKV(0, 0); err != nil || d.UseKV(1, kept) == nil {
+		t.Errorf("a page after a part of one: %v", err)
 	}
 }

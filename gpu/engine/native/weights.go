@@ -2,6 +2,7 @@ package native
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
@@ -13,6 +14,19 @@ type weights struct {
 	n, k   int
 	floats []float32
 	narrow *kernel.Narrow
+}
+
+// row writes W's row j, k values.
+func (w *weights) row(dst []float32, j int) {
+	if w.narrow != nil {
+		w.narrow.Row(dst, j)
+		return
+	}
+	width := kernel.PackedLen(1, 1)
+	panel := w.floats[j/width*width*w.k+j%width:]
+	for i := range dst {
+		dst[i] = panel[i*width]
+	}
 }
 
 // product is what a thread needs to multiply by weights.
@@ -45,15 +59,15 @@ func (p *product) times(w *weights, m int, x, y []float32, acc bool) {
 	}
 }
 
-// embedding is a matrix [V, C] of which rows are read.
+// embedding is a matrix [V, C] of which rows are read: floats, or packed.
 type embedding struct {
 	floats []float32
-	narrow *kernel.Narrow
+	packed weights
 }
 
 func (e *embedding) row(dst []float32, id int) {
-	if e.narrow != nil {
-		e.narrow.Row(dst, id)
+	if e.floats == nil {
+		e.packed.row(dst, id)
 		return
 	}
 	copy(dst, e.floats[id*len(dst):(id+1)*len(dst)])
@@ -61,41 +75,51 @@ func (e *embedding) row(dst []float32, id int) {
 
 // load takes the parameters in.
 func (d *Decoder) load(state engine.StateDict) error {
-	layout, size := d.arch.Layout()
+	layout, _ := d.arch.Layout()
 	if d.opt.Weights == "" {
 		d.opt.Weights = asGiven(state)
 	}
 	if err := d.opt.Weights.Validate(); err != nil {
 		return err
 	}
-	if d.opt.Weights != glm.F32Weights {
-		return d.loadNarrow(layout, state)
-	}
-	arena := make([]float32, size)
-	if _, err := state.CopyTo(engine.Parameters(layout, arena), len(layout)); err != nil {
+	params, err := state.Pick(layout)
+	if err != nil {
 		return err
 	}
-	w := view(d.arch, layout, arena)
-	C, F, V := d.arch.Dim, d.arch.FFN, d.arch.Vocab
-	pack := func(ms []matrix, rows, in int) weights {
-		joined := make([]float32, 0, rows*in)
-		for _, m := range ms {
-			joined = append(joined, m.w...)
-		}
-		p := make([]float32, kernel.PackedLen(rows, in))
-		kernel.Pack(p, kernel.NT, rows, in, joined, in)
-		return weights{n: rows, k: in, floats: p}
+	i := 0
+	vec := func() []float32 {
+		i++
+		return slices.Clone(params[i-1].Data)
 	}
-	for i := range w.layers {
-		l := &w.layers[i]
+	join := func(n int) weights {
+		if err != nil {
+			return weights{}
+		}
+		var w weights
+		w, err = pack(params[i:i+n], d.opt.Weights.BitsOf(layout[i].Role))
+		i += n
+		return w
+	}
+	if d.arch.Tied {
+		d.head = join(1)
+		d.embed.packed = d.head
+	} else if d.opt.Weights == glm.F32Weights {
+		d.embed.floats = slices.Clone(params[0].Floats())
+		i++
+	} else {
+		d.embed.packed = join(1)
+	}
+	for range d.arch.Layers {
 		d.layers = append(d.layers, packedLayer{
-			norm1: l.norm1, norm2: l.norm2,
-			qkv: pack(l.qkv, C+2*d.arch.KVDim(), C), o: pack(l.o, C, C), glu: pack(l.glu, 2*F, C), down: pack(l.down, C, F),
+			norm1: vec(), qkv: join(3), o: join(1),
+			norm2: vec(), glu: join(2), down: join(1),
 		})
 	}
-	d.embed.floats, d.norm = w.embed, w.finalNorm
-	d.head = pack([]matrix{{w: w.head[0].w}}, V, C)
-	return nil
+	d.norm = vec()
+	if !d.arch.Tied {
+		d.head = join(1)
+	}
+	return err
 }
 
 // asGiven is the kind that needs no rounding of what state holds.
@@ -113,55 +137,20 @@ func asGiven(state engine.StateDict) glm.Weights {
 	return kind
 }
 
-// loadNarrow takes the parameters in with fewer bits, matrix by matrix, so that they
-// are never all there in float32.
-func (d *Decoder) loadNarrow(layout []glm.Param, state engine.StateDict) error {
-	params, err := state.Pick(layout)
-	if err != nil {
-		return err
-	}
-	i := 0
-	vec := func() []float32 {
-		i++
-		return append([]float32(nil), params[i-1].Data...)
-	}
-	join := func(n int) weights {
-		if err != nil {
-			return weights{}
-		}
-		var w weights
-		w, err = narrow(params[i:i+n], d.opt.Weights.BitsOf(layout[i].Role))
-		i += n
-		return w
-	}
-	embed := join(1)
-	for range d.arch.Layers {
-		d.layers = append(d.layers, packedLayer{
-			norm1: vec(), qkv: join(3), o: join(1),
-			norm2: vec(), glu: join(2), down: join(1),
-		})
-	}
-	d.norm = vec()
-	d.embed.narrow, d.head = embed.narrow, embed
-	if !d.arch.Tied {
-		d.head = join(1)
-	}
-	return err
-}
-
-// narrow packs tensors that read the same input as one matrix of so many bits.
-func narrow(parts engine.StateDict, bits int) (weights, error) {
+// pack packs tensors that read the same input as one matrix of so many bits, matrix by
+// matrix, so that they are never all there in another form.
+func pack(parts engine.StateDict, bits int) (weights, error) {
 	var w weights
 	w.k = parts[0].Shape[1]
 	for _, t := range parts {
 		w.n += t.Shape[0]
 	}
-	if bits == 16 {
-		joined := make([]float32, 0, w.n*w.k)
-		for _, t := range parts {
-			joined = append(joined, t.Floats()...)
-		}
-		w.narrow = kernel.NarrowBF16(w.n, w.k, joined)
+	switch bits {
+	case 32:
+		w.floats = packFloats(parts, w.n, w.k)
+		return w, nil
+	case 16:
+		w.narrow = kernel.NarrowBF16(w.n, w.k, joined(parts, w.n*w.k))
 		return w, nil
 	}
 	var blocks []*kernel.Blocks
@@ -177,6 +166,36 @@ func narrow(parts engine.StateDict, bits int) (weights, error) {
 	}
 	w.narrow = kernel.NarrowBlocks(blocks...)
 	return w, nil
+}
+
+// packFloats packs them where they lie, unless a panel has rows of two.
+func packFloats(parts engine.StateDict, n, k int) []float32 {
+	p := make([]float32, kernel.PackedLen(n, k))
+	width := kernel.PackedLen(1, 1)
+	for _, t := range parts[:len(parts)-1] {
+		if t.Shape[0]%width != 0 {
+			kernel.Pack(p, kernel.NT, n, k, joined(parts, n*k), k)
+			return p
+		}
+	}
+	at := 0
+	for _, t := range parts {
+		kernel.Pack(p[at*k:], kernel.NT, t.Shape[0], k, t.Floats(), k)
+		at += t.Shape[0]
+	}
+	return p
+}
+
+// joined are the rows of all, n values.
+func joined(parts engine.StateDict, n int) []float32 {
+	if len(parts) == 1 {
+		return parts[0].Floats()
+	}
+	out := make([]float32, 0, n)
+	for _, t := range parts {
+		out = append(out, t.Floats()...)
+	}
+	return out
 }
 
 // Weights says how the matrices are held.

@@ -165,7 +165,8 @@ var gaugeDescs = func() (out []*prometheus.Desc) {
 		{"vllm:num_requests_running", "Requests that have a slot."},
 		{"autoglm_requests_waiting", "Requests that wait for a slot."},
 		{"vllm:num_requests_waiting", "Requests that wait for a slot."},
-		{"vllm:kv_cache_usage_perc", "Share of the slots that is taken, 0 to 1."},
+		{"autoglm_kv_cache_usage", "Share of the pages of keys and values that texts under way have, 0 to 1."},
+		{"vllm:kv_cache_usage_perc", "Share of the pages of keys and values that texts under way have, 0 to 1."},
 		{"autoglm_heartbeat_age_seconds", "How long the round that runs has been running."},
 		{"vllm:prefix_cache_queries_total", "Tokens of prompts looked for among earlier ones."},
 		{"vllm:prefix_cache_hits_total", "Tokens of prompts found among earlier ones."},
@@ -186,12 +187,16 @@ func (g *gauges) Describe(c chan<- *prometheus.Desc) {
 func (g *gauges) Collect(c chan<- prometheus.Metric) {
 	for _, m := range g.hub.Models() {
 		st := m.Status()
+		used := 0.0 // of a decoder without pages nothing is known
+		if st.Pages > 0 {
+			used = float64(st.PagesHeld) / float64(st.Pages)
+		}
 		for i, v := range []float64{
-			float64(st.Running), float64(st.Running), float64(st.Waiting), float64(st.Waiting), float64(st.Running) / float64(st.Slots),
+			float64(st.Running), float64(st.Running), float64(st.Waiting), float64(st.Waiting), used, used,
 			st.Stalled.Seconds(), float64(st.PrefixQueries), float64(st.PrefixHits),
 		} {
 			kind := prometheus.GaugeValue
-			if i >= 6 {
+			if i >= 7 {
 				kind = prometheus.CounterValue
 			}
 			c <- prometheus.MustNewConstMetric(gaugeDescs[i], kind, v, m.Name, m.Version)

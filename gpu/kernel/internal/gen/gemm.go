@@ -20,7 +20,8 @@ var tileArgs = []arg{
 
 // gemmKernels emits one tile kernel for each number of rows and for one and two
 // registers of columns: c[r][j] (+)= Σ_k a[r·rsa + k·csa] · b[k·2·lanes + j],
-// strides in bytes, n columns stored, accumulated when acc is not zero.
+// strides in bytes, n columns stored; acc is 0, 1 to add to c, or, of whole tiles of two
+// registers, 2 to begin the sums with c.
 //
 // Rows 0–6 are addressed from one pointer and rows 7–13 from a second with the
 // multiples 1, 2, 3, 4, 5, 6 of rsa, so that A is read where it lies: row-major
@@ -118,6 +119,22 @@ func tile(e *emitter, s signature, kind string, mr, nv int) {
 		}
 	}
 	id := e.fresh()
+	if kind == "tile" && nv == 2 { // go on with the sums in c
+		begin := fmt.Sprintf("begin%d", id)
+		e.f("MOVQ %s, AX", e.arg("acc"))
+		e.f("CMPQ AX, $2")
+		e.f("JNE %s", begin)
+		e.f("MOVQ DI, AX")
+		for i := range mr {
+			for j := range nv {
+				e.f("VMOVUPS %d(AX), %s", j*bytes, acc(i, j))
+			}
+			if i+1 < mr {
+				e.f("ADDQ R13, AX")
+			}
+		}
+		e.label(begin)
+	}
 	loop := fmt.Sprintf("loop%d", id)
 	tail := fmt.Sprintf("tail%d", id)
 	loop1 := fmt.Sprintf("single%d", id)
@@ -172,8 +189,8 @@ func tile(e *emitter, s signature, kind string, mr, nv int) {
 	e.f("MOVQ %s, AX", e.arg("acc"))
 	e.f("CMPQ BX, $%d", nv*e.lanes)
 	e.f("JNE %s", masked)
-	e.f("TESTQ AX, AX")
-	e.f("JNE %s", accum)
+	e.f("CMPQ AX, $1")
+	e.f("JEQ %s", accum)
 	write := func(add, mask bool) {
 		for i := range mr {
 			for j := range nv {
@@ -223,8 +240,8 @@ func tile(e *emitter, s signature, kind string, mr, nv int) {
 			e.f("VMOVUPS %d(DX), %s", j*bytes, b[j])
 		}
 	}
-	e.f("TESTQ AX, AX")
-	e.f("JNE %s", accumMasked)
+	e.f("CMPQ AX, $1")
+	e.f("JEQ %s", accumMasked)
 	write(false, true)
 	e.label(accumMasked)
 	write(true, true)

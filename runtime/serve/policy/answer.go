@@ -84,6 +84,25 @@ func (v *Verdict) Kept() bool { return v.Outcome == Accepted }
 // Withheld tells whether nothing is said.
 func (v *Verdict) Withheld() bool { return v.Outcome == Rejected || v.Outcome == Abstained }
 
+// Parameters are the verdict as the Open Inference Protocol's parameters, which hold
+// texts, numbers and booleans alone: the whole as JSON, and what is asked for most.
+func (v *Verdict) Parameters() map[string]any {
+	whole, err := json.Marshal(v)
+	if err != nil {
+		return nil // no number of a verdict is infinite
+	}
+	out := map[string]any{"autoglm": string(whole), "autoglm_outcome": v.Outcome, "autoglm_attempts": int64(v.Attempts)}
+	for name, text := range map[string]string{"autoglm_model": v.Model, "autoglm_by": v.By, "autoglm_reason": v.Reason} {
+		if text != "" {
+			out[name] = text
+		}
+	}
+	if v.Confidence != nil {
+		out["autoglm_confidence"] = *v.Confidence
+	}
+	return out
+}
+
 // attempt is one model's answer, or one vote's.
 type attempt struct {
 	res        serve.Result

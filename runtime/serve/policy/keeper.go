@@ -83,18 +83,29 @@ func (k *Keeper) Opener(open serve.Opener) serve.Opener {
 	}
 }
 
+// Check reads the file, runs its tests, and looks whether all that it names is there.
+func (k *Keeper) Check() error {
+	_, err := k.read()
+	return err
+}
+
+func (k *Keeper) read() (*Policy, error) {
+	if k.path == "" {
+		return nil, nil
+	}
+	p, err := Load(k.path)
+	if err != nil {
+		return nil, err
+	}
+	return p, k.check(p)
+}
+
 // Load reads the file, runs its tests, and lets it count from the next request on. Soft
 // votes that are new, or not what they were, are loaded; those that are gone are served no
 // more. On an error all stays as it was. The hub's models are to be loaded before.
 func (k *Keeper) Load(hub *serve.Hub) error {
-	if k.path == "" {
-		return nil
-	}
-	p, err := Load(k.path)
-	if err != nil {
-		return err
-	}
-	if err := k.check(p); err != nil {
+	p, err := k.read()
+	if p == nil || err != nil {
 		return err
 	}
 	k.mu.Lock()

@@ -109,8 +109,13 @@ func (m made) believes() bool {
 	return m.rewrite != nil && m.rewrite.believes || m.orElse != nil && m.orElse.believes()
 }
 
-// Names are the served names that the policy speaks of, sorted.
-func (p *Policy) Names() []string { return slices.Clone(p.names) }
+// Names are the served names that the policy speaks of, sorted; none of a nil Policy.
+func (p *Policy) Names() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Clone(p.names)
+}
 
 // Find is what holds for a served name; nil where nothing does, and of a nil Policy.
 func (p *Policy) Find(name string) *Served {

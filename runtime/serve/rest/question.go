@@ -79,9 +79,6 @@ func (s *Server) policy() *policy.Policy {
 // voting are the names that a policy serves beside the hub's: votes on whole answers.
 func (s *Server) voting() []string {
 	p := s.policy()
-	if p == nil {
-		return nil
-	}
 	var out []string
 	for _, name := range p.Names() {
 		if p.Find(name).Voters() != nil {

@@ -25,7 +25,7 @@ const (
 
 // Calibrate fits a temperature to half of what a bundle has to say in a file, or for "" in
 // the held-out part of the build that left it, and measures on the other half what that
-// changes. It stands in the bundle's eval.json from then on, beside what is there; nothing
+// changes; where that is no gain the temperature is 1. It stands in the bundle's eval.json from then on, beside what is there; nothing
 // else of the bundle changes.
 func Calibrate(ctx context.Context, dir, file string) (metric.Calibration, error) {
 	var none metric.Calibration
@@ -68,6 +68,9 @@ func Calibrate(ctx context.Context, dir, file string) (metric.Calibration, error
 	}
 	if c.After, err = metric.Believe(g.logits[1], g.vocab, g.targets[1], c.Temperature); err != nil {
 		return none, err
+	}
+	if c.After.NLL >= c.Before.NLL { // too little text, or nothing to mend
+		c.Temperature, c.After = 1, c.Before
 	}
 	return c, keepCalibration(dir, b, c)
 }

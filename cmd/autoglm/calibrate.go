@@ -22,7 +22,8 @@ sure the model was. It changes no text.
 
 It is fitted to half of the windows of a text that the model has not learnt from, and
 judged by the others: their mean negative log-likelihood of a token in nats, and the
-expected calibration error in 15 bins, before and after. The text is the file --data, or
+expected calibration error in 15 bins, before and after. Where those are not better by it,
+the temperature is 1. The text is the file --data, or
 the held-out part of the build that left the bundle, which lies beside it (BUNDLE/../data).
 
 The result stands in BUNDLE/eval.json. Weights that change want it anew: compress drops it.`,
@@ -47,6 +48,9 @@ The result stands in BUNDLE/eval.json. Weights that change want it anew: compres
 			fmt.Printf("                              before   after\n")
 			fmt.Printf("  negative log-likelihood     %.4f   %.4f nats a token\n", k.Before.NLL, k.After.NLL)
 			fmt.Printf("  expected calibration error  %.4f   %.4f\n", k.Before.ECE, k.After.ECE)
+			if k.Temperature == 1 {
+				fmt.Println("No temperature that the first half asks for is better than 1 on the other; more text may tell.")
+			}
 			fmt.Println(filepath.Join(args[0], "eval.json"))
 			return nil
 		},

@@ -15,8 +15,8 @@ type Calibration struct {
 	Judged      int     `json:"judged"` // tokens that the rest was measured on
 	Before      Belief  `json:"before"` // at temperature 1
 	After       Belief  `json:"after"`
-	Part        string  `json:"part"`   // the text that the tokens are of
-	SHA256      string  `json:"sha256"` // of that text
+	Part        string  `json:"part"`             // the text that the tokens are of
+	SHA256      string  `json:"sha256,omitempty"` // of that text, where it is one
 }
 
 // Belief is how good probabilities are.

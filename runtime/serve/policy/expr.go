@@ -19,7 +19,7 @@ import (
 )
 
 // Bounds of what an expression may cost: units are CEL's, about ten bytes looked at or
-// made, or one call. A second is more than any expression within them takes.
+// made, or one call. The time is for all rules of an answer, and more than they take.
 const (
 	costLimit = 1_000_000
 	evalTime  = time.Second
@@ -89,27 +89,38 @@ func newExpr(path, text string, result *cel.Type) (*expr, error) {
 	return e, nil
 }
 
-// eval is the expression's value for an input; nothing that it can be given makes it
-// panic, hang or take much memory.
-func (e *expr) eval(ctx context.Context, in Input) (v any, err error) {
-	if len(in.Answer) > maxText || len(in.Prompt) > 16*maxText {
-		return nil, fmt.Errorf("a prompt of %d bytes with an answer of %d is too long for rules", len(in.Prompt), len(in.Answer))
+// scope is what expressions see of an answer.
+type scope struct {
+	vars   map[string]any
+	parsed bool // json stands for the answer
+}
+
+func newScope(in Input) *scope {
+	return &scope{vars: map[string]any{
+		"prompt": in.Prompt, "answer": in.Answer, "model": in.Model, "confidence": in.Confidence, "tokens": in.Tokens,
+		"finish": in.Finish, "attempt": in.Attempt, "json": nil,
+	}}
+}
+
+// rewrite puts another text in the answer's place.
+func (s *scope) rewrite(text string) { s.vars["answer"], s.vars["json"], s.parsed = text, nil, false }
+
+// eval is the expression's value; nothing that it can be given makes it panic, hang or
+// take much memory. ctx has an end.
+func (e *expr) eval(ctx context.Context, s *scope) (v any, err error) {
+	prompt, answer := s.vars["prompt"].(string), s.vars["answer"].(string)
+	if len(answer) > maxText || len(prompt) > 16*maxText {
+		return nil, fmt.Errorf("a prompt of %d bytes with an answer of %d is too long for rules", len(prompt), len(answer))
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	vars := map[string]any{
-		"prompt": in.Prompt, "answer": in.Answer, "model": in.Model, "confidence": in.Confidence, "tokens": in.Tokens,
-		"finish": in.Finish, "attempt": in.Attempt, "json": nil,
+	if e.wantsJSON && !s.parsed {
+		s.vars["json"], s.parsed = parsed(answer), true
 	}
-	if e.wantsJSON {
-		vars["json"] = parsed(in.Answer)
-	}
-	ctx, cancel := context.WithTimeout(ctx, evalTime)
-	defer cancel()
-	out, _, err := e.prg.ContextEval(ctx, vars)
+	out, _, err := e.prg.ContextEval(ctx, s.vars)
 	if err != nil {
 		return nil, err
 	}

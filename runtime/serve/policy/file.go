@@ -214,7 +214,7 @@ func (e *entry) validate(at string) error {
 		case len(r.Name) > 100 || r.Name == "gate" || r.Name == "vote":
 			return wrong(path+".name", "%q is too long, or what the gate and the vote are called", r.Name)
 		case r.When == "":
-			return wrong(path+".when", "is missing; true is always")
+			return wrong(path+".when", "is missing; 'true' is always")
 		}
 		seen[r.Name] = true
 		if err := r.Then.validate(path+".then", e, false); err != nil {

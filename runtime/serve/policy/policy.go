@@ -203,15 +203,27 @@ type Fired struct{ Rule, Did string } // Did: reject, answer, rewrite, retry, ne
 // another already, by its name.
 func (s *Served) Decide(ctx context.Context, in Input, retried map[string]int) Decision {
 	d := Decision{Act: Accept, Text: in.Answer}
+	if len(s.rules) > 0 {
+		s.rule(ctx, newScope(in), retried, &d)
+	}
+	if d.Act == Accept && !d.Replaced {
+		s.gate(in.Confidence, &d)
+	}
+	return d
+}
+
+// rule asks all rules, until one ends the matter.
+func (s *Served) rule(ctx context.Context, of *scope, retried map[string]int, d *Decision) {
+	ctx, cancel := context.WithTimeout(ctx, evalTime)
+	defer cancel()
 	for i := range s.rules {
 		r := &s.rules[i]
-		in.Answer = d.Text
-		is, err := r.when.eval(ctx, in)
+		is, err := r.when.eval(ctx, of)
 		if err == nil && is != true {
 			continue
 		}
 		if err == nil {
-			err = s.act(ctx, &r.then, r, in, retried, &d)
+			err = s.act(ctx, &r.then, r, of, retried, d)
 		}
 		if err != nil {
 			d.Fired = append(d.Fired, Fired{r.Name, "error"})
@@ -221,22 +233,20 @@ func (s *Served) Decide(ctx context.Context, in Input, retried map[string]int) D
 			d.Act, d.By, d.Reason = Reject, r.Name, fmt.Sprintf("rule %s: %v", r.Name, err)
 		}
 		if d.Act != Accept || d.Replaced {
-			return d
+			return
 		}
 	}
-	s.gate(in.Confidence, &d)
-	return d
 }
 
 // act does what a rule says.
-func (s *Served) act(ctx context.Context, a *made, r *compiled, in Input, retried map[string]int, d *Decision) error {
+func (s *Served) act(ctx context.Context, a *made, r *compiled, of *scope, retried map[string]int, d *Decision) error {
 	why := cmp.Or(r.Reason, fmt.Sprintf("rule %s: %s", r.Name, r.When))
 	did := ""
 	switch {
 	case a.Retry > 0 && retried[r.Name] < a.Retry:
 		d.Act, d.Temperature, did = Retry, cmp.Or(a.Temperature, RetryTemperature), Retry
 	case a.Retry > 0 && a.orElse != nil:
-		return s.act(ctx, a.orElse, r, in, retried, d)
+		return s.act(ctx, a.orElse, r, of, retried, d)
 	case a.Retry > 0 || a.Do == Reject:
 		d.Act, did = Reject, Reject
 	case a.Do == Next || a.Model != "":
@@ -244,7 +254,7 @@ func (s *Served) act(ctx context.Context, a *made, r *compiled, in Input, retrie
 	case a.Answer != nil:
 		d.Text, d.Replaced, did = *a.Answer, true, "answer"
 	default:
-		v, err := a.rewrite.eval(ctx, in)
+		v, err := a.rewrite.eval(ctx, of)
 		if err != nil {
 			return err
 		}
@@ -253,6 +263,7 @@ func (s *Served) act(ctx context.Context, a *made, r *compiled, in Input, retrie
 			return fmt.Errorf("rewrite made no text, or one of more than %d bytes", maxText)
 		}
 		d.Text, d.Rewritten, did = text, true, "rewrite"
+		of.rewrite(text)
 	}
 	d.By, d.Reason = r.Name, why
 	d.Fired = append(d.Fired, Fired{r.Name, did})

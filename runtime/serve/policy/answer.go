@@ -127,7 +127,10 @@ type asking struct {
 
 // Answer asks until an answer stands, or nothing can. The error is that of a model.
 func (s *Served) Answer(ctx context.Context, q Question) (Answer, error) {
-	a := asking{Served: s, q: q, retried: map[string]int{}, asked: []string{q.Lead.Name}, left: s.entry.Next}
+	a := asking{Served: s, q: q, retried: map[string]int{}, left: s.entry.Next}
+	if s.Voters() == nil { // one that has voted may still be asked by itself
+		a.asked = []string{q.Lead.Name}
+	}
 	who, temperature := "", 0.0 // the first
 	for {
 		a.verdict.Attempts++

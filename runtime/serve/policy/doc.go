@@ -38,7 +38,7 @@
 //
 // A rule that can't be evaluated rejects (errors: pass lets the answer go on). An answer
 // from another model goes through the same rules and the same gate. No model is asked
-// twice but by a retry, and no more than MaxAttempts times in all.
+// twice but by a retry or after a vote, and all no more than MaxAttempts times.
 //
 // The gate looks at a confidence: the mean probability of the answer's tokens (of: mean),
 // that of the whole (product), its tokens' geometric mean (geometric), the least (least), or

@@ -64,7 +64,7 @@ func Compress(ctx context.Context, c Compression) (rep compress.Report, part str
 		e.scored(rep.After.Score)
 		task := data.Task(e.Task)
 		if c.Data == "" {
-			e.Metric, e.Value, e.Examples, err = taskMetric(ctx, small.Arch, small.Params, small.Tokenizer, c.build(), "test", task)
+			e.Metric, e.Value, e.Examples, err = taskMetric(ctx, small.Arch, small.Params, small.Tokenizer, c.build(), "test", metricOf(task))
 			if err != nil {
 				return err
 			}
@@ -185,7 +185,7 @@ func (c Compression) corpus(ctx context.Context, b *bundle.Bundle, file, part, f
 			return e, nil, fmt.Errorf("%s: %w", bundle.EvalFile, err)
 		}
 	}
-	e.Part = "held-out"
+	e.Part, e.Calibration = "held-out", nil // that one is of the model as it was
 	r, err := data.OpenPart(c.build(), part)
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, nil, &data.InputError{Msg: fmt.Sprintf("beside %s there is no data of a build, which would hold the %s part", c.Bundle, part), Hint: "name a file with " + flag}

@@ -21,6 +21,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/durable"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/metric"
 	"github.com/open-autoglm/autoglm/runtime/token"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -37,7 +38,10 @@ type Evaluation struct {
 	Perplexity  float64 `json:"perplexity"` // of a token
 	Metric      string  `json:"metric"`     // the task's own
 	Value       float64 `json:"value"`
-	Examples    int     `json:"examples,omitempty"` // that the task's metric was taken on
+	Examples    int     `json:"examples,omitempty"` // that the metrics of answers were taken on
+
+	Metrics     map[string]float64  `json:"metrics,omitempty"`     // those that were asked for, by name
+	Calibration *metric.Calibration `json:"calibration,omitempty"` // that autoglm calibrate fitted
 }
 
 // evalSequences is the number of windows of one Eval.
@@ -152,8 +156,9 @@ func (s *site) scoreHere(ctx context.Context, a glm.Arch, tensors engine.StateDi
 
 // EvaluateFile scores a bundle on a user's file: a plain text as one document,
 // divided by the bytes of the file; a file of examples on what the model has to
-// say in each.
-func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string) (Evaluation, error) {
+// say in each, and by the task's own metric. Of more metrics it takes those that are asked
+// for.
+func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string, more []metric.Metric) (Evaluation, error) {
 	dir, err := os.MkdirTemp("", "autoglm-eval-")
 	if err != nil {
 		return Evaluation{}, err
@@ -177,10 +182,38 @@ func EvaluateFile(ctx context.Context, b *bundle.Bundle, path string) (Evaluatio
 		return e, err
 	}
 	e.scored(score)
-	if p.Files[0].Format != "text" {
-		e.Metric, e.Value, e.Examples, err = taskMetric(ctx, b.Arch, b.Params, b.Tokenizer, dir, "test", p.Task)
+	sample := metric.Sample{NLL: e.NLL, Bytes: e.Bytes}
+	own := metricOf(p.Task)
+	if p.Files[0].Format != "text" && (own != nil || len(more) > 0) {
+		if sample.Answers, err = answersOf(ctx, b.Arch, b.Params, b.Tokenizer, dir, "test"); err != nil {
+			return e, err
+		}
 	}
-	return e, err
+	if own != nil && len(sample.Answers) > 0 {
+		e.Metric, e.Examples = own.Name, len(sample.Answers)
+		if e.Value, err = own.Of(sample); err != nil {
+			return e, err
+		}
+	}
+	return e, e.measure(sample, more)
+}
+
+// measure takes metrics of a sample.
+func (e *Evaluation) measure(s metric.Sample, ms []metric.Metric) error {
+	for _, m := range ms {
+		v, err := m.Of(s)
+		if errors.Is(err, metric.ErrNoAnswers) {
+			return &data.InputError{Msg: fmt.Sprintf("%s holds no answers, of which %s is", e.Part, m.Name), Hint: "give a file of prompts with their answers, such as JSONL with the fields prompt and response"}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+		if e.Metrics == nil {
+			e.Metrics = map[string]float64{}
+		}
+		e.Metrics[m.Name], e.Examples = v, len(s.Answers)
+	}
+	return nil
 }
 
 // evalThreads are those of a score that no job is part of.

@@ -15,31 +15,6 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/journal"
 )
 
-func TestMetrics(t *testing.T) {
-	for _, tc := range []struct {
-		got, want      string
-		exact, f1, lcs float64
-	}{
-		{"The Beatles.", "the beatles", 1, 1, 1},
-		{"a b c d", "a c d e", 0, 0.75, 0.75},
-		{"d c b a", "a b c d", 0, 1, 0.25},
-		{"", "x", 0, 0, 0},
-		{"", "", 1, 1, 1},
-		{"北京市", "北京", 0, 0.8, 0.8},
-		{"x", "y", 0, 0, 0},
-	} {
-		if v := exact(tc.got, tc.want); v != tc.exact {
-			t.Errorf("exact(%q, %q) = %g", tc.got, tc.want, v)
-		}
-		if v := tokenF1(tc.got, tc.want); math.Abs(v-tc.f1) > 1e-9 {
-			t.Errorf("tokenF1(%q, %q) = %g, want %g", tc.got, tc.want, v, tc.f1)
-		}
-		if v := rougeL(tc.got, tc.want); math.Abs(v-tc.lcs) > 1e-9 {
-			t.Errorf("rougeL(%q, %q) = %g, want %g", tc.got, tc.want, v, tc.lcs)
-		}
-	}
-}
-
 func TestLastAnswer(t *testing.T) {
 	ex := data.Example{Segments: []data.Segment{
 		{Role: data.User, Text: "hi"},

@@ -338,6 +338,8 @@ func configCommand() *cobra.Command {
                (seconds of a generated token), memory (bytes resident while generating),
                size (bytes of weights and tokenizer), energy (joules of a token),
                task_error (1 − accuracy, token F1 or ROUGE-L of answers)
+  metric       of answers, in task_error and of the finished model: auto is the task's
+               own; rouge-1, rouge-2, rouge-l, bleu, exact-match, f1, precision, recall, …
   serves_on    the processors that the finished model generates on: cpu-1, cpu-4
   constraints  max_latency            of a generated token, such as 20ms
                max_size_mb            of weights and tokenizer, 10^6 bytes

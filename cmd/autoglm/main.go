@@ -139,7 +139,7 @@ state is kept; resume goes on).`,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), serveCommand(), apikeyCommand(), evalCommand(), compressCommand(),
+	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), serveCommand(), policyCommand(), calibrateCommand(), apikeyCommand(), evalCommand(), compressCommand(),
 		trialsCommand(), leaderboardCommand(), trialCommand(), bundleCommand(), exportCommand(), pushCommand(), keygenCommand(), signCommand(), verifyCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
 		nodeCommand(), caCommand(), nodesCommand(), drainCommand(), submitCommand(), jobsCommand(), statusCommand(), attachCommand(), logsCommand(),
 		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand())

@@ -29,6 +29,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/metrics"
 	"github.com/open-autoglm/autoglm/runtime/serve/oip"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 	"github.com/open-autoglm/autoglm/runtime/serve/rest"
 )
 
@@ -39,6 +40,7 @@ type serveFlags struct {
 	cert, key      string
 	insecure       bool
 	canary         []string
+	policy         string
 	threads        int
 	slots, queue   int
 	kv, prefix     byteSize
@@ -57,6 +59,7 @@ func (f *serveFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.cert, "tls-cert", "", "`FILE` of the certificate in PEM; with it, and --tls-key, all is TLS")
 	fl.StringVar(&f.key, "tls-key", "", "`FILE` of the certificate's key in PEM")
 	fl.StringArrayVar(&f.canary, "canary", nil, "`NAME=DIR:PERCENT`: give another bundle that share of a model's requests (may be repeated)")
+	fl.StringVar(&f.policy, "policy", "", "`FILE` of rules, gates and votes, see autoglm policy")
 	fl.IntVar(&f.threads, "threads", 0, "threads that compute for each model (default one less than the processors that this process may use)")
 	cfg := serve.DefaultSchedulerConfig()
 	fl.IntVar(&f.slots, "slots", cfg.Slots, "texts that a model generates together")
@@ -89,11 +92,12 @@ bundle). Several requests are computed together; the same request with the same 
 gets the same text whatever runs beside it.
 
 Beyond this machine serve listens only with --keys (or says --insecure). Keys are made
-by autoglm apikey. SIGHUP reads the bundles, the keys and the certificate anew without
-dropping a request. On SIGTERM /readyz fails at once, and texts may go on for --grace.`,
+by autoglm apikey. SIGHUP reads the bundles, the policy, the keys and the certificate anew
+without dropping a request. On SIGTERM /readyz fails at once, and texts may go on for --grace.`,
 		Example: `  autoglm serve run1/bundle
   autoglm serve small=run1/bundle large=run2/bundle --slots 4
   autoglm serve chat=run1/bundle --canary chat=run2/bundle:10
+  autoglm serve a=run1/bundle b=run2/bundle --policy policy.yaml
   autoglm apikey ada --rate 60 --file keys
   autoglm serve run1/bundle --listen 0.0.0.0:8080 --keys keys --tls-cert cert.pem --tls-key key.pem`,
 		Args: cobra.MinimumNArgs(1),
@@ -203,11 +207,20 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		threads = min(max(1, usableCPUs()-1), f.slots)
 	}
 
+	folders := map[string]string{}
+	for _, b := range bundles {
+		folders[b.name] = b.dir
+	}
+	keeper := policy.NewKeeper(f.policy, folders)
+	if err := keeper.Check(); err != nil { // before models are read, which takes longer
+		return usageError{err}
+	}
+
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
 	defer signal.Stop(again)
 	counts := metrics.New()
-	hub := serve.NewHub(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
+	hub := serve.NewHub(keeper.Opener(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
 		var dec *native.Decoder
 		b, err := bundle.Use(dir, func(b *bundle.Bundle) (err error) {
 			dec, err = native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
@@ -217,10 +230,11 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 			err = errors.Join(err, dec.Close())
 		}
 		return b, dec, err
-	}, sched, counts.Events)
+	}), sched, counts.Events)
 	counts.Watch(hub)
 	cfg := rest.DefaultConfig(hub, counts)
 	cfg.Keys, cfg.MaxBody, cfg.Timeout, cfg.Origins, cfg.Version = ring, int64(f.maxBody), f.timeout, f.origins, version()
+	cfg.Policy = keeper.Policy
 	cfg.Local = rest.Local(f.listen) && ring == nil
 	handler, err := rest.New(cfg)
 	if err != nil {
@@ -283,11 +297,15 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 			return usageError{err}
 		}
 	}
+	if err := keeper.Load(hub); err != nil {
+		return usageError{err}
+	}
+	warn(keeper, hub)
 	rpcAddr := ""
 	if rpc != nil {
 		rpcAddr = rpcListener.Addr().String()
 	}
-	f.greet(scheme, ln.Addr().String(), rpcAddr, hub, threads)
+	f.greet(scheme, ln.Addr().String(), rpcAddr, hub, keeper.Policy().Names(), threads)
 	if f.ready != nil {
 		f.ready(ln.Addr().String(), rpcAddr)
 	}
@@ -300,7 +318,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 		case err := <-failed:
 			return err
 		case <-again:
-			f.reload(hub, ring, &pair)
+			f.reload(hub, keeper, ring, &pair)
 		}
 	}
 }
@@ -314,14 +332,30 @@ func (f *serveFlags) loadCertificate(to *atomic.Pointer[tls.Certificate]) error 
 	return nil
 }
 
-// reload reads models, keys and the certificate anew; what can't be read stays as it was.
-func (f *serveFlags) reload(hub *serve.Hub, ring *keys.Ring, pair *atomic.Pointer[tls.Certificate]) {
+// warn says which gates look at confidences that nothing has calibrated.
+func warn(keeper *policy.Keeper, hub *serve.Hub) {
+	for _, w := range keeper.Policy().Warnings(hub) {
+		fmt.Fprintln(os.Stderr, "warning:", w)
+	}
+}
+
+// reload reads models, the policy, keys and the certificate anew; what can't be read stays
+// as it was.
+func (f *serveFlags) reload(hub *serve.Hub, keeper *policy.Keeper, ring *keys.Ring, pair *atomic.Pointer[tls.Certificate]) {
 	for _, name := range hub.Names() {
 		if err := hub.Reload(name); err != nil {
 			fmt.Fprintf(os.Stderr, "reload %s: %v; the old one goes on\n", name, err)
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "reloaded %s\n", name)
+	}
+	if f.policy != "" {
+		if err := keeper.Load(hub); err != nil {
+			fmt.Fprintf(os.Stderr, "reload policy: %v; the old one goes on\n", err)
+		} else {
+			fmt.Fprintf(os.Stderr, "reloaded policy %s\n", f.policy)
+			warn(keeper, hub)
+		}
 	}
 	if ring != nil {
 		if err := ring.Reload(); err != nil {
@@ -336,9 +370,12 @@ func (f *serveFlags) reload(hub *serve.Hub, ring *keys.Ring, pair *atomic.Pointe
 }
 
 // greet says what is served and what may be typed to try it.
-func (f *serveFlags) greet(scheme, addr, rpc string, hub *serve.Hub, threads int) {
+func (f *serveFlags) greet(scheme, addr, rpc string, hub *serve.Hub, policied []string, threads int) {
 	for _, m := range hub.Models() {
 		fmt.Fprintf(os.Stderr, "%s version %s: context %d, %d texts at once, %d thread(s)\n", m.Name, m.Version, m.Bundle.Arch.Context, f.slots, threads)
+	}
+	if f.policy != "" {
+		fmt.Fprintf(os.Stderr, "policy %s: of %s\n", f.policy, strings.Join(policied, ", "))
 	}
 	fmt.Fprintf(os.Stderr, "ready at %s://%s\n", scheme, addr)
 	if rpc != "" {

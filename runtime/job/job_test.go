@@ -104,7 +104,7 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"data:\n  files: 3", "j:2: data.files: must be a list"},
 		{"seed: 1\nseed: 2", "j:2: seed: stands twice"},
 		{"seed:", "j:1: seed: has no value"},
-		{"- 1", "j:1: a job is a set of fields"},
+		{"- 1", "j:1: must be a set of fields, is a list"},
 		{"", "j: is empty"},
 		{"{\"seed\": 1", "is not JSON"},
 		{"a: b: c", "neither YAML nor JSON"},

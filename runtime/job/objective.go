@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/runtime/metric"
 	"github.com/open-autoglm/autoglm/runtime/search"
 	"github.com/open-autoglm/autoglm/runtime/train"
 )
@@ -18,7 +19,7 @@ const (
 	Memory      = "memory"        // bytes resident
 	Size        = "size"          // bytes of the bundle's weights and tokenizer
 	Energy      = "energy"        // joules of a generated token
-	TaskError   = "task_error"    // 1 − the task's metric: accuracy, token F1 or ROUGE-L of answers
+	TaskError   = "task_error"    // 1 − the metric of answers: the task's accuracy, token F1 or ROUGE-L, or the one that Spec.Metric names
 )
 
 // Objectives lists what objectives may say.
@@ -45,6 +46,9 @@ func (s *Spec) Timed() bool {
 
 // Answered tells whether models answer the validation part's prompts for that.
 func (s *Spec) Answered() bool { return slices.Contains(s.Goals(), TaskError) }
+
+// NamesMetric tells whether answers are measured by another metric than the task's own.
+func (s *Spec) NamesMetric() bool { return s.Metric != "" && s.Metric != "auto" }
 
 // ServingThreads is how many threads the finished model has to generate with.
 func (s *Spec) ServingThreads() int {
@@ -152,6 +156,15 @@ func (s *Spec) validateObjectives() error {
 		switch s.Scheduler {
 		case "median", "wilcoxon", "curve":
 			return fieldError("scheduler", "%s stops trials by %s alone, and there are %d objectives; choose auto, asha, hyperband, sha or none", s.Scheduler, BitsPerByte, n)
+		}
+	}
+	if s.NamesMetric() {
+		m, ok := metric.Lookup(s.Metric)
+		switch {
+		case !ok:
+			return fieldError("metric", "%q is not one of auto, %s%s", s.Metric, strings.Join(metric.Names(), ", "), didYouMean(s.Metric, metric.Names()))
+		case m.Name == metric.BitsPerByte:
+			return fieldError("metric", "%s is the main score already; name one of answers, or auto", s.Metric)
 		}
 	}
 	c := s.Constraints

@@ -32,6 +32,7 @@ type Spec struct {
 	WarmStart          []string          `json:"warm_start,omitempty"` // earlier builds, or files of their trials, see telemetry.ReadPast
 	Objective          string            `json:"objective"`            // the main score: bits_per_byte
 	Objectives         []string          `json:"objectives"`           // the main score and what else is to be small, of Objectives
+	Metric             string            `json:"metric"`               // of answers: auto is the task's own, see metric.Names
 	ServesOn           string            `json:"serves_on"`            // what the finished model generates on: cpu-1, cpu-4
 	Precision          string            `json:"precision"`            // of the products while training, one of Precisions
 	Engine             string            `json:"engine"`               // what computes, one of Engines
@@ -216,7 +217,7 @@ func (s *Spec) GrowsFinal() bool { return s.GrowFinal == "auto" && len(s.Goals()
 func Default() Spec {
 	policy := device.DefaultLoadPolicy()
 	return Spec{
-		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Averaging: "auto", Ensemble: "auto", GrowFinal: "auto", Seed: 1,
+		TaskType: "auto", HardwareConstraint: "auto", SearchStrategy: "auto", Scheduler: "auto", Inherit: "auto", Averaging: "auto", Ensemble: "auto", GrowFinal: "auto", Metric: "auto", Seed: 1,
 		Objective: BitsPerByte, Objectives: []string{BitsPerByte}, ServesOn: "cpu-1", Precision: "auto", Engine: "auto", Backend: "auto", Compression: "none", Isolation: "auto", Pinning: "auto", Retries: 1,
 		Placement: Placement{GPULoad: policy.Threshold, Hysteresis: policy.Hysteresis},
 	}

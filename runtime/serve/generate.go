@@ -28,8 +28,11 @@ type Request struct {
 	Logprobs  bool    // give each token's log-probability
 	Top       int     // with Logprobs: and those of so many of the likeliest
 	Grammar   Grammar // confines the text; nil does not
-	Embed     bool    // generate nothing: the mean of the prompt's hidden states is wanted; a Scheduler's alone
-	Seq       int     // sequence of the decoder to use; a Scheduler chooses it itself
+	// Confidence is the temperature at which Result.Probs are to be given: the model's
+	// calibration, 1 where it has none; 0 gives none.
+	Confidence float64
+	Embed      bool // generate nothing: the mean of the prompt's hidden states is wanted; a Scheduler's alone
+	Seq        int  // sequence of the decoder to use; a Scheduler chooses it itself
 }
 
 // Grammar confines a text, token by token. It belongs to the goroutine that generates.
@@ -77,6 +80,7 @@ const (
 	ReasonEOS    Reason = "eos"    // the model ended it
 	ReasonStop   Reason = "stop"   // a stop string came
 	ReasonLength Reason = "length" // MaxTokens, or the context without MaxTokens
+	ReasonPolicy Reason = "policy" // a policy withheld it, see package policy
 )
 
 // Result is what was generated; after an error, what came before it.
@@ -86,6 +90,7 @@ type Result struct {
 	PromptTokens int
 	CachedTokens int       // of the prompt's: computed for an earlier request
 	Reason       Reason    // "" after an error
+	Probs        []float64 // with Request.Confidence: the model's probability of each of IDs, whatever was allowed or sampled
 	Slides       int       // how often the context was full and its older half forgotten
 	Embedding    []float32 // of Request.Embed: the mean hidden state, of length 1
 }
@@ -157,6 +162,8 @@ func newGeneration(tok *token.Tokenizer, req Request, emit func(Piece) error) (*
 		return nil, fmt.Errorf("context is %d, must be at least 2", req.Context)
 	case req.MaxTokens < 0:
 		return nil, fmt.Errorf("max tokens is %d, must not be negative", req.MaxTokens)
+	case !(req.Confidence >= 0):
+		return nil, fmt.Errorf("the temperature of the confidence is %g, must not be negative", req.Confidence)
 	case req.MinTokens < 0:
 		return nil, fmt.Errorf("min tokens is %d, must not be negative", req.MinTokens)
 	case len(ids) == 0:
@@ -217,6 +224,9 @@ func (g *generation) next(logits []float32) (done bool, err error) {
 	if g.req.Logprobs && !slices.Contains(g.req.EOS, id) {
 		g.tokens = append(g.tokens, logprobs(logits[:min(len(logits), g.vocab)], id, g.req.Top))
 	}
+	if g.req.Confidence > 0 {
+		g.res.Probs = append(g.res.Probs, probability(logits[:min(len(logits), g.vocab)], id, g.req.Confidence))
+	}
 	if g.req.Grammar != nil {
 		g.req.Grammar.Take(id)
 	}
@@ -257,6 +267,15 @@ func (g *generation) open(logits []float32) (out []float32, end bool) {
 		}
 	}
 	return g.logits, false
+}
+
+// probability is a token's at a temperature.
+func probability(logits []float32, id int32, temperature float64) float64 {
+	at, sum := float64(logits[id]), 0.0
+	for _, v := range logits {
+		sum += math.Exp((float64(v) - at) / temperature)
+	}
+	return 1 / sum
 }
 
 // logprobs is a token with its log-probability and the top likeliest.

@@ -88,6 +88,24 @@ func (h *Hub) Reload(name string) error {
 	return h.Load(name, s.dir)
 }
 
+// Unload serves a name no more; requests that have one of its models go on.
+func (h *Hub) Unload(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.mu.models[name]
+	if s == nil {
+		return fmt.Errorf("%w: %q", ErrNoModel, name)
+	}
+	delete(h.mu.models, name)
+	h.mu.names = slices.DeleteFunc(h.mu.names, func(n string) bool { return n == name })
+	for _, old := range []*Model{s.stable, s.canary} {
+		if old != nil {
+			h.retire(old)
+		}
+	}
+	return nil
+}
+
 // Canary gives the bundle in dir that share of a model's requests, in percent, beside
 // the version that is served.
 func (h *Hub) Canary(name, dir string, percent float64) error {

@@ -435,3 +435,31 @@ func TestPages(t *testing.T) {
 		t.Errorf("%d tokens until the pages were full: %s, %v", len(res.IDs), res.Reason, err)
 	}
 }
+
+// Probabilities are those of the chosen tokens at the temperature that was asked for.
+func TestProbs(t *testing.T) {
+	logits := []float32{1, 3, -2, 0.5}
+	for _, temperature := range []float64{0.5, 1, 4} {
+		sum := 0.0
+		for _, v := range logits {
+			sum += math.Exp(float64(v) / temperature)
+		}
+		for id, v := range logits {
+			if got, want := probability(logits, int32(id), temperature), math.Exp(float64(v)/temperature)/sum; math.Abs(got-want) > 1e-12 {
+				t.Errorf("token %d at %g: %g, want %g", id, temperature, got, want)
+			}
+		}
+	}
+	if p := probability([]float32{-1e30, 1e30}, 0, 0.05); p != 0 {
+		t.Error(p)
+	}
+	tok := tinyTokenizer(t)
+	s := &script{t: t, vocab: tok.VocabSize(), context: 64, say: tok.Encode(nil, "hello"), seqs: map[int][]int32{}}
+	res, err := Generate(t.Context(), s, tok, Request{Prompt: "a", Context: 64, MaxTokens: 3, Confidence: 2}, nil)
+	if err != nil || len(res.Probs) != len(res.IDs) || !(res.Probs[0] > 0 && res.Probs[0] < 1) {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if _, err := Generate(t.Context(), s, tok, Request{Prompt: "a", Context: 64, Confidence: -1}, nil); err == nil {
+		t.Error("a negative temperature was taken")
+	}
+}

@@ -1449,6 +1449,7 @@ type Spec struct {
 	Ensemble             *string                `protobuf:"bytes,41,opt,name=ensemble,proto3,oneof" json:"ensemble,omitempty"`
 	GrowFinal            *string                `protobuf:"bytes,42,opt,name=grow_final,json=growFinal,proto3,oneof" json:"grow_final,omitempty"`
 	Compress             *Compress              `protobuf:"bytes,43,opt,name=compress,proto3" json:"compress,omitempty"`
+	Metric               *string                `protobuf:"bytes,44,opt,name=metric,proto3,oneof" json:"metric,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -1733,6 +1734,13 @@ func (x *Spec) GetCompress() *Compress {
 		return x.Compress
 	}
 	return nil
+}
+
+func (x *Spec) GetMetric() string {
+	if x != nil && x.Metric != nil {
+		return *x.Metric
+	}
+	return ""
 }
 
 type Compress struct {
@@ -3372,7 +3380,7 @@ const file_control_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\tH\x00R\x04hash\x88\x01\x01\x12\x17\n" +
 	"\x04size\x18\x02 \x01(\x03H\x01R\x04size\x88\x01\x01B\a\n" +
 	"\x05_hashB\a\n" +
-	"\x05_size\"\xe9\x0e\n" +
+	"\x05_size\"\x91\x0f\n" +
 	"\x04Spec\x12 \n" +
 	"\ttask_type\x18\x01 \x01(\tH\x00R\btaskType\x88\x01\x01\x12)\n" +
 	"\x0emax_seq_length\x18\x02 \x01(\x05H\x01R\fmaxSeqLength\x88\x01\x01\x124\n" +
@@ -3416,7 +3424,8 @@ const file_control_proto_rawDesc = "" +
 	"\bensemble\x18) \x01(\tH\x17R\bensemble\x88\x01\x01\x12\"\n" +
 	"\n" +
 	"grow_final\x18* \x01(\tH\x18R\tgrowFinal\x88\x01\x01\x120\n" +
-	"\bcompress\x18+ \x01(\v2\x14.autoglm.v1.CompressR\bcompress\x1a8\n" +
+	"\bcompress\x18+ \x01(\v2\x14.autoglm.v1.CompressR\bcompress\x12\x1b\n" +
+	"\x06metric\x18, \x01(\tH\x19R\x06metric\x88\x01\x01\x1a8\n" +
 	"\n" +
 	"SpaceEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3460,7 +3469,8 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"_averagingB\v\n" +
 	"\t_ensembleB\r\n" +
-	"\v_grow_final\"\x9a\x03\n" +
+	"\v_grow_finalB\t\n" +
+	"\a_metric\"\x9a\x03\n" +
 	"\bCompress\x12\x1d\n" +
 	"\aweights\x18\x01 \x01(\tH\x00R\aweights\x88\x01\x01\x12\x19\n" +
 	"\x05prune\x18\x02 \x01(\x01H\x01R\x05prune\x88\x01\x01\x12\x1f\n" +

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 )
 
 // Buckets of times, in seconds, and of tokens: vLLM's.
@@ -36,6 +37,7 @@ type Metrics struct {
 	handler  http.Handler
 
 	prompt, generated, success, failed, refused             counters
+	rules, gates, votes, outcomes                           counters
 	first, gap, perToken, total, queue, prefill, decode     histograms
 	promptTokens, generatedTokens, stepTokens, stepSequence histograms
 }
@@ -84,6 +86,10 @@ func New() *Metrics {
 	m.success = counter("Requests that ended well, by the reason.", []string{"finished_reason"}, "autoglm_request_success_total", "vllm:request_success_total")
 	m.failed = counter("Requests that did not end well, by the cause.", []string{"cause"}, "autoglm_request_failed_total")
 	m.refused = counter("Requests refused because the queue was full.", nil, "autoglm_request_refused_total", "vllm:admission_rejections_total")
+	m.rules = counter("What a policy's rules did.", []string{"rule", "did"}, "autoglm_policy_rule_total")
+	m.gates = counter("What a policy's gate did.", []string{"outcome"}, "autoglm_policy_gate_total")
+	m.votes = counter("How votes on whole answers ended.", []string{"outcome"}, "autoglm_policy_vote_total")
+	m.outcomes = counter("What became of answers that a policy decided on.", []string{"outcome"}, "autoglm_policy_answer_total")
 	m.first = histogram("Seconds from a request to its first token.", firstBuckets, "autoglm_time_to_first_token_seconds", "vllm:time_to_first_token_seconds")
 	m.gap = histogram("Seconds between two tokens of a request.", tokenBuckets, "autoglm_inter_token_latency_seconds", "vllm:inter_token_latency_seconds")
 	m.perToken = histogram("Mean seconds of a request's token after the first.", tokenBuckets, "vllm:request_time_per_output_token_seconds")
@@ -103,6 +109,16 @@ func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.handler.
 
 // Refused counts a request that a full queue refused.
 func (m *Metrics) Refused(model string) { m.refused.add(1, model) }
+
+// Policy counts what policies do.
+func (m *Metrics) Policy() policy.Events {
+	return policy.Events{
+		Rule:    func(served, rule, did string) { m.rules.add(1, served, rule, did) },
+		Gate:    func(served, outcome string) { m.gates.add(1, served, outcome) },
+		Vote:    func(served, outcome string) { m.votes.add(1, served, outcome) },
+		Outcome: func(served, outcome string) { m.outcomes.add(1, served, outcome) },
+	}
+}
 
 // Events are what a scheduler of that model tells.
 func (m *Metrics) Events(model string) serve.Events {

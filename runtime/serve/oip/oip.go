@@ -194,8 +194,8 @@ func (s *Server) ModelMetadata(_ context.Context, in *api.ModelMetadataRequest) 
 // RepositoryIndex implements the service.
 func (s *Server) RepositoryIndex(context.Context, *api.RepositoryIndexRequest) (*api.RepositoryIndexResponse, error) {
 	out := &api.RepositoryIndexResponse{}
-	for _, m := range s.cfg.Hub.Models() {
-		out.Models = append(out.Models, &api.RepositoryIndexResponse_ModelIndex{Name: m.Name, Version: m.Version, State: "READY"})
+	for _, m := range s.cfg.Rest.Served() {
+		out.Models = append(out.Models, &api.RepositoryIndexResponse_ModelIndex{Name: m[0], Version: m[1], State: "READY"})
 	}
 	return out, nil
 }
@@ -236,7 +236,10 @@ func (s *Server) ModelStreamInfer(st grpc.BidiStreamingServer[api.ModelInferRequ
 			return err
 		}
 		final := func(r *api.ModelInferResponse, is bool) *api.ModelInferResponse {
-			r.Parameters = map[string]*api.InferParameter{"triton_final_response": {ParameterChoice: &api.InferParameter_BoolParam{BoolParam: is}}}
+			if r.Parameters == nil {
+				r.Parameters = map[string]*api.InferParameter{}
+			}
+			r.Parameters["triton_final_response"] = &api.InferParameter{ParameterChoice: &api.InferParameter_BoolParam{BoolParam: is}}
 			return r
 		}
 		req, err := decode(in)
@@ -399,9 +402,30 @@ func parseRaw(v *rest.Tensor, n int, b []byte) error {
 	return nil
 }
 
+// parameters are what a policy decided; nil is nothing.
+func parameters(who rest.Answered) map[string]*api.InferParameter {
+	if who.Verdict == nil {
+		return nil
+	}
+	out := map[string]*api.InferParameter{}
+	for name, v := range who.Verdict.Parameters() {
+		p := &api.InferParameter{}
+		switch v := v.(type) {
+		case string:
+			p.ParameterChoice = &api.InferParameter_StringParam{StringParam: v}
+		case int64:
+			p.ParameterChoice = &api.InferParameter_Int64Param{Int64Param: v}
+		case float64:
+			p.ParameterChoice = &api.InferParameter_DoubleParam{DoubleParam: v}
+		}
+		out[name] = p
+	}
+	return out
+}
+
 // encode writes an answer: raw where the request was.
 func encode(in *api.ModelInferRequest, who rest.Answered, tensors []rest.Tensor) *api.ModelInferResponse {
-	out := &api.ModelInferResponse{ModelName: who.Model, ModelVersion: who.Version, Id: in.Id}
+	out := &api.ModelInferResponse{ModelName: who.Model, ModelVersion: who.Version, Id: in.Id, Parameters: parameters(who)}
 	raw := len(in.RawInputContents) > 0
 	for _, t := range tensors {
 		o := &api.ModelInferResponse_InferOutputTensor{Name: t.Name, Datatype: t.Datatype, Shape: t.Shape}

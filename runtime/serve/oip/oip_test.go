@@ -31,6 +31,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/metrics"
 	"github.com/open-autoglm/autoglm/runtime/serve/oip/api"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 	"github.com/open-autoglm/autoglm/runtime/serve/rest"
 	"github.com/open-autoglm/autoglm/runtime/serve/servetest"
 )
@@ -415,6 +416,59 @@ func TestRawContents(t *testing.T) {
 		bad.RawInputContents[i] = cut
 		if _, err := decode(bad); err == nil {
 			t.Errorf("input %d is read from %v", i, cut)
+		}
+	}
+}
+
+// Answers over gRPC pass through the policy, and their parameters say what it decided.
+func TestPolicy(t *testing.T) {
+	p, err := policy.Parse([]byte(`models: {tiny: {rules: [{name: fox, when: 'prompt.contains("fox")', then: reject, reason: no foxes}], gate: {confidence: 0.000001, below: abstain}}}`), "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := start(t, false, func(c *rest.Config) { c.Policy = func() *policy.Policy { return p } })
+	for prompt, outcome := range map[string]string{"the fox": policy.Rejected, "the dog": policy.Accepted} {
+		whole, err := f.client.ModelInfer(t.Context(), typed(prompt, 12))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := f.client.ModelStreamInfer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Send(typed(prompt, 12)); err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		var last *api.ModelInferResponse
+		for last == nil {
+			m, err := st.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r := m.InferResponse; r.Parameters["triton_final_response"].GetBoolParam() {
+				last = r
+			} else {
+				text += string(r.Outputs[0].Contents.BytesContents[0])
+			}
+		}
+		if err := st.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(whole.Outputs[0].Contents.BytesContents[0]); got != text || (text == "") != (outcome == policy.Rejected) {
+			t.Errorf("%s: whole %q, streamed %q", prompt, got, text)
+		}
+		ids := 12
+		if outcome == policy.Rejected {
+			ids = 0
+		}
+		if n := len(whole.Outputs[1].Contents.GetInt64Contents()); n != ids {
+			t.Errorf("%s: %d ids", prompt, n)
+		}
+		for _, r := range []*api.ModelInferResponse{whole, last} {
+			if r.Parameters["autoglm_outcome"].GetStringParam() != outcome || r.Parameters["autoglm_attempts"].GetInt64Param() != 1 || r.Parameters["autoglm_confidence"].GetDoubleParam() <= 0 {
+				t.Errorf("%s: %v", prompt, r.Parameters)
+			}
 		}
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
@@ -116,6 +118,8 @@ type chatChoice struct {
 	Delta    *chatDelta  `json:"delta,omitempty"`
 	Logprobs *chatProbs  `json:"logprobs"`
 	Finish   *string     `json:"finish_reason"`
+
+	Verdict *policy.Verdict `json:"autoglm,omitempty"`
 }
 
 type chatAnswer struct {
@@ -127,6 +131,7 @@ type chatAnswer struct {
 type chatDelta struct {
 	Role    string  `json:"role,omitempty"`
 	Content *string `json:"content,omitempty"`
+	Refusal *string `json:"refusal,omitempty"`
 }
 
 type chatProbs struct {
@@ -202,41 +207,25 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	m, release, err := s.get(in.Model)
+	q, err := s.ask(in.Model)
 	if err != nil {
 		return err
 	}
-	defer release()
-	maxTokens := in.MaxCompletionTokens
-	if maxTokens == nil {
-		maxTokens = in.MaxTokens
-	}
-	req, err := in.request(m.Bundle, maxTokens)
+	defer q.release()
+	in.seeded()
+	q.build = func(m *serve.Model) ([]serve.Request, error) { return in.requests(m, messages) }
+	reqs, err := q.requests()
 	if err != nil {
 		return err
 	}
-	switch {
-	case in.TopLogprobs != nil && !in.Logprobs:
-		return invalid("top_logprobs", "top_logprobs needs logprobs: true")
-	case in.TopLogprobs != nil && (*in.TopLogprobs < 0 || *in.TopLogprobs > 20):
-		return invalid("top_logprobs", "top_logprobs is %d, must be in 0 to 20", *in.TopLogprobs)
+	for range reqs {
+		q.prompts = append(q.prompts, lastSaid(messages))
 	}
-	req.Logprobs = in.Logprobs
-	if in.TopLogprobs != nil {
-		req.Top = *in.TopLogprobs
-	}
-	grammar, err := in.grammar(m)
-	if err != nil {
-		return err
-	}
-	if req.IDs, err = serve.ChatIDs(m.Bundle, messages); err != nil {
-		return err
-	}
-	reqs := in.copies(req, grammar)
-	head := chatCompletion{ID: newID("chatcmpl"), Object: "chat.completion", Created: time.Now().Unix(), Model: m.Name, Fingerprint: "version " + m.Version}
+	tok := q.Bundle.Tokenizer
+	head := chatCompletion{ID: newID("chatcmpl"), Object: "chat.completion", Created: time.Now().Unix(), Model: q.name, Fingerprint: "version " + q.Version}
 	if in.Stream {
 		head.Object = "chat.completion.chunk"
-		return s.streamed(w, r, m, in.StreamOptions, len(reqs), reqs, events{
+		return s.streamed(w, r, q, in.StreamOptions, len(reqs), reqs, events{
 			first: func(i int) any {
 				c := head
 				c.Choices = []chatChoice{{Index: i, Delta: &chatDelta{Role: "assistant", Content: ptr("")}}}
@@ -244,16 +233,16 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 			},
 			piece: func(i int, p serve.Piece) any {
 				choice := chatChoice{Index: i, Delta: &chatDelta{Content: &p.Text}}
-				if req.Logprobs {
-					choice.Logprobs = newChatProbs(m.Bundle.Tokenizer, p.Tokens)
+				if in.Logprobs {
+					choice.Logprobs = newChatProbs(tok, p.Tokens)
 				}
 				c := head
 				c.Choices = []chatChoice{choice}
 				return c
 			},
-			last: func(i int, res serve.Result) any {
+			last: func(i int, a answer) any {
 				c := head
-				c.Choices = []chatChoice{{Index: i, Delta: &chatDelta{}, Finish: finishReason(res.Reason)}}
+				c.Choices = []chatChoice{{Index: i, Delta: &chatDelta{Refusal: a.refusal()}, Finish: finishReason(a.Reason), Verdict: a.verdict}}
 				return c
 			},
 			usage: func(u *usage) any {
@@ -263,18 +252,66 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) error {
 			},
 		})
 	}
-	results, tokens, err := s.whole(r.Context(), m, reqs)
+	answers, err := s.whole(r, q, reqs)
 	if err != nil {
 		return err
 	}
-	for i, res := range results {
-		choice := chatChoice{Index: i, Message: &chatAnswer{Role: "assistant", Content: res.Text}, Finish: finishReason(res.Reason)}
-		if req.Logprobs {
-			choice.Logprobs = newChatProbs(m.Bundle.Tokenizer, tokens[i])
+	for i, a := range answers {
+		choice := chatChoice{Index: i, Message: &chatAnswer{Role: "assistant", Content: a.Text, Refusal: a.refusal()}, Finish: finishReason(a.Reason), Verdict: a.verdict}
+		if in.Logprobs && a.kept() {
+			choice.Logprobs = newChatProbs(tok, a.tokens)
 		}
 		head.Choices = append(head.Choices, choice)
 	}
-	head.Usage = usageOf(results, len(reqs))
+	head.Usage = usageOf(answers, len(reqs))
 	writeJSON(w, http.StatusOK, head)
 	return nil
+}
+
+// requests are those of a model, one for each choice.
+func (c *chatRequest) requests(m *serve.Model, messages []serve.Message) ([]serve.Request, error) {
+	maxTokens := c.MaxCompletionTokens
+	if maxTokens == nil {
+		maxTokens = c.MaxTokens
+	}
+	req, err := c.request(m.Bundle, maxTokens)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case c.TopLogprobs != nil && !c.Logprobs:
+		return nil, invalid("top_logprobs", "top_logprobs needs logprobs: true")
+	case c.TopLogprobs != nil && (*c.TopLogprobs < 0 || *c.TopLogprobs > 20):
+		return nil, invalid("top_logprobs", "top_logprobs is %d, must be in 0 to 20", *c.TopLogprobs)
+	}
+	req.Logprobs = c.Logprobs
+	if c.TopLogprobs != nil {
+		req.Top = *c.TopLogprobs
+	}
+	grammar, err := c.grammar(m)
+	if err != nil {
+		return nil, err
+	}
+	if req.IDs, err = serve.ChatIDs(m.Bundle, messages); err != nil {
+		return nil, err
+	}
+	return c.copies(req, grammar), nil
+}
+
+// lastSaid is what the user said last, as rules see it.
+func lastSaid(messages []serve.Message) string {
+	for _, m := range slices.Backward(messages) {
+		if m.Role == "user" {
+			return m.Content
+		}
+	}
+	return ""
+}
+
+// refusal is why nothing is said; nil where something is.
+func (a *answer) refusal() *string {
+	if a.verdict == nil || !a.verdict.Withheld() {
+		return nil
+	}
+	return &a.verdict.Reason
 }

@@ -1,16 +1,14 @@
 package rest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"net/http"
-	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
@@ -86,14 +84,14 @@ type usageDetails struct {
 }
 
 // usageOf sums results, of which choices share a prompt.
-func usageOf(all []serve.Result, choices int) *usage {
+func usageOf(all []answer, choices int) *usage {
 	var u usage
 	for i, r := range all {
 		if i%choices == 0 {
 			u.Prompt += r.PromptTokens
 			u.Details.Cached += r.CachedTokens
 		}
-		u.Completion += len(r.IDs)
+		u.Completion += r.computed
 	}
 	u.Total = u.Prompt + u.Completion
 	return &u
@@ -102,8 +100,11 @@ func usageOf(all []serve.Result, choices int) *usage {
 // finishReason is a reason by OpenAI's name.
 func finishReason(r serve.Reason) *string {
 	name := "stop"
-	if r == serve.ReasonLength {
+	switch r {
+	case serve.ReasonLength:
 		name = "length"
+	case serve.ReasonPolicy:
+		name = "content_filter"
 	}
 	return &name
 }
@@ -123,6 +124,7 @@ type completionChoice struct {
 	Text     string           `json:"text"`
 	Logprobs *completionProbs `json:"logprobs"`
 	Finish   *string          `json:"finish_reason"`
+	Verdict  *policy.Verdict  `json:"autoglm,omitempty"`
 }
 
 type completionProbs struct {
@@ -154,48 +156,29 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	m, release, err := s.get(in.Model)
+	q, err := s.ask(in.Model)
 	if err != nil {
 		return err
 	}
-	defer release()
-	maxTokens := in.MaxTokens
-	if maxTokens == nil {
-		maxTokens = ptr(16) // as OpenAI does
+	defer q.release()
+	in.seeded()
+	q.build = func(m *serve.Model) ([]serve.Request, error) {
+		reqs, _, err := in.requests(m)
+		return reqs, err
 	}
-	base, err := in.request(m.Bundle, maxTokens)
+	reqs, echo, err := in.requests(q.Model)
 	if err != nil {
 		return err
-	}
-	switch {
-	case in.BestOf != nil && *in.BestOf != in.choices():
-		return unsupported("best_of")
-	case in.Suffix != nil && *in.Suffix != "":
-		return unsupported("suffix")
-	case in.Logprobs != nil && (*in.Logprobs < 0 || *in.Logprobs > 20):
-		return invalid("logprobs", "logprobs is %d, must be in 0 to 20", *in.Logprobs)
-	case in.Logprobs != nil && in.Echo:
-		return invalid("echo", "echo with logprobs is not supported here; leave one out")
-	}
-	if in.Logprobs != nil {
-		base.Logprobs, base.Top = true, *in.Logprobs
-	}
-	grammar, err := in.grammar(m)
-	if err != nil {
-		return err
-	}
-	each, echo, err := in.Prompt.requests("prompt", m, base)
-	if err != nil {
-		return err
-	}
-	var reqs []serve.Request
-	for _, req := range each {
-		reqs = append(reqs, in.copies(req, grammar)...)
 	}
 	n := in.choices()
-	head := completion{ID: newID("cmpl"), Object: "text_completion", Created: time.Now().Unix(), Model: m.Name, Fingerprint: "version " + m.Version}
+	for i := range reqs {
+		q.prompts = append(q.prompts, echo[i/n])
+	}
+	tok := q.Bundle.Tokenizer
+	logprobs := in.Logprobs != nil
+	head := completion{ID: newID("cmpl"), Object: "text_completion", Created: time.Now().Unix(), Model: q.name, Fingerprint: "version " + q.Version}
 	if in.Stream {
-		return s.streamed(w, r, m, in.StreamOptions, n, reqs, events{
+		return s.streamed(w, r, q, in.StreamOptions, n, reqs, events{
 			first: func(i int) any {
 				if !in.Echo {
 					return nil
@@ -208,18 +191,18 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 				offsets := make([]int, len(reqs))
 				return func(i int, p serve.Piece) any {
 					choice := completionChoice{Index: i, Text: p.Text}
-					if base.Logprobs {
+					if logprobs {
 						choice.Logprobs = &completionProbs{}
-						offsets[i] = choice.Logprobs.add(m.Bundle.Tokenizer, p.Tokens, offsets[i])
+						offsets[i] = choice.Logprobs.add(tok, p.Tokens, offsets[i])
 					}
 					c := head
 					c.Choices = []completionChoice{choice}
 					return c
 				}
 			}(),
-			last: func(i int, res serve.Result) any {
+			last: func(i int, a answer) any {
 				c := head
-				c.Choices = []completionChoice{{Index: i, Finish: finishReason(res.Reason)}}
+				c.Choices = []completionChoice{{Index: i, Finish: finishReason(a.Reason), Verdict: a.verdict}}
 				return c
 			},
 			usage: func(u *usage) any {
@@ -229,24 +212,61 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 			},
 		})
 	}
-	results, tokens, err := s.whole(r.Context(), m, reqs)
+	answers, err := s.whole(r, q, reqs)
 	if err != nil {
 		return err
 	}
-	for i, res := range results {
-		choice := completionChoice{Index: i, Text: res.Text, Finish: finishReason(res.Reason)}
+	for i, a := range answers {
+		choice := completionChoice{Index: i, Text: a.Text, Finish: finishReason(a.Reason), Verdict: a.verdict}
 		if in.Echo {
 			choice.Text = echo[i/n] + choice.Text
 		}
-		if base.Logprobs {
+		if logprobs && a.kept() {
 			choice.Logprobs = &completionProbs{}
-			choice.Logprobs.add(m.Bundle.Tokenizer, tokens[i], 0)
+			choice.Logprobs.add(tok, a.tokens, 0)
 		}
 		head.Choices = append(head.Choices, choice)
 	}
-	head.Usage = usageOf(results, n)
+	head.Usage = usageOf(answers, n)
 	writeJSON(w, http.StatusOK, head)
 	return nil
+}
+
+// requests are those of a model, a prompt's choices one after the other, and the prompts.
+func (c *completionRequest) requests(m *serve.Model) (reqs []serve.Request, echo []string, err error) {
+	maxTokens := c.MaxTokens
+	if maxTokens == nil {
+		maxTokens = ptr(16) // as OpenAI does
+	}
+	base, err := c.request(m.Bundle, maxTokens)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case c.BestOf != nil && *c.BestOf != c.choices():
+		return nil, nil, unsupported("best_of")
+	case c.Suffix != nil && *c.Suffix != "":
+		return nil, nil, unsupported("suffix")
+	case c.Logprobs != nil && (*c.Logprobs < 0 || *c.Logprobs > 20):
+		return nil, nil, invalid("logprobs", "logprobs is %d, must be in 0 to 20", *c.Logprobs)
+	case c.Logprobs != nil && c.Echo:
+		return nil, nil, invalid("echo", "echo with logprobs is not supported here; leave one out")
+	}
+	if c.Logprobs != nil {
+		base.Logprobs, base.Top = true, *c.Logprobs
+	}
+	grammar, err := c.grammar(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	each, echo, err := c.Prompt.requests("prompt", m, base)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, req := range each {
+		reqs = append(reqs, c.copies(req, grammar)...)
+	}
+	return reqs, echo, nil
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -260,12 +280,11 @@ func (c *common) grammar(m *serve.Model) (func() serve.Grammar, error) {
 	return f, err
 }
 
-// copies are a request for each choice; the first has the seed that was asked for.
+// copies are a request for each choice; the first has the seed that was asked for, or
+// that seeded gave.
 func (c *common) copies(req serve.Request, grammar func() serve.Grammar) []serve.Request {
-	seed := rand.Uint64()
-	if c.Seed != nil {
-		seed = uint64(*c.Seed)
-	}
+	c.seeded()
+	seed := uint64(*c.Seed)
 	out := make([]serve.Request, c.choices())
 	for i := range out {
 		out[i] = req
@@ -277,54 +296,16 @@ func (c *common) copies(req serve.Request, grammar func() serve.Grammar) []serve
 	return out
 }
 
-// whole runs requests together, and gives their results and tokens once all are done.
-func (s *Server) whole(ctx context.Context, m *serve.Model, reqs []serve.Request) ([]serve.Result, [][]serve.Token, error) {
-	tokens := make([][]serve.Token, len(reqs))
-	results, err := s.generate(ctx, m, reqs, func(i int, p serve.Piece) error {
-		tokens[i] = append(tokens[i], p.Tokens...)
-		return nil
-	}, nil)
-	return results, tokens, err
-}
-
-// generate runs requests together. emit, and end (which may be nil) after the last
-// piece, are called by one goroutine for each of them; the first error ends all.
-func (s *Server) generate(ctx context.Context, m *serve.Model, reqs []serve.Request, emit func(i int, p serve.Piece) error, end func(i int, res serve.Result) error) ([]serve.Result, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	results := make([]serve.Result, len(reqs))
-	var wg sync.WaitGroup
-	for i, req := range reqs {
-		wg.Go(func() {
-			var err error
-			results[i], err = m.Generate(ctx, req, func(p serve.Piece) error { return emit(i, p) })
-			if err == nil && end != nil {
-				err = end(i, results[i])
-			}
-			if err != nil {
-				cancel(err)
-			}
-		})
-	}
-	wg.Wait()
-	err := context.Cause(ctx)
-	var busy *serve.BusyError
-	if errors.As(err, &busy) {
-		s.cfg.Metrics.Refused(m.Name)
-	}
-	return results, err
-}
-
 // events are what a stream is made of.
 type events struct {
 	first func(i int) any // of choice i; nil is none
 	piece func(i int, p serve.Piece) any
-	last  func(i int, res serve.Result) any
+	last  func(i int, a answer) any
 	usage func(u *usage) any
 }
 
 // streamed answers with server-sent events. n requests each share a prompt.
-func (s *Server) streamed(w http.ResponseWriter, r *http.Request, m *serve.Model, o *streamOptions, n int, reqs []serve.Request, e events) error {
+func (s *Server) streamed(w http.ResponseWriter, r *http.Request, q *question, o *streamOptions, n int, reqs []serve.Request, e events) error {
 	st := newStream(w, s.cfg.Ping)
 	defer st.close()
 	begun := make([]bool, len(reqs)) // each by its own goroutine
@@ -338,17 +319,17 @@ func (s *Server) streamed(w http.ResponseWriter, r *http.Request, m *serve.Model
 		}
 		return nil
 	}
-	results, err := s.generate(r.Context(), m, reqs, func(i int, p serve.Piece) error {
+	answers, err := s.generate(r.Context(), q, reqs, func(i int, p serve.Piece) error {
 		if err := begin(i); err != nil {
 			return err
 		}
 		return st.send(e.piece(i, p))
-	}, func(i int, res serve.Result) error { return errors.Join(begin(i), st.send(e.last(i, res))) })
+	}, func(i int, a answer) error { return errors.Join(begin(i), st.send(e.last(i, a))) })
 	if err != nil {
 		return st.finish(err)
 	}
 	if o != nil && o.IncludeUsage {
-		if err := st.send(e.usage(usageOf(results, n))); err != nil {
+		if err := st.send(e.usage(usageOf(answers, n))); err != nil {
 			return st.finish(err)
 		}
 	}

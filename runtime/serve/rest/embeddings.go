@@ -28,11 +28,16 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &in); err != nil {
 		return err
 	}
-	m, release, err := s.get(in.Model)
+	q, err := s.ask(in.Model)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer q.release()
+	m := q.Model
+	if m.Name != q.name {
+		return invalid("model", "%s is a vote, which has no embeddings; ask %s", q.name, m.Name)
+	}
+	q.served = nil // a policy is of texts
 	switch {
 	case in.Encoding != "" && in.Encoding != "float" && in.Encoding != "base64":
 		return invalid("encoding_format", "encoding_format is %q; float and base64 are known", clip(in.Encoding))
@@ -43,12 +48,12 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	results, err := s.generate(r.Context(), m, reqs, func(int, serve.Piece) error { return nil }, nil)
+	answers, err := s.whole(r, q, reqs)
 	if err != nil {
 		return err
 	}
 	data := []embedding{}
-	for i, res := range results {
+	for i, res := range answers {
 		var v any = res.Embedding
 		if in.Encoding == "base64" {
 			var b []byte
@@ -59,7 +64,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 		}
 		data = append(data, embedding{"embedding", i, v})
 	}
-	u := usageOf(results, 1)
+	u := usageOf(answers, 1)
 	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": data, "model": m.Name, "usage": map[string]int{"prompt_tokens": u.Prompt, "total_tokens": u.Total}})
 	return nil
 }

@@ -14,26 +14,29 @@ import (
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 )
 
 // Metrics is what counts, and shows what it counted.
 type Metrics interface {
 	http.Handler
 	Refused(model string)
+	Policy() policy.Events
 }
 
 // Config says what a Server serves, and to whom.
 type Config struct {
 	Hub     *serve.Hub
 	Metrics Metrics
-	Keys    *keys.Ring    // nil lets everybody in
-	MaxBody int64         // bytes of a request
-	Timeout time.Duration // for a request, from its arrival to its end; 0 is no bound
-	Ping    time.Duration // between the comments that keep a silent stream alive
-	Stall   time.Duration // how long a round may take before the server calls itself sick
-	Origins []string      // sites whose pages may ask, or *; empty is none
-	Local   bool          // only who calls it by a name of this machine's own: no site whose name leads here
-	Version string        // of the program
+	Policy  func() *policy.Policy // the one that counts now; nil, and a nil one, let all answers stand
+	Keys    *keys.Ring            // nil lets everybody in
+	MaxBody int64                 // bytes of a request
+	Timeout time.Duration         // for a request, from its arrival to its end; 0 is no bound
+	Ping    time.Duration         // between the comments that keep a silent stream alive
+	Stall   time.Duration         // how long a round may take before the server calls itself sick
+	Origins []string              // sites whose pages may ask, or *; empty is none
+	Local   bool                  // only who calls it by a name of this machine's own: no site whose name leads here
+	Version string                // of the program
 }
 
 // DefaultConfig is a server of hub without keys.
@@ -161,19 +164,6 @@ func Bearer(header string) string {
 	return strings.TrimSpace(key)
 }
 
-// get finds a request's model. A name may end in @VERSION.
-func (s *Server) get(name string) (*serve.Model, func(), error) {
-	version := ""
-	if i := strings.LastIndexByte(name, '@'); i >= 0 {
-		name, version = name[:i], name[i+1:]
-	}
-	m, release, err := s.cfg.Hub.Get(name, version)
-	if err != nil && name == "" {
-		err = invalid("model", "give model: GET /v1/models lists those that are served")
-	}
-	return m, release, err
-}
-
 func newID(prefix string) string { return prefix + "-" + strings.ToLower(rand.Text()) }
 
 // healthz tells whether the process works: every model's rounds come to an end.
@@ -223,6 +213,10 @@ type modelInfo struct {
 	Chat        bool     `json:"chat"`
 }
 
+func infoOf(name string, m *serve.Model) modelInfo {
+	return modelInfo{name, "model", m.Loaded.Unix(), "autoglm", m.Bundle.Arch.Context, []string{m.Version}, serve.Chats(m.Bundle)}
+}
+
 func (s *Server) modelInfos() []modelInfo {
 	out := []modelInfo{}
 	for _, m := range s.cfg.Hub.Models() {
@@ -230,7 +224,13 @@ func (s *Server) modelInfos() []modelInfo {
 			out[n-1].Versions = append(out[n-1].Versions, m.Version)
 			continue
 		}
-		out = append(out, modelInfo{m.Name, "model", m.Loaded.Unix(), "autoglm", m.Bundle.Arch.Context, []string{m.Version}, serve.Chats(m.Bundle)})
+		out = append(out, infoOf(m.Name, m))
+	}
+	for _, name := range s.voting() {
+		if q, err := s.find(name, ""); err == nil {
+			out = append(out, infoOf(name, q.Model))
+			q.release()
+		}
 	}
 	return out
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
+	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
@@ -60,8 +61,11 @@ type Inference struct {
 	Outputs        []string // names of those wanted; none is all
 }
 
-// Answered is who answered.
-type Answered struct{ Model, Version string }
+// Answered is who answered, and what a policy decided; nil is none.
+type Answered struct {
+	Model, Version string
+	Verdict        *policy.Verdict
+}
 
 // Infer generates a text. piece, which may be nil, is called with what the text grew by,
 // where the request's input or parameter stream does not say no; the answer is whole
@@ -72,23 +76,28 @@ func (s *Server) Infer(ctx context.Context, in Inference, piece func(Answered, [
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.Timeout)
 		defer cancel()
 	}
-	m, release, err := s.cfg.Hub.Get(in.Model, in.Version)
+	q, err := s.find(in.Model, in.Version)
 	if err != nil {
 		return Answered{}, nil, err
 	}
-	defer release()
-	who := Answered{m.Name, m.Version}
+	defer q.release()
+	who := Answered{Model: q.name, Version: q.Version}
 	for _, o := range in.Outputs {
 		if !slices.ContainsFunc(Outputs, func(t TensorInfo) bool { return t.Name == o }) {
 			return who, nil, invalid("outputs", "there is no output %q", clip(o))
 		}
 	}
-	a, err := ask(m, in)
+	a, err := ask(q.Model, in)
 	if err != nil {
 		return who, nil, err
 	}
+	q.prompts = []string{a.prompt}
+	q.build = func(m *serve.Model) ([]serve.Request, error) {
+		other, err := ask(m, in)
+		return []serve.Request{other.req}, err
+	}
 	wants := func(name string) bool { return len(in.Outputs) == 0 || slices.Contains(in.Outputs, name) }
-	results, err := s.generate(ctx, m, []serve.Request{a.req}, func(_ int, p serve.Piece) error {
+	answers, err := s.generate(ctx, q, []serve.Request{a.req}, func(_ int, p serve.Piece) error {
 		if piece == nil || !a.stream || !wants("text_output") {
 			return nil
 		}
@@ -97,7 +106,11 @@ func (s *Server) Infer(ctx context.Context, in Inference, piece func(Answered, [
 	if err != nil {
 		return who, nil, err
 	}
-	res := results[0]
+	res := answers[0]
+	who.Verdict = res.verdict
+	if !res.kept() {
+		res.IDs = q.Bundle.Tokenizer.Encode(nil, res.Text) // none of those that were withheld
+	}
 	var out []Tensor
 	if wants("text_output") && (piece == nil || !a.stream) {
 		text := res.Text
@@ -235,7 +248,7 @@ func ask(m *serve.Model, in Inference) (asked, error) {
 	a.req.IDs = ids
 	if text != nil {
 		a.req.Prompt, a.prompt = *text, *text
-	} else if a.echo {
+	} else {
 		a.prompt = token.ValidUTF8(m.Bundle.Tokenizer.Decode(ids))
 	}
 	a.req = c.copies(a.req, grammar)[0]
@@ -297,11 +310,21 @@ func (s *Server) v2Server(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) v2Index(w http.ResponseWriter, _ *http.Request) error {
 	out := []map[string]string{}
-	for _, m := range s.cfg.Hub.Models() {
-		out = append(out, map[string]string{"name": m.Name, "version": m.Version, "state": "READY", "reason": ""})
+	for _, m := range s.Served() {
+		out = append(out, map[string]string{"name": m[0], "version": m[1], "state": "READY", "reason": ""})
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+// Served are the names that are served with their versions, a pair for each version.
+func (s *Server) Served() (out [][2]string) {
+	for _, m := range s.modelInfos() {
+		for _, v := range m.Versions {
+			out = append(out, [2]string{m.ID, v})
+		}
+	}
+	return out
 }
 
 // v2Load reads a bundle anew; requests go on meanwhile.
@@ -316,9 +339,9 @@ func (s *Server) v2Load(w http.ResponseWriter, r *http.Request) error {
 // versions are those of a model that are served; an empty version is any.
 func (s *Server) versions(name, version string) ([]string, error) {
 	var out []string
-	for _, m := range s.cfg.Hub.Models() {
-		if m.Name == name && (version == "" || version == m.Version) {
-			out = append(out, m.Version)
+	for _, m := range s.Served() {
+		if m[0] == name && (version == "" || version == m[1]) {
+			out = append(out, m[1])
 		}
 	}
 	if out == nil {
@@ -457,7 +480,11 @@ func (s *Server) v2Infer(w http.ResponseWriter, r *http.Request) error {
 		}
 		tensors = append(tensors, v2Tensor{Name: t.Name, Datatype: t.Datatype, Shape: t.Shape, Data: b})
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"model_name": who.Model, "model_version": who.Version, "id": in.ID, "outputs": tensors})
+	body := map[string]any{"model_name": who.Model, "model_version": who.Version, "id": in.ID, "outputs": tensors}
+	if who.Verdict != nil {
+		body["parameters"] = who.Verdict.Parameters()
+	}
+	writeJSON(w, http.StatusOK, body)
 	return nil
 }
 
@@ -494,8 +521,11 @@ func (s *Server) readGenerate(w http.ResponseWriter, r *http.Request) (Inference
 	return req, nil
 }
 
-func generated(who Answered, out []Tensor) map[string]string {
-	v := map[string]string{"model_name": who.Model, "model_version": who.Version}
+func generated(who Answered, out []Tensor) map[string]any {
+	v := map[string]any{"model_name": who.Model, "model_version": who.Version}
+	if who.Verdict != nil {
+		v["autoglm"] = who.Verdict
+	}
 	for _, t := range out {
 		v[t.Name] = t.Texts[0]
 	}

@@ -154,7 +154,7 @@ func (k *keylessFlags) add(c *cobra.Command) {
 func (k *keylessFlags) signer(ctx context.Context, insecure bool) (*sign.Signer, error) {
 	for name, value := range map[string]string{"--fulcio": k.fulcio, "--rekor": k.rekor} {
 		if err := httpURL(name, value); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w (the public ones are https://fulcio.sigstore.dev and https://rekor.sigstore.dev, where all can read who signed what)", err)
 		}
 	}
 	token, err := k.identityToken()
@@ -186,7 +186,7 @@ func (k *keylessFlags) identityToken() (string, error) {
 func httpURL(flag, value string) error {
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return usageError{fmt.Errorf("%s is %q, must be a URL such as https://sigstore.example.com (the public ones are https://fulcio.sigstore.dev and https://rekor.sigstore.dev, where all can read who signed what)", flag, value)}
+		return usageError{fmt.Errorf("%s is %q, must be a URL such as https://example.com", flag, value)}
 	}
 	return nil
 }

@@ -8,11 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
+	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/open-autoglm/autoglm/runtime/sign"
 )
@@ -118,58 +120,22 @@ func TestManifestsOfKubernetes(t *testing.T) {
 
 // The manifests run what export makes: its user, its ports, a root that nobody writes.
 func TestManifestsOfServing(t *testing.T) {
-	dec := yaml.NewDecoder(strings.NewReader(deployed(t, "serving")))
-	kinds := map[string]*yaml.Node{}
-	for {
-		var n yaml.Node
-		if err := dec.Decode(&n); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		var head struct{ Kind string }
-		if err := n.Decode(&head); err != nil {
-			t.Fatal(err)
-		}
-		kinds[head.Kind] = &n
-	}
+	found := documents(t, []byte(deployed(t, "serving")))
 	for _, k := range []string{"ServiceAccount", "Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment"} {
-		if kinds[k] == nil {
+		if found[k] == nil {
 			t.Fatalf("no %s", k)
 		}
 	}
-	var d struct {
-		Spec struct {
-			Template struct {
-				Spec struct {
-					SecurityContext struct {
-						RunAsNonRoot bool `yaml:"runAsNonRoot"`
-						RunAsUser    int  `yaml:"runAsUser"`
-					} `yaml:"securityContext"`
-					Containers []struct {
-						Image string
-						Ports []struct {
-							Name          string
-							ContainerPort int `yaml:"containerPort"`
-						}
-						SecurityContext struct {
-							ReadOnlyRootFilesystem bool `yaml:"readOnlyRootFilesystem"`
-						} `yaml:"securityContext"`
-					}
-				}
-			}
-		}
-	}
-	if err := kinds["Deployment"].Decode(&d); err != nil {
-		t.Fatal(err)
-	}
-	pod := d.Spec.Template.Spec
+	pod := found["Deployment"].(*appsv1.Deployment).Spec.Template.Spec
 	c := pod.Containers[0]
-	if !pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.RunAsUser != 65532 || !c.SecurityContext.ReadOnlyRootFilesystem || !strings.Contains(c.Image, "@sha256:") {
+	if s := pod.SecurityContext; !*s.RunAsNonRoot || *s.RunAsUser != 65532 || !*c.SecurityContext.ReadOnlyRootFilesystem || !strings.Contains(c.Image, "@sha256:") {
 		t.Errorf("pod %+v", pod)
 	}
 	if len(c.Ports) != 2 || c.Ports[0].ContainerPort != 8080 || c.Ports[1].ContainerPort != 9000 {
 		t.Errorf("ports %+v", c.Ports)
+	}
+	if !slices.Contains(c.Args, "--keys="+c.VolumeMounts[0].MountPath+"/keys") || pod.Volumes[0].Secret == nil {
+		t.Errorf("the keys: %+v", c)
 	}
 }
 
@@ -187,9 +153,13 @@ func TestPolicyOfKyverno(t *testing.T) {
 					IgnoreSCT bool `yaml:"ignoreSCT"`
 				}
 			}
+			Keyless struct {
+				Subject, Issuer string
+				Rekor           struct{ URL string }
+			}
 		}
 	}
-	var p struct {
+	type policy struct {
 		APIVersion string `yaml:"apiVersion"`
 		Kind       string
 		Metadata   struct{ Name string }
@@ -217,25 +187,34 @@ func TestPolicyOfKyverno(t *testing.T) {
 			}
 		}
 	}
-	dec := yaml.NewDecoder(strings.NewReader(deployed(t, "kyverno")))
-	dec.KnownFields(true)
-	if err := dec.Decode(&p); err != nil {
-		t.Fatal(err)
-	}
-	if p.APIVersion != "kyverno.io/v1" || p.Kind != "ClusterPolicy" || p.Spec.ValidationFailureAction != "Enforce" || p.Spec.FailurePolicy != "Fail" || p.Spec.Background {
-		t.Errorf("policy %+v", p)
-	}
-	v := p.Spec.Rules[0].VerifyImages[0]
-	if !v.MutateDigest || !v.VerifyDigest || !v.Required || len(v.ImageReferences) != 1 || p.Spec.Rules[0].Match.Any[0].Resources.Kinds[0] != "Pod" {
-		t.Errorf("rule %+v", v)
-	}
-	if len(v.Attestations) != 1 || v.Attestations[0].Type != sign.Provenance {
-		t.Fatalf("attestations %+v", v.Attestations)
-	}
-	for _, a := range []attestors{v.Attestors, v.Attestations[0].Attestors} {
-		k := a[0].Entries[0].Keys
-		if !strings.HasPrefix(k.PublicKeys, "-----BEGIN PUBLIC KEY-----\n") || !strings.HasSuffix(k.PublicKeys, "\n-----END PUBLIC KEY-----") || !k.Rekor.IgnoreTlog || !k.Ctlog.IgnoreSCT {
-			t.Errorf("key %+v", k)
+	for _, name := range []string{"kyverno", "kyverno-keyless"} {
+		var p policy
+		dec := yaml.NewDecoder(strings.NewReader(deployed(t, name)))
+		dec.KnownFields(true)
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		if p.APIVersion != "kyverno.io/v1" || p.Kind != "ClusterPolicy" || p.Spec.ValidationFailureAction != "Enforce" || p.Spec.FailurePolicy != "Fail" || p.Spec.Background {
+			t.Errorf("policy %+v", p)
+		}
+		v := p.Spec.Rules[0].VerifyImages[0]
+		if !v.MutateDigest || !v.VerifyDigest || !v.Required || len(v.ImageReferences) != 1 || p.Spec.Rules[0].Match.Any[0].Resources.Kinds[0] != "Pod" {
+			t.Errorf("rule %+v", v)
+		}
+		if len(v.Attestations) != 1 || v.Attestations[0].Type != sign.Provenance {
+			t.Fatalf("attestations %+v", v.Attestations)
+		}
+		for _, a := range []attestors{v.Attestors, v.Attestations[0].Attestors} {
+			if k := a[0].Entries[0].Keyless; name == "kyverno-keyless" {
+				if k.Subject == "" || k.Issuer == "" || k.Rekor.URL == "" {
+					t.Errorf("identity %+v", k)
+				}
+				continue
+			}
+			k := a[0].Entries[0].Keys
+			if !strings.HasPrefix(k.PublicKeys, "-----BEGIN PUBLIC KEY-----\n") || !strings.HasSuffix(k.PublicKeys, "\n-----END PUBLIC KEY-----") || !k.Rekor.IgnoreTlog || !k.Ctlog.IgnoreSCT {
+				t.Errorf("key %+v", k)
+			}
 		}
 	}
 }

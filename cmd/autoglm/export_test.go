@@ -22,6 +22,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/gguf"
 	"github.com/open-autoglm/autoglm/runtime/serve"
+	"github.com/open-autoglm/autoglm/runtime/sign/signtest"
 	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
@@ -187,6 +188,34 @@ func TestSignedImage(t *testing.T) {
 	ok("sign", unsigned, "--key", "other.key")
 	ok("verify", unsigned, "--key", "other.pub")
 	refused(exitFailed, "plain HTTP", "push", "image", "10.255.255.254:1/me/whale:1")
+
+	// Without a key: an authority and a log of this process vouch for an identity.
+	const who, issuer = "builder@example.com", "https://accounts.example.com"
+	authority := signtest.New(t)
+	for name, content := range map[string]string{"token": signtest.Token(issuer, who) + "\n", "roots.json": string(authority.TrustedRoot())} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keyless := []string{"sign", "other", "--keyless", "--fulcio", authority.Fulcio + "/", "--rekor", authority.Rekor}
+	refused(exitUsage, "identity token", keyless...)
+	refused(exitUsage, "either --key FILE or --keyless", "sign", "other")
+	refused(exitUsage, "either --key FILE or --keyless", append(keyless, "--key", "cosign.key")...)
+	refused(exitUsage, "must be a URL", "sign", "other", "--keyless", "--fulcio", authority.Fulcio, "--identity-token", "token")
+	refused(exitFailed, "plain HTTP", "sign", "other", "--keyless", "--fulcio", "http://10.255.255.254:1", "--rekor", authority.Rekor, "--identity-token", "token")
+	if out := ok(append(keyless, "--identity-token", "token")...); !strings.Contains(out, "--certificate-identity "+who) {
+		t.Errorf("sign --keyless says %s", out)
+	}
+	verify := []string{"verify", "other", "--certificate-identity", who, "--certificate-oidc-issuer", issuer, "--trusted-root", "roots.json"}
+	ok(verify...)
+	ok(append(verify, "--rekor", authority.Rekor)...)
+	refused(exitUsage, "say who must have signed", verify[:4]...)
+	refused(exitUsage, "--key goes without", append(verify, "--key", "cosign.pub")...)
+	refused(exitUsage, "trusted root", "verify", "other", "--certificate-identity", who, "--certificate-oidc-issuer", issuer, "--trusted-root", "token")
+	refused(exitFailed, "its identity is "+who, "verify", "other", "--certificate-identity", "mallory@example.com", "--certificate-oidc-issuer", issuer, "--trusted-root", "roots.json")
+	refused(exitFailed, "made with a key", append([]string{"verify", "image"}, verify[2:]...)...)
+	t.Setenv("SIGSTORE_ID_TOKEN", signtest.Token(issuer, who))
+	ok(keyless...)
 
 	// One byte of the weights.
 	path := filepath.Join(dir, "image", "blobs", "sha256", strings.TrimPrefix(layer(one, "weights"), "sha256:"))

@@ -142,7 +142,7 @@ state is kept; resume goes on).`,
 	root.AddCommand(buildCommand(), resumeCommand(), steerCommand(), planCommand(), probeCommand(), generateCommand(), serveCommand(), policyCommand(), calibrateCommand(), apikeyCommand(), evalCommand(), compressCommand(),
 		trialsCommand(), leaderboardCommand(), trialCommand(), bundleCommand(), exportCommand(), pushCommand(), keygenCommand(), signCommand(), verifyCommand(), reportCommand(), devicesCommand(), doctorCommand(), configCommand(), libtorchCommand(), versionCommand(), workerCommand(),
 		nodeCommand(), caCommand(), nodesCommand(), drainCommand(), submitCommand(), jobsCommand(), statusCommand(), attachCommand(), logsCommand(),
-		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand())
+		cancelCommand(), fetchCommand(), rmCommand(), backupCommand(), restoreCommand(), keysCommand(), deployCommand(), healthCommand())
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}

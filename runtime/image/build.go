@@ -88,8 +88,9 @@ func Build(s Spec) (v1.Image, error) {
 	cf.Created, cf.OS, cf.Architecture = v1.Time{Time: epoch}, "linux", arch
 	cf.Config = v1.Config{
 		User:       "65532:65532", // nobody in particular: no file belongs to it
-		Entrypoint: []string{RuntimePath, "serve", ModelPath}, Cmd: []string{"--listen", "0.0.0.0:8080", "--grpc", "0.0.0.0:9000"},
+		Entrypoint: []string{RuntimePath, "serve", ModelPath}, Cmd: []string{"--listen", "0.0.0.0:8080", "--grpc", "0.0.0.0:9000", "--insecure"},
 		WorkingDir: "/", ExposedPorts: map[string]struct{}{"8080/tcp": {}, "9000/tcp": {}}, Labels: labels,
+		Healthcheck: &v1.HealthConfig{Test: []string{"CMD", RuntimePath, "health"}, Interval: 10 * time.Second, Timeout: 5 * time.Second, StartPeriod: 10 * time.Second, Retries: 3},
 	}
 	if img, err = mutate.ConfigFile(img, cf); err != nil {
 		return nil, err

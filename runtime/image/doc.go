@@ -9,7 +9,10 @@
 // An image has three layers: the runtime (one static binary, gzip), the tokenizer and
 // configuration (gzip), the weights (gzip's form, stored: they don't compress). A new model of
 // the same runtime pushes the last two. It runs as user 65532 and writes nothing, so that
-// its root may be read-only; it serves REST on port 8080 and gRPC on 9000.
+// its root may be read-only; it serves REST on port 8080 and gRPC on 9000, to whoever
+// reaches the container's ports: other arguments, with --keys, take the place of its own.
+// Docker and podman load, of a docker-archive, run the program's own health command as a
+// HEALTHCHECK; the OCI's specification knows no such field, and podman ignores it in a layout.
 //
 // Invariants: the same runtime and model give the same digest. What was written is an
 // image by the specifications (https://github.com/opencontainers/image-spec, version 1.1).

@@ -92,7 +92,7 @@ func TestDigestsAndLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := cf.Config; c.User != "65532:65532" || fmt.Sprint(c.Entrypoint, c.Cmd) != "[/autoglm serve /model] [--listen 0.0.0.0:8080 --grpc 0.0.0.0:9000]" || len(c.ExposedPorts) != 2 ||
+	if c := cf.Config; c.User != "65532:65532" || fmt.Sprint(c.Entrypoint, c.Cmd) != "[/autoglm serve /model] [--listen 0.0.0.0:8080 --grpc 0.0.0.0:9000 --insecure]" || strings.Join(c.Healthcheck.Test, " ") != "CMD /autoglm health" || len(c.ExposedPorts) != 2 ||
 		c.Labels["org.opencontainers.image.title"] != "Whale" || c.Labels["org.opencontainers.image.licenses"] != "apache-2.0" {
 		t.Errorf("config %+v", c)
 	}
@@ -437,7 +437,7 @@ func TestContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := run(t, runc, "--root", filepath.Join(dir, "state"), "run", "--bundle", bundle, fmt.Sprintf("autoglm-test-%d", os.Getpid()))
-	for _, want := range []string{"uid 65532 gid 65532", "args /autoglm serve /model --listen 0.0.0.0:8080 --grpc 0.0.0.0:9000", `model {"a": 1} <nil>`, "writable false"} {
+	for _, want := range []string{"uid 65532 gid 65532", "args /autoglm serve /model --listen 0.0.0.0:8080 --grpc 0.0.0.0:9000 --insecure", `model {"a": 1} <nil>`, "writable false"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the container says %q, lacks %q", out, want)
 		}

@@ -302,15 +302,20 @@ func NewRegistry(ref string, o Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
+	return &Registry{ref: r, options: []remote.Option{
+		remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithTransport(Transport(o)),
+		remote.WithUserAgent("autoglm"),
+	}}, nil
+}
+
+// Transport carries requests with secrets: by TLS, or to this machine.
+func Transport(o Options) http.RoundTripper {
 	t := remote.DefaultTransport.(*http.Transport).Clone()
 	if o.Insecure {
 		t.TLSClientConfig.InsecureSkipVerify = true
 	}
-	return &Registry{ref: r, options: []remote.Option{
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(&guard{insecure: o.Insecure, next: t}),
-		remote.WithUserAgent("autoglm"),
-	}}, nil
+	return &guard{insecure: o.Insecure, next: t}
 }
 
 // guard refuses plain HTTP to other machines, wherever a registry sends us.

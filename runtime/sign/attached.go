@@ -2,7 +2,7 @@ package sign
 
 import (
 	"bytes"
-	"crypto/ecdsa"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -132,14 +132,21 @@ func newSignature(s *Signer, name string, digest v1.Hash) (layer, error) {
 	return layer{payloadMedia, content, map[string]string{signatureKey: base64.StdEncoding.EncodeToString(sig)}}, nil
 }
 
-// checkSignature reports why a layer is no signature of the image by the key.
-func checkSignature(l layer, key *ecdsa.PublicKey, digest v1.Hash) error {
-	sig, err := base64.StdEncoding.DecodeString(l.annotations[signatureKey])
-	switch {
-	case l.media != payloadMedia:
+// errOther means that a signature holds by no key that was looked for.
+var errOther = errors.New("it is not by this key")
+
+// checkSignature reports why a layer is no signature of the image by whom it should be.
+func checkSignature(ctx context.Context, l layer, v Verifier, digest v1.Hash) error {
+	if l.media != payloadMedia {
 		return fmt.Errorf("media type %q is not known", l.media)
-	case err != nil || !verify(key, l.content, sig):
-		return errors.New("it is not by this key")
+	}
+	key, err := v.keyOf(ctx, l)
+	if err != nil {
+		return err
+	}
+	sig, err := base64.StdEncoding.DecodeString(l.annotations[signatureKey])
+	if err != nil || !verify(key, l.content, sig) {
+		return errOther
 	}
 	var p payload
 	if err := json.Unmarshal(l.content, &p); err != nil {
@@ -186,10 +193,15 @@ func newAttestation(s *Signer, name string, digest v1.Hash, predicateType string
 	return layer{envelopeMedia, content, map[string]string{signatureKey: "", predicateKey: predicateType}}, err
 }
 
-// checkAttestation is the statement of an envelope, once it is by the key and of the image.
-func checkAttestation(l layer, key *ecdsa.PublicKey, digest v1.Hash) (*statement, error) {
+// checkAttestation is the statement of an envelope, once it is by whom it should be and of
+// the image.
+func checkAttestation(ctx context.Context, l layer, v Verifier, digest v1.Hash) (*statement, error) {
 	if l.media != envelopeMedia {
 		return nil, fmt.Errorf("media type %q is not known", l.media)
+	}
+	key, err := v.keyOf(ctx, l)
+	if err != nil {
+		return nil, err
 	}
 	var e dsse.Envelope
 	if err := json.Unmarshal(l.content, &e); err != nil {
@@ -205,7 +217,7 @@ func checkAttestation(l layer, key *ecdsa.PublicKey, digest v1.Hash) (*statement
 		signed = signed || err == nil && verify(key, dsse.PAE(e.PayloadType, body), sig)
 	}
 	if !signed {
-		return nil, errors.New("it is not by this key")
+		return nil, errOther
 	}
 	var st statement
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&st); err != nil {

@@ -2,6 +2,8 @@ package sign
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/open-autoglm/autoglm/runtime/image"
+	"github.com/open-autoglm/autoglm/runtime/sign/signtest"
 )
 
 // roots are no authorities at all: without them cosign asks the network for some.
@@ -37,7 +40,7 @@ func TestCosign(t *testing.T) {
 		}
 		return path
 	}
-	pub, trusted := file("ours.pub", public), file("roots.json", []byte(roots))
+	pub, nobody := file("ours.pub", public), file("roots.json", []byte(roots))
 	run := func(args ...string) (string, error) {
 		c := exec.CommandContext(t.Context(), cosign, args...)
 		c.Dir = root
@@ -47,7 +50,7 @@ func TestCosign(t *testing.T) {
 	}
 	verified := func(want bool, args ...string) {
 		t.Helper()
-		out, err := run(append(args, "--trusted-root", trusted, "--insecure-ignore-tlog=true")...)
+		out, err := run(append(args, "--trusted-root", nobody, "--insecure-ignore-tlog=true")...)
 		if (err == nil) != want {
 			t.Errorf("cosign %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
@@ -103,10 +106,10 @@ func TestCosign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r, err := Verify(t.Context(), place, theirs, nil); err != nil || r.Signatures != 1 {
+	if r, err := Verify(t.Context(), place, Key(theirs), nil); err != nil || r.Signatures != 1 {
 		t.Errorf("what cosign signed: %+v, %v", r, err)
 	}
-	if _, err := Verify(t.Context(), place, s.Public(), Predicates()); err != nil {
+	if _, err := Verify(t.Context(), place, Key(s.Public()), Predicates()); err != nil {
 		t.Errorf("our signature beside cosign's: %v", err)
 	}
 	if raw, err = os.ReadFile(filepath.Join(root, "theirs.key")); err != nil {
@@ -117,5 +120,52 @@ func TestCosign(t *testing.T) {
 	}
 	if bytes.Contains(raw, []byte("EC PRIVATE")) {
 		t.Error("cosign's key is not sealed")
+	}
+
+	// Without a key: an authority and a log of this process.
+	authority := signtest.New(t)
+	if _, err := Sign(t.Context(), place, keyless(t, authority, somebody), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	strange := signtest.New(t)
+	for _, c := range []struct {
+		want      bool
+		who, from string
+		trusts    *signtest.Sigstore
+	}{
+		{true, somebody, issuer, authority},
+		{false, "mallory@example.com", issuer, authority},
+		{false, somebody, "https://evil.example.com", authority},
+		{false, somebody, issuer, strange},
+	} {
+		who := []string{"--offline", "--certificate-identity", c.who, "--certificate-oidc-issuer", c.from, "--allow-http-registry", place.String()}
+		out, err := run(append([]string{"verify", "--trusted-root", file("believed.json", c.trusts.TrustedRoot())}, who...)...)
+		if (err == nil) != c.want {
+			t.Errorf("cosign verify of %+v: %v\n%s", c, err, out)
+		}
+		// Statements of that form it verifies by roots from the environment alone.
+		var authorities, log, ctlog []byte
+		for _, a := range trusted(t, c.trusts).authorities {
+			for _, cert := range append(a.intermediates, a.root) {
+				authorities = append(authorities, certificatePEM(cert)...)
+			}
+		}
+		for to, keys := range map[*[]byte]map[string]logKey{&log: trusted(t, c.trusts).logs, &ctlog: trusted(t, c.trusts).ctlogs} {
+			for _, k := range keys {
+				der, err := x509.MarshalPKIXPublicKey(k.key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				*to = pem.EncodeToMemory(&pem.Block{Type: publicType, Bytes: der})
+			}
+		}
+		t.Setenv("SIGSTORE_ROOT_FILE", file("authorities.pem", authorities))
+		t.Setenv("SIGSTORE_REKOR_PUBLIC_KEY", file("log.pem", log))
+		t.Setenv("SIGSTORE_CT_LOG_PUBLIC_KEY_FILE", file("ctlog.pem", ctlog))
+		for _, typ := range types {
+			if out, err := run(append([]string{"verify-attestation", "--type", typ}, who...)...); (err == nil) != c.want {
+				t.Errorf("cosign verify-attestation of %s and %+v: %v\n%s", typ, c, err, out)
+			}
+		}
 	}
 }

@@ -21,6 +21,18 @@
 // accepts none that is of another image. Signing again replaces what the same key signed,
 // and leaves what others did.
 //
-// There is no transparency log: cosign wants --insecure-ignore-tlog to verify, as its own
-// signatures made with --tlog-upload=false do.
+// A signer keeps a key, or is Keyless: an authority (Fulcio) gives a key of the moment a
+// certificate for the identity of a token, and a log (Rekor) records what it signed. The
+// certificate, its chain and the log's promise stand beside a signature as cosign has them,
+// so that it is verified without asking anybody:
+//
+//	signer, err := sign.Keyless{Fulcio: …, Rekor: …, Token: token, Client: http}.Signer(ctx)
+//	root, err := sign.ParseTrustedRoot(file)
+//	report, err := sign.Verify(ctx, place, sign.Identity{Subject: …, Issuer: …, Root: root}, nil)
+//
+// With a key nothing is sent to a log: cosign wants --insecure-ignore-tlog to verify that,
+// as its own signatures made with --tlog-upload=false do.
+//
+// Not known: timestamps of RFC 3161, Rekor's second version, the form of sigstore's own
+// bundles, names of the kind otherName in certificates.
 package sign

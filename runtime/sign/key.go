@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,8 +25,25 @@ const (
 // ErrPassword means that a key can't be opened by a password.
 var ErrPassword = errors.New("the password doesn't open the key")
 
-// Signer holds a private key.
-type Signer struct{ key *ecdsa.PrivateKey }
+// Signer holds a private key, and who vouches for it where nobody knows the key itself.
+type Signer struct {
+	key     *ecdsa.PrivateKey
+	witness *witness // nil of a key that is kept
+}
+
+// Verifier says by whom an image must be signed: a Key or an Identity.
+type Verifier interface {
+	// keyOf is the key that a layer must be signed by, once all is right with it but the
+	// signature itself. It may ask a log for an entry.
+	keyOf(context.Context, layer) (*ecdsa.PublicKey, error)
+}
+
+// Key is a Verifier of what one key signed.
+func Key(k *ecdsa.PublicKey) Verifier { return oneKey{k} }
+
+type oneKey struct{ *ecdsa.PublicKey }
+
+func (k oneKey) keyOf(context.Context, layer) (*ecdsa.PublicKey, error) { return k.PublicKey, nil }
 
 // GenerateKey makes a pair of keys (ECDSA, P-256), the private one sealed, both as PEM.
 func GenerateKey(password []byte) (private, public []byte, err error) {
@@ -70,7 +88,7 @@ func ParsePrivate(file, password []byte) (*Signer, error) {
 	if !ok || key.Curve != elliptic.P256() {
 		return nil, errors.New("key: only ECDSA keys of P-256 are known")
 	}
-	return &Signer{key}, nil
+	return &Signer{key: key}, nil
 }
 
 // ParsePublic reads a public key.

@@ -2,7 +2,6 @@ package sign
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +13,8 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/image"
 )
 
-// ErrUnsigned means that an image lacks a signature, or an attestation, by a key.
-var ErrUnsigned = errors.New("is not signed by this key")
+// ErrUnsigned means that an image lacks a signature, or an attestation, by whom it must be.
+var ErrUnsigned = errors.New("is not signed as it must be")
 
 // Sign signs the image of a place, attests what it holds and where it came from, and
 // attaches all that.
@@ -32,7 +31,10 @@ func Sign(ctx context.Context, p image.Place, s *Signer, now time.Time) (*Facts,
 	if err != nil {
 		return nil, err
 	}
-	mine := func(l layer) bool { return checkSignature(l, s.Public(), f.Digest) == nil }
+	if signature, err = s.witnessed(ctx, signature); err != nil {
+		return nil, err
+	}
+	mine := func(l layer) bool { return checkSignature(ctx, l, s.earlier(), f.Digest) == nil }
 	if err := attach(ctx, p, f.Digest, image.Signatures, mine, signature); err != nil {
 		return nil, err
 	}
@@ -46,10 +48,13 @@ func Sign(ctx context.Context, p image.Place, s *Signer, now time.Time) (*Facts,
 		if err != nil {
 			return nil, err
 		}
+		if a, err = s.witnessed(ctx, a); err != nil {
+			return nil, err
+		}
 		attestations = append(attestations, a)
 	}
 	mine = func(l layer) bool {
-		st, err := checkAttestation(l, s.Public(), f.Digest)
+		st, err := checkAttestation(ctx, l, s.earlier(), f.Digest)
 		return err == nil && slices.Contains(Predicates(), st.PredicateType)
 	}
 	return f, attach(ctx, p, f.Digest, image.Attestations, mine, attestations...)
@@ -79,10 +84,10 @@ type Report struct {
 	Attestations map[string]json.RawMessage // the predicates by type
 }
 
-// Verify holds the image of a place against a key: a signature by it, and an attestation
-// of each of the types that are wanted. The error wraps ErrUnsigned and says what is wrong
+// Verify holds the image of a place against who must have signed it: a signature by them,
+// and an attestation of each of the types that are wanted. The error wraps ErrUnsigned and says what is wrong
 // with those that are there.
-func Verify(ctx context.Context, p image.Place, key *ecdsa.PublicKey, wanted []string) (*Report, error) {
+func Verify(ctx context.Context, p image.Place, by Verifier, wanted []string) (*Report, error) {
 	img, err := p.Image(ctx)
 	if err != nil {
 		return nil, err
@@ -98,7 +103,7 @@ func Verify(ctx context.Context, p image.Place, key *ecdsa.PublicKey, wanted []s
 	}
 	var why error
 	for i, l := range signatures {
-		if err := checkSignature(l, key, digest); err != nil {
+		if err := checkSignature(ctx, l, by, digest); err != nil {
 			why = errors.Join(why, fmt.Errorf("signature %d: %w", i+1, err))
 			continue
 		}
@@ -113,7 +118,7 @@ func Verify(ctx context.Context, p image.Place, key *ecdsa.PublicKey, wanted []s
 	}
 	why = nil
 	for i, l := range attestations {
-		st, err := checkAttestation(l, key, digest)
+		st, err := checkAttestation(ctx, l, by, digest)
 		if err != nil {
 			why = errors.Join(why, fmt.Errorf("attestation %d: %w", i+1, err))
 			continue

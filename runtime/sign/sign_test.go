@@ -155,14 +155,14 @@ func TestSignAndVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, place := range map[string]image.Place{"layout": dir, "pushed": pushed, "signed there": direct} {
-		r, err := Verify(t.Context(), place, s.Public(), Predicates())
+		r, err := Verify(t.Context(), place, Key(s.Public()), Predicates())
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if r.Signatures != 1 || len(r.Attestations) != 3 {
 			t.Errorf("%s: %d signatures, %d attestations", name, r.Signatures, len(r.Attestations))
 		}
-		if _, err := Verify(t.Context(), place, stranger.Public(), nil); !errors.Is(err, ErrUnsigned) || !strings.Contains(err.Error(), "not by this key") {
+		if _, err := Verify(t.Context(), place, Key(stranger.Public()), nil); !errors.Is(err, ErrUnsigned) || !strings.Contains(err.Error(), "not by this key") {
 			t.Errorf("%s: another key: %v", name, err)
 		}
 	}
@@ -174,7 +174,7 @@ func TestSignAndVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []*Signer{s, stranger} {
-		if _, err := Verify(t.Context(), dir, key.Public(), Predicates()); err != nil {
+		if _, err := Verify(t.Context(), dir, Key(key.Public()), Predicates()); err != nil {
 			t.Error(err)
 		}
 	}
@@ -183,7 +183,7 @@ func TestSignAndVerify(t *testing.T) {
 func TestVerifyRefuses(t *testing.T) {
 	_, _, s := keys(t)
 	dir := exported(t, "weights")
-	if _, err := Verify(t.Context(), dir, s.Public(), nil); !errors.Is(err, ErrUnsigned) || !strings.Contains(err.Error(), "none at all") {
+	if _, err := Verify(t.Context(), dir, Key(s.Public()), nil); !errors.Is(err, ErrUnsigned) || !strings.Contains(err.Error(), "none at all") {
 		t.Errorf("unsigned: %v", err)
 	}
 	f, err := Sign(t.Context(), dir, s, time.Unix(1, 0))
@@ -203,11 +203,11 @@ func TestVerifyRefuses(t *testing.T) {
 		if err := other.Attach(t.Context(), v1.Hash{}, kind, img); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Verify(t.Context(), other, s.Public(), Predicates()); !errors.Is(err, ErrUnsigned) {
+		if _, err := Verify(t.Context(), other, Key(s.Public()), Predicates()); !errors.Is(err, ErrUnsigned) {
 			t.Errorf("%s of another image: %v", kind, err)
 		}
 	}
-	if _, err := Verify(t.Context(), dir, s.Public(), []string{"https://example.com/other"}); !errors.Is(err, ErrUnsigned) {
+	if _, err := Verify(t.Context(), dir, Key(s.Public()), []string{"https://example.com/other"}); !errors.Is(err, ErrUnsigned) {
 		t.Errorf("an attestation that isn't there: %v", err)
 	}
 	// One byte of a payload, a signature or an envelope.
@@ -235,7 +235,7 @@ func TestVerifyRefuses(t *testing.T) {
 		if err := dir.Attach(t.Context(), v1.Hash{}, kind, img); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Verify(t.Context(), dir, s.Public(), Predicates()); !errors.Is(err, ErrUnsigned) {
+		if _, err := Verify(t.Context(), dir, Key(s.Public()), Predicates()); !errors.Is(err, ErrUnsigned) {
 			t.Errorf("a changed byte of %s: %v", kind, err)
 		}
 		if img, err = imageOf(layers); err != nil {
@@ -245,7 +245,7 @@ func TestVerifyRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Verify(t.Context(), dir, s.Public(), Predicates()); err != nil {
+	if _, err := Verify(t.Context(), dir, Key(s.Public()), Predicates()); err != nil {
 		t.Errorf("%s: %v", f.Digest, err)
 	}
 }
@@ -256,7 +256,7 @@ func TestPredicates(t *testing.T) {
 	if _, err := Sign(t.Context(), dir, s, time.Date(2026, 11, 28, 0, 0, 0, 0, time.UTC)); err != nil {
 		t.Fatal(err)
 	}
-	r, err := Verify(t.Context(), dir, s.Public(), Predicates())
+	r, err := Verify(t.Context(), dir, Key(s.Public()), Predicates())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,10 +329,10 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add([]byte(`{"critical":{"image":{"docker-manifest-digest":"sha256:00"},"type":"x"}}`), "")
 	f.Fuzz(func(t *testing.T, content []byte, hex string) {
 		h := v1.Hash{Algorithm: "sha256", Hex: hex}
-		if _, err := checkAttestation(layer{envelopeMedia, content, nil}, s.Public(), h); err == nil {
+		if _, err := checkAttestation(t.Context(), layer{envelopeMedia, content, nil}, Key(s.Public()), h); err == nil {
 			t.Fatal("an envelope that nobody signed is accepted")
 		}
-		if checkSignature(layer{payloadMedia, content, map[string]string{signatureKey: hex}}, s.Public(), h) == nil {
+		if checkSignature(t.Context(), layer{payloadMedia, content, map[string]string{signatureKey: hex}}, Key(s.Public()), h) == nil {
 			t.Fatal("a payload that nobody signed is accepted")
 		}
 	})

@@ -2,6 +2,7 @@ package grammar
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -18,6 +19,7 @@ type Error struct {
 	Path    string // where in the schema, as a JSON pointer
 	Keyword string // "" where the reason is no keyword
 	Reason  string
+	empty   bool // all is supported, and no value is valid
 }
 
 func (e *Error) Error() string {
@@ -55,6 +57,7 @@ type compiler struct {
 	p    *program
 	root any
 	refs map[string]int32 // rules of schemas by their pointer
+	work int              // see maxWork
 
 	any, chr, str, num int32 // rules that all share; 0 is not made yet
 }
@@ -90,79 +93,143 @@ func (c *compiler) shared(rule *int32, f func(end int32) int32) int32 {
 var (
 	annotations = []string{"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$defs", "definitions"}
 	assertions  = map[string][]string{
-		"object": {"properties", "required", "additionalProperties"},
+		"object": {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"},
 		"array":  {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
 		"string": {"minLength", "maxLength", "format", "pattern"},
-		"number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+		"number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
 	}
 	types = []string{"object", "array", "string", "number", "integer", "boolean", "null"}
 )
+
+// known refuses keywords that are not supported.
+func (c *compiler) known(o *object, path string) error {
+	for _, k := range o.keys {
+		switch {
+		case slices.Contains(annotations, k), k == "$id" && path == "", k == "type", k == "enum", k == "const", slices.Contains(combinators, k):
+		case slices.ContainsFunc(types, func(t string) bool { return slices.Contains(assertions[t], k) }):
+		default:
+			return &Error{Path: path, Keyword: k, Reason: fmt.Sprintf("the keyword %q is not supported", k)}
+		}
+	}
+	return nil
+}
 
 // schema makes what a schema allows.
 func (c *compiler) schema(v any, path string, next int32) (int32, error) {
 	if len(c.p.states) >= maxStates {
 		return next, nil
 	}
-	bad := func(keyword, format string, args ...any) (int32, error) {
-		return 0, &Error{path, keyword, fmt.Sprintf(format, args...)}
-	}
 	switch b, ok := v.(bool); {
 	case ok && b:
 		return c.p.call(c.anything(), next), nil
 	case ok:
-		return bad("", "nothing is valid against false")
+		return 0, &Error{Path: path, Reason: "nothing is valid against false", empty: true}
 	}
 	o, ok := v.(*object)
 	if !ok {
-		return bad("", "this is no schema: neither an object nor a boolean")
+		return 0, &Error{Path: path, Reason: "this is no schema: neither an object nor a boolean"}
 	}
-	var given []string // assertions
+	if err := c.known(o, path); err != nil {
+		return 0, err
+	}
+	var given []string // what isn't an annotation
 	for _, k := range o.keys {
-		switch {
-		case slices.Contains(annotations, k) || k == "$id" && path == "":
-		case k == "type", k == "enum", k == "const", k == "$ref", k == "anyOf", k == "oneOf", k == "allOf", slices.ContainsFunc(types, func(t string) bool { return slices.Contains(assertions[t], k) }):
+		if !slices.Contains(annotations, k) && k != "$id" {
 			given = append(given, k)
-		default:
-			return bad(k, "the keyword %q is not supported", k)
 		}
 	}
-	alone := func(keyword string, but ...string) error {
-		for _, k := range given {
-			if k != keyword && !slices.Contains(but, k) {
-				return &Error{path, k, fmt.Sprintf("%q beside %q is not supported", k, keyword)}
-			}
-		}
-		return nil
-	}
-	has := func(k string) bool { _, ok := o.values[k]; return ok }
 	switch {
-	case has("$ref"):
-		if err := alone("$ref"); err != nil {
-			return 0, err
-		}
+	case len(given) == 1 && given[0] == "$ref": // by a rule, which may call itself
 		ref, ok := o.values["$ref"].(string)
 		if !ok {
-			return bad("$ref", "must be a text")
+			return 0, &Error{Path: path, Keyword: "$ref", Reason: "must be a text"}
 		}
 		r, err := c.resolve(ref, path)
 		return c.p.call(r, next), err
-	case has("enum"), has("const"):
-		return c.values(o, path, next, alone)
-	case has("anyOf"), has("oneOf"), has("allOf"):
-		return c.combined(o, path, next, alone)
+	case len(given) == 1 && (given[0] == "anyOf" || given[0] == "oneOf"):
+		list, err := schemas(o.values[given[0]], path, given[0])
+		if err != nil {
+			return 0, err
+		}
+		if given[0] == "anyOf" || len(list) == 1 || c.disjoint(list) {
+			return c.anyOf(list, path+"/"+given[0], next)
+		}
+	}
+	if o.plain() {
+		return c.plainSchema(o, path, given, next)
+	}
+	alternatives, err := c.unfold(o, path, 0)
+	if err != nil {
+		return 0, err
+	}
+	var all []any
+	for _, a := range alternatives {
+		all = append(all, a)
+	}
+	if len(all) == 0 {
+		return 0, &Error{Path: path, Reason: "no value is valid against this schema", empty: true}
+	}
+	at, err := c.alternatives(all, func(int) string { return path }, func(v any, path string) (int32, error) {
+		a := v.(*object)
+		return c.plainSchema(a, path, a.keys, next)
+	})
+	return at, err
+}
+
+// anyOf makes what one of several schemas allows, each a rule of its own.
+func (c *compiler) anyOf(list []any, path string, next int32) (int32, error) {
+	return c.alternatives(list, func(i int) string { return fmt.Sprintf("%s/%d", path, i) }, func(v any, path string) (int32, error) {
+		r, err := c.part(v, path)
+		return c.p.call(r, next), err
+	})
+}
+
+// alternatives makes one of several, of which some may allow nothing, but not all.
+func (c *compiler) alternatives(list []any, path func(int) string, make func(v any, path string) (int32, error)) (int32, error) {
+	var all []int32
+	var nothing error
+	for i, v := range list {
+		at, err := make(v, path(i))
+		if isEmpty(err) {
+			nothing = err
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		all = append(all, at)
+	}
+	if all == nil {
+		return 0, nothing
+	}
+	return c.p.either(all...), nil
+}
+
+func isEmpty(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.empty
+}
+
+// plainSchema makes what a schema without combinators allows.
+func (c *compiler) plainSchema(o *object, path string, given []string, next int32) (int32, error) {
+	if o.has("enum") || o.has("const") {
+		return c.values(o, path, next)
 	}
 	wanted, err := c.types(o, path, given)
 	if err != nil {
 		return 0, err
 	}
-	var all []int32
+	var kinds []any
 	for _, t := range wanted {
-		var at int32
+		kinds = append(kinds, t)
+	}
+	without := leftOut(o.values["not"])
+	return c.alternatives(kinds, func(int) string { return path }, func(t any, path string) (at int32, err error) {
 		switch t {
 		case "null":
-			at = c.p.literal("null", next)
+			return c.literals([]any{nil}, without, path, next)
 		case "boolean":
-			at = c.p.either(c.p.literal("true", next), c.p.literal("false", next))
+			return c.literals([]any{true, false}, without, path, next)
 		case "string":
 			at, err = c.text(o, path, next)
 		case "number", "integer":
@@ -172,10 +239,20 @@ func (c *compiler) schema(v any, path string, next int32) (int32, error) {
 		case "object":
 			at, err = c.object(o, path, next)
 		}
-		if err != nil {
-			return 0, err
+		return at, err
+	})
+}
+
+// literals makes those of some values that are not left out.
+func (c *compiler) literals(list, without []any, path string, next int32) (int32, error) {
+	var all []int32
+	for _, v := range list {
+		if !containsValue(without, v) {
+			all = append(all, c.p.literal(text(v), next))
 		}
-		all = append(all, at)
+	}
+	if all == nil {
+		return 0, &Error{Path: path, Keyword: "not", Reason: "leaves no value", empty: true}
 	}
 	return c.p.either(all...), nil
 }
@@ -207,7 +284,7 @@ func (c *compiler) types(o *object, path string, given []string) ([]string, erro
 		for _, v := range t {
 			s, _ := v.(string)
 			if !slices.Contains(types, s) || slices.Contains(out, s) {
-				return nil, &Error{path, "type", fmt.Sprintf("%s is no type, or stands twice", text(v))}
+				return nil, &Error{Path: path, Keyword: "type", Reason: fmt.Sprintf("%s is no type, or stands twice", text(v))}
 			}
 			out = append(out, s)
 		}
@@ -215,7 +292,7 @@ func (c *compiler) types(o *object, path string, given []string) ([]string, erro
 			return out, nil
 		}
 	}
-	return nil, &Error{path, "type", "must be one of " + strings.Join(types, ", ") + ", or a list of them"}
+	return nil, &Error{Path: path, Keyword: "type", Reason: "must be one of " + strings.Join(types, ", ") + ", or a list of them"}
 }
 
 // isType tells whether a value has a type; integers are numbers too.
@@ -238,67 +315,36 @@ func isType(v any, t string) bool {
 	return false
 }
 
-// values makes those of enum and const.
-func (c *compiler) values(o *object, path string, next int32, alone func(string, ...string) error) (int32, error) {
-	keyword, list := "const", []any{o.values["const"]}
-	if v, ok := o.values["enum"]; ok {
-		keyword = "enum"
-		if list, ok = v.([]any); !ok {
-			return 0, &Error{path, keyword, "must be a list"}
-		}
+// values makes those of enum and const that are valid against what stands beside them.
+func (c *compiler) values(o *object, path string, next int32) (int32, error) {
+	list, ok := enumOf(o)
+	keyword := "enum"
+	if o.has("const") {
+		keyword = "const"
 	}
-	if err := alone(keyword, "type"); err != nil {
-		return 0, err
+	if !ok {
+		return 0, &Error{Path: path, Keyword: keyword, Reason: "must be a list"}
 	}
-	if _, ok := o.values["type"]; ok {
-		wanted, err := c.types(o, path, nil)
-		if err != nil {
+	if o.has("type") {
+		if _, err := c.types(o, path, nil); err != nil {
 			return 0, err
 		}
-		list = slices.DeleteFunc(slices.Clone(list), func(v any) bool {
-			return !slices.ContainsFunc(wanted, func(t string) bool { return isType(v, t) })
-		})
 	}
-	if len(list) == 0 {
-		return 0, &Error{path, keyword, "allows no value"}
-	}
-	var all []int32
-	for _, v := range list {
-		all = append(all, c.p.literal(text(v), next))
-	}
-	return c.p.either(all...), nil
-}
-
-// combined makes anyOf, and those oneOf and allOf that are the same.
-func (c *compiler) combined(o *object, path string, next int32, alone func(string, ...string) error) (int32, error) {
-	keyword := "anyOf"
-	for _, k := range []string{"oneOf", "allOf"} {
-		if _, ok := o.values[k]; ok {
-			keyword = k
+	for _, k := range assertions["number"] { // the other implementation takes a wrong bound for none
+		if v, ok := o.values[k]; ok {
+			if _, isNumber := v.(json.Number); !isNumber {
+				return 0, &Error{Path: path, Keyword: k, Reason: "must be a number"}
+			}
 		}
 	}
-	if err := alone(keyword); err != nil {
+	list, err := filter(list, o, path)
+	if err != nil {
 		return 0, err
 	}
-	list, _ := o.values[keyword].([]any)
 	if len(list) == 0 {
-		return 0, &Error{path, keyword, "must be a list of schemas"}
+		return 0, &Error{Path: path, Keyword: keyword, Reason: "allows no value", empty: true}
 	}
-	switch {
-	case keyword == "allOf" && len(list) > 1:
-		return 0, &Error{path, keyword, "allOf of several schemas is not supported; write them as one"}
-	case keyword == "oneOf" && len(list) > 1 && !c.disjoint(list):
-		return 0, &Error{path, keyword, "oneOf is supported where the types of its schemas differ, or their constants; otherwise use anyOf"}
-	}
-	var all []int32
-	for i, v := range list {
-		r, err := c.part(v, fmt.Sprintf("%s/%s/%d", path, keyword, i))
-		if err != nil {
-			return 0, err
-		}
-		all = append(all, c.p.call(r, next))
-	}
-	return c.p.either(all...), nil
+	return c.literals(list, nil, path, next)
 }
 
 // disjoint tells whether no value is valid against two of the schemas, by their types
@@ -339,19 +385,30 @@ func (c *compiler) disjoint(list []any) bool {
 	return true
 }
 
-// resolve is the rule of a schema that $ref points to, in this document.
+// resolve is the rule of a schema that $ref points to.
 func (c *compiler) resolve(ref, path string) (int32, error) {
-	pointer, ok := strings.CutPrefix(ref, "#")
-	if !ok || pointer != "" && pointer[0] != '/' {
-		return 0, &Error{path, "$ref", fmt.Sprintf("%q is not supported: only pointers into the schema itself are, such as #/$defs/name", ref)}
-	}
-	if pointer == "" {
-		return 0, nil
+	at, pointer, err := c.find(ref, path)
+	if err != nil || pointer == "" {
+		return 0, err
 	}
 	if r, ok := c.refs[pointer]; ok {
 		return r, nil
 	}
-	at := c.root
+	r := c.rule()
+	c.refs[pointer] = r
+	return r, c.define(r, at, pointer)
+}
+
+// find is the schema that $ref points to, in this document, and its pointer.
+func (c *compiler) find(ref, path string) (at any, pointer string, err error) {
+	pointer, ok := strings.CutPrefix(ref, "#")
+	if !ok || pointer != "" && pointer[0] != '/' {
+		return nil, "", &Error{Path: path, Keyword: "$ref", Reason: fmt.Sprintf("%q is not supported: only pointers into the schema itself are, such as #/$defs/name", ref)}
+	}
+	at = c.root
+	if pointer == "" {
+		return at, "", nil
+	}
 	for part := range strings.SplitSeq(pointer[1:], "/") {
 		if s, err := url.PathUnescape(part); err == nil {
 			part = s
@@ -368,18 +425,16 @@ func (c *compiler) resolve(ref, path string) (int32, error) {
 			}
 		}
 		if !ok {
-			return 0, &Error{path, "$ref", fmt.Sprintf("%q points to nothing", ref)}
+			return nil, "", &Error{Path: path, Keyword: "$ref", Reason: fmt.Sprintf("%q points to nothing", ref)}
 		}
 		at = next
 		if o, isObject := at.(*object); isObject && part != "properties" {
 			if _, ok := o.values["$id"].(string); ok {
-				return 0, &Error{path, "$ref", "a pointer past an $id is not supported"}
+				return nil, "", &Error{Path: path, Keyword: "$ref", Reason: "a pointer past an $id is not supported"}
 			}
 		}
 	}
-	r := c.rule()
-	c.refs[pointer] = r
-	return r, c.define(r, at, pointer)
+	return at, pointer, nil
 }
 
 // count reads a keyword that is a number of things; otherwise is what it is without.
@@ -391,7 +446,7 @@ func count(o *object, path, keyword string, otherwise int) (int, error) {
 	n, _ := v.(json.Number)
 	f, err := n.Float64()
 	if err != nil || f < 0 || f != math.Trunc(f) || f > maxStates {
-		return 0, &Error{path, keyword, fmt.Sprintf("%s is no number of things that is supported", text(v))}
+		return 0, &Error{Path: path, Keyword: keyword, Reason: fmt.Sprintf("%s is no number of things that is supported", text(v))}
 	}
 	return int(f), nil
 }
@@ -404,7 +459,7 @@ func between(o *object, path, low, high string) (least, most int, err error) {
 		return 0, 0, err
 	}
 	if most >= 0 && most < least {
-		return 0, 0, &Error{path, high, fmt.Sprintf("is less than %s", low)}
+		return 0, 0, &Error{Path: path, Keyword: high, Reason: fmt.Sprintf("is less than %s", low), empty: true}
 	}
 	return least, most, nil
 }
@@ -456,18 +511,29 @@ func (c *compiler) text(o *object, path string, next int32) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
+	without := slices.DeleteFunc(slices.Clone(leftOut(o.values["not"])), func(v any) bool { _, isText := v.(string); return !isText })
+	if len(without) > 0 {
+		if least > 0 || most >= 0 || o.has("pattern") || o.has("format") {
+			return 0, &Error{Path: path, Keyword: "not", Reason: `"not" of a text beside a length, a pattern or a format is not supported`}
+		}
+		var texts []string
+		for _, v := range without {
+			texts = append(texts, v.(string))
+		}
+		return c.p.literal(`"`, c.textBut(texts, next)), nil
+	}
 	if v, ok := o.values["pattern"]; ok {
 		expr, isText := v.(string)
 		_, format := o.values["format"]
 		switch {
 		case !isText:
-			return 0, &Error{path, "pattern", "must be a text"}
+			return 0, &Error{Path: path, Keyword: "pattern", Reason: "must be a text"}
 		case least > 0 || most >= 0 || format:
-			return 0, &Error{path, "pattern", `"pattern" beside a length or a format is not supported`}
+			return 0, &Error{Path: path, Keyword: "pattern", Reason: `"pattern" beside a length or a format is not supported`}
 		}
 		at, err := c.pattern(expr, next)
 		if err != nil {
-			return 0, &Error{path, "pattern", err.Error()}
+			return 0, &Error{Path: path, Keyword: "pattern", Reason: err.Error()}
 		}
 		return at, nil
 	}
@@ -476,9 +542,9 @@ func (c *compiler) text(o *object, path string, next int32) (int32, error) {
 		at, ok := c.format(f, next)
 		switch {
 		case !ok:
-			return 0, &Error{path, "format", fmt.Sprintf("%s is not supported; date, time, date-time and uuid are", text(v))}
+			return 0, &Error{Path: path, Keyword: "format", Reason: fmt.Sprintf("%s is not supported; date, time, date-time and uuid are", text(v))}
 		case least > 0 || most >= 0:
-			return 0, &Error{path, "format", `"format" beside a length is not supported`}
+			return 0, &Error{Path: path, Keyword: "format", Reason: `"format" beside a length is not supported`}
 		}
 		return at, nil
 	}
@@ -487,6 +553,45 @@ func (c *compiler) text(o *object, path string, next int32) (int32, error) {
 	}
 	char := c.char()
 	return c.p.literal(`"`, c.p.times(least, most, c.p.literal(`"`, next), func(next int32) int32 { return c.p.call(char, next) })), nil
+}
+
+// textBut makes texts, after their opening quote, that are none of some: along their
+// letters, which must be ASCII, and from one that none of them has, any.
+func (c *compiler) textBut(texts []string, next int32) int32 {
+	char := c.char()
+	end := c.p.literal(`"`, next)
+	rest := c.p.times(0, -1, end, func(next int32) int32 { return c.p.call(char, next) })
+	var from func(texts []string) int32
+	from = func(texts []string) int32 {
+		if len(c.p.states) >= maxStates {
+			return end
+		}
+		var all []int32
+		byLetter := map[byte][]string{}
+		over := false
+		for _, s := range texts {
+			if s == "" {
+				over = true
+			} else {
+				byLetter[s[0]] = append(byLetter[s[0]], s[1:])
+			}
+		}
+		if !over {
+			all = append(all, end)
+		}
+		other := state{op: read, next: rest}
+		for b := byte(0x20); b < 0x7f; b++ {
+			switch more, taken := byLetter[b]; {
+			case b == '"' || b == '\\':
+			case taken:
+				all = append(all, c.p.literal(string(b), from(more)))
+			default:
+				other.set.add(b, b)
+			}
+		}
+		return c.p.either(append(all, c.p.state(other))...)
+	}
+	return from(texts)
 }
 
 // format makes a text of a format; days go to 28, which every month has.
@@ -541,13 +646,16 @@ func (c *compiler) plain() int32 {
 	})
 }
 
+// most is the largest whole number that may come.
+const most = 999_999_999_999_999
+
 // number makes a number between bounds: whole ones, and, where it need not be whole, all
 // between two whole numbers within the bounds.
 func (c *compiler) number(o *object, path string, integer bool, next int32) (int32, error) {
-	const most = 999_999_999_999_999
 	low, high := -float64(most), float64(most) // whole numbers
 	from, to := low, high                      // intervals lie within
 	bounded := false
+	step, places := int64(1), digits // of multipleOf
 	for _, k := range assertions["number"] {
 		v, ok := o.values[k]
 		if !ok {
@@ -556,7 +664,7 @@ func (c *compiler) number(o *object, path string, integer bool, next int32) (int
 		n, _ := v.(json.Number)
 		f, err := n.Float64()
 		if err != nil {
-			return 0, &Error{path, k, "must be a number"}
+			return 0, &Error{Path: path, Keyword: k, Reason: "must be a number"}
 		}
 		bounded = true
 		switch k {
@@ -568,29 +676,146 @@ func (c *compiler) number(o *object, path string, integer bool, next int32) (int
 			high, to = min(high, math.Floor(f)), min(to, math.Floor(f))
 		case "exclusiveMaximum":
 			high, to = min(high, math.Ceil(f)-1), min(to, math.Floor(f))
+		case "multipleOf":
+			switch at := decimals(f); {
+			case f >= 1 && f <= most && f == math.Trunc(f):
+				step, integer = int64(f), integer || f > 0
+			case at > 0:
+				places = at
+			default:
+				return 0, &Error{Path: path, Keyword: k, Reason: fmt.Sprintf("%s is not supported; whole numbers, and 0.1, 0.01 and so on are", text(v))}
+			}
 		}
 	}
-	if !bounded && !integer {
+	holes := leftOut(o.values["not"])
+	holes = slices.DeleteFunc(slices.Clone(holes), func(v any) bool { _, isNumber := v.(json.Number); return !isNumber })
+	if !bounded && !integer && len(holes) == 0 {
 		return c.p.call(c.plain(), next), nil
 	}
 	var all []int32
-	add := func(sign string, lo, hi float64, after int32) {
-		if lo <= hi {
+	add := func(sign string, lo, hi float64, after int32) error {
+		if lo > hi {
+			return nil
+		}
+		if step == 1 {
 			all = append(all, c.p.literal(sign, c.whole(int64(lo), int64(hi), after)))
+			return nil
+		}
+		at, any, err := c.multiples(int64(lo), int64(hi), step, path, after)
+		if any {
+			all = append(all, c.p.literal(sign, at))
+		}
+		return err
+	}
+	// What is left out splits the range of whole numbers.
+	var out []float64
+	for _, v := range holes {
+		if f, err := v.(json.Number).Float64(); err == nil && f == math.Trunc(f) {
+			out = append(out, f)
 		}
 	}
-	add("", max(low, 0), high, next)
-	add("-", max(-high, 1), -low, next)
-	if !integer {
+	slices.Sort(out)
+	lo := low
+	for _, f := range append(out, high+1) {
+		hi := min(f-1, high)
+		if err := errors.Join(add("", max(lo, 0), hi, next), add("-", max(-hi, 1), -lo, next)); err != nil {
+			return 0, err
+		}
+		lo = max(lo, f+1)
+	}
+	if !integer && len(holes) == 0 {
 		digit := func(next int32) int32 { return c.p.ranges(next, '0', '9') }
-		fraction := c.p.literal(".", c.p.times(0, digits-1, c.p.ranges(next, '1', '9'), digit))
-		add("", max(from, 0), to-1, fraction)
-		add("-", max(-to, 0), -from-1, fraction)
+		fraction := c.p.literal(".", c.p.times(0, places-1, c.p.ranges(next, '1', '9'), digit))
+		if err := errors.Join(add("", max(from, 0), to-1, fraction), add("-", max(-to, 0), -from-1, fraction)); err != nil {
+			return 0, err
+		}
 	}
 	if all == nil {
-		return 0, &Error{path, "minimum", "no whole number is within the bounds"}
+		return 0, &Error{Path: path, Keyword: "minimum", Reason: "no whole number is within the bounds", empty: true}
 	}
 	return c.p.either(all...), nil
+}
+
+// Limits of multipleOf: numbers that are listed, and remainders that are counted.
+const (
+	maxListed     = 1000
+	maxRemainders = 500
+)
+
+// multiples makes the decimals of the multiples of a step from lo to hi, neither negative:
+// those that are few one by one, all others by their remainder.
+func (c *compiler) multiples(lo, hi, step int64, path string, next int32) (at int32, any bool, err error) {
+	var all []int32
+	list := func(lo, hi int64) bool {
+		first := (lo + step - 1) / step * step
+		if first <= hi && (hi-first)/step >= maxListed {
+			return false
+		}
+		for n := first; n <= hi; n += step {
+			all = append(all, c.p.literal(strconv.FormatInt(n, 10), next))
+		}
+		return true
+	}
+	if !list(lo, hi) {
+		width, power := 1, int64(10)
+		for power <= lo {
+			width, power = width+1, power*10
+		}
+		if hi != most || step > maxRemainders || !list(lo, power-1) {
+			return 0, false, &Error{Path: path, Keyword: "multipleOf", Reason: fmt.Sprintf("with more than %d multiples between the bounds, or of more than %d without, is not supported", maxListed, maxRemainders)}
+		}
+		all = append(all, c.remainders(width+1, step, next))
+	}
+	if all == nil {
+		return 0, false, nil
+	}
+	return c.p.either(all...), true, nil
+}
+
+// remainders makes the multiples of a step of that many digits at least.
+func (c *compiler) remainders(least int, step int64, next int32) int32 {
+	layer := make([]int32, step) // by the remainder so far; -1 where nothing may follow
+	for r := range layer {
+		layer[r] = -1
+	}
+	layer[0] = next
+	digit := func(r int64, from int) int32 {
+		to := map[int32]*state{}
+		var order []int32
+		for d := from; d <= 9; d++ {
+			at := layer[(r*10+int64(d))%step]
+			if at < 0 {
+				continue
+			}
+			if to[at] == nil {
+				to[at] = &state{op: read, next: at}
+				order = append(order, at)
+			}
+			to[at].set.add(byte('0'+d), byte('0'+d))
+		}
+		if order == nil {
+			return -1
+		}
+		var all []int32
+		for _, at := range order {
+			all = append(all, c.p.state(*to[at]))
+		}
+		return c.p.either(all...)
+	}
+	var starts []int32
+	for n := 1; n <= digits && len(c.p.states) < maxStates; n++ {
+		if n >= least {
+			if at := digit(0, 1); at >= 0 {
+				starts = append(starts, at)
+			}
+		}
+		before := make([]int32, step)
+		for r := range before {
+			before[r] = digit(int64(r), 0)
+		}
+		layer = before
+	}
+	return c.p.either(starts...)
 }
 
 // whole makes the decimals of lo to hi, neither negative.
@@ -648,13 +873,15 @@ func (c *compiler) array(o *object, path string, next int32) (int32, error) {
 		return 0, err
 	}
 	if u, ok := o.values["uniqueItems"]; ok && u != false {
-		return 0, &Error{path, "uniqueItems", `the keyword "uniqueItems" is not supported`}
+		if at, done, err := c.unique(o, path, least, most, next); done || err != nil {
+			return at, err
+		}
 	}
 	var first []int32
 	if v, ok := o.values["prefixItems"]; ok {
 		list, ok := v.([]any)
 		if !ok {
-			return 0, &Error{path, "prefixItems", "must be a list of schemas"}
+			return 0, &Error{Path: path, Keyword: "prefixItems", Reason: "must be a list of schemas"}
 		}
 		for i, s := range list {
 			if s == false { // no more than so many
@@ -664,6 +891,12 @@ func (c *compiler) array(o *object, path string, next int32) (int32, error) {
 				break
 			}
 			r, err := c.part(s, fmt.Sprintf("%s/prefixItems/%d", path, i))
+			if isEmpty(err) {
+				if most < 0 || most > i {
+					most = i
+				}
+				break
+			}
 			if err != nil {
 				return 0, err
 			}
@@ -679,12 +912,18 @@ func (c *compiler) array(o *object, path string, next int32) (int32, error) {
 	case !ok:
 		item = c.anything()
 	default:
-		if item, err = c.part(v, path+"/items"); err != nil {
+		item, err = c.part(v, path+"/items")
+		switch {
+		case isEmpty(err):
+			if most < 0 || most > len(first) {
+				most = len(first)
+			}
+		case err != nil:
 			return 0, err
 		}
 	}
 	if most >= 0 && most < least {
-		return 0, &Error{path, "minItems", "is more than there may be"}
+		return 0, &Error{Path: path, Keyword: "minItems", Reason: "is more than there may be", empty: true}
 	}
 	rule := func(i int) int32 {
 		if i < len(first) {
@@ -713,95 +952,6 @@ func (c *compiler) array(o *object, path string, next int32) (int32, error) {
 		}
 	}
 	return c.p.literal("[", at), nil
-}
-
-// object makes members in the order of properties, those that are not required maybe.
-func (c *compiler) object(o *object, path string, next int32) (int32, error) {
-	extra, closed := o.values["additionalProperties"]
-	if !closed {
-		extra = true
-	}
-	type member struct {
-		name     string
-		rule     int32
-		required bool
-	}
-	var members []member
-	add := func(name string, schema any, at string) error {
-		r, err := c.part(schema, at)
-		members = append(members, member{name: name, rule: r})
-		return err
-	}
-	required := map[string]bool{}
-	if v, ok := o.values["required"]; ok {
-		list, ok := v.([]any)
-		for _, name := range list {
-			s, isText := name.(string)
-			ok = ok && isText
-			required[s] = true
-		}
-		if !ok {
-			return 0, &Error{path, "required", "must be a list of names"}
-		}
-	}
-	if v, ok := o.values["properties"]; ok {
-		props, ok := v.(*object)
-		if !ok {
-			return 0, &Error{path, "properties", "must be an object of schemas"}
-		}
-		for _, name := range props.keys {
-			if props.values[name] == false {
-				if required[name] {
-					return 0, &Error{path, "required", fmt.Sprintf("%q is required and never valid", name)}
-				}
-				continue
-			}
-			if err := add(name, props.values[name], path+"/properties/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name)); err != nil {
-				return 0, err
-			}
-		}
-	}
-	if list, ok := o.values["required"].([]any); ok { // those that properties doesn't name
-		for _, v := range list {
-			name := v.(string)
-			if slices.ContainsFunc(members, func(m member) bool { return m.name == name }) {
-				continue
-			}
-			if extra == false {
-				return 0, &Error{path, "required", fmt.Sprintf("%q is required, and additionalProperties forbids it", name)}
-			}
-			if err := add(name, extra, path+"/additionalProperties"); err != nil {
-				return 0, err
-			}
-		}
-	}
-	for i := range members {
-		members[i].required = required[members[i].name]
-	}
-	end := c.p.literal("}", next)
-	if _, named := o.values["properties"]; !named && len(members) == 0 && extra != false { // any names
-		value, err := c.part(extra, path+"/additionalProperties")
-		if err != nil {
-			return 0, err
-		}
-		name := c.quoted()
-		one := func(next int32) int32 { return c.p.call(name, c.spaced(":", c.p.call(value, next))) }
-		more := c.p.times(0, -1, end, func(next int32) int32 { return c.spaced(",", one(next)) })
-		return c.p.literal("{", c.p.either(end, one(more))), nil
-	}
-	// What may follow where a member came before, and where none did.
-	after, fresh := end, end
-	for i := len(members) - 1; i >= 0; i-- {
-		m := members[i]
-		with := c.p.literal(text(m.name), c.spaced(":", c.p.call(m.rule, after)))
-		comma := c.spaced(",", with)
-		if m.required {
-			after, fresh = comma, with
-		} else {
-			after, fresh = c.p.either(comma, after), c.p.either(with, fresh)
-		}
-	}
-	return c.p.literal("{", fresh), nil
 }
 
 // anything is the rule of any JSON.

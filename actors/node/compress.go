@@ -150,7 +150,7 @@ func (s *site) compress(ctx context.Context) error {
 		Teacher: teacher, Bundle: s.path("bundle"), Out: s.path("compressed"),
 		Options: compress.Options{
 			Weights: glm.Weights(c.Weights), MaxLoss: c.Loss(), Threads: s.cores(),
-			Change: compress.Change{Prune: c.Prune, Sparsity: c.Sparsity, Student: c.Student, Recover: c.Recover.D(), RecoverSteps: c.Steps(), Seed: s.spec.Seed},
+			Change: compress.Change{Prune: c.Prune, Heads: c.PruneHeads, Sparsity: c.Sparsity, Student: c.Student, Recover: c.Recover.D(), RecoverSteps: c.Steps(), Seed: s.spec.Seed},
 		},
 	})
 	var worse *compress.WorseError

@@ -32,6 +32,9 @@ it fails and writes nothing.
   --int4         weights of 4 bits (embedding and head of more): smaller and faster
                  still, and one notices.
   --prune 0.3    take away the 30 % of the feed-forward channels that matter least
+  --prune-heads 0.25
+                 take away a quarter of the attention's heads, the same way: with the
+                 keys and values that they read, where those are not shared by all
   --sparsity 0.5 set the smaller half of each matrix's weights to 0; the model gets
                  no faster by it
   --distil       a student with about half the work for a token, made of the model's
@@ -71,10 +74,10 @@ the compressed-tensors package) load it.`,
 			if ch.Student != "" && !distil {
 				return usageError{errors.New("--student is of --distil; give both")}
 			}
-			if o.Teacher != "" && ch.Prune == 0 && ch.Sparsity == 0 && !distil {
-				return usageError{errors.New("--teacher has nobody to teach; give --distil, --prune or --sparsity too")}
+			if o.Teacher != "" && ch.Prune == 0 && ch.Heads == 0 && ch.Sparsity == 0 && !distil {
+				return usageError{errors.New("--teacher has nobody to teach; give --distil, --prune, --prune-heads or --sparsity too")}
 			}
-			if (ch.Prune != 0 || ch.Sparsity != 0 || distil) && ch.RecoverSteps == 0 && !c.Flags().Changed("recover") {
+			if (ch.Prune != 0 || ch.Heads != 0 || ch.Sparsity != 0 || distil) && ch.RecoverSteps == 0 && !c.Flags().Changed("recover") {
 				ch.Recover = defaultRecovery
 			}
 			var err error
@@ -120,6 +123,7 @@ the compressed-tensors package) load it.`,
 	fl.BoolVar(&int8, "int8", false, "weights of 8 bits")
 	fl.BoolVar(&int4, "int4", false, "weights of 4 bits")
 	fl.Float64Var(&o.Options.Prune, "prune", 0, "share of the feed-forward channels to take away")
+	fl.Float64Var(&o.Options.Heads, "prune-heads", 0, "share of the attention's heads to take away")
 	fl.Float64Var(&o.Options.Sparsity, "sparsity", 0, "share of each matrix's weights to set to 0")
 	fl.BoolVar(&distil, "distil", false, "train a student")
 	fl.StringVar(&o.Options.Student, "student", "", "the student's shape: auto (the default)")

@@ -29,8 +29,12 @@ import (
 // randomBundle writes a bundle of random weights.
 func randomBundle(t *testing.T, dir string, seed uint64) {
 	t.Helper()
-	tok := tokentest.Tiny(t, 320)
-	a := glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 4, KVHeads: 2, FFN: 128, Context: 128, Tied: true}.WithDefaults()
+	shapedBundle(t, dir, seed, glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 4, KVHeads: 2, FFN: 128, Context: 128, Tied: true}.WithDefaults())
+}
+
+func shapedBundle(t *testing.T, dir string, seed uint64, a glm.Arch) {
+	t.Helper()
+	tok := tokentest.Tiny(t, a.Vocab)
 	b := &bundle.Bundle{Arch: a, Tokenizer: tok, Generation: bundle.DefaultGeneration(), Card: bundle.Card{Name: "The Whale", Seed: seed, Trial: "t001"}}
 	r := rand.New(rand.NewPCG(seed, 1))
 	layout, _ := a.Layout()
@@ -244,11 +248,16 @@ func TestLlamaCpp(t *testing.T) {
 	}
 	dir := t.TempDir()
 	randomBundle(t, filepath.Join(dir, "bundle"), 1)
+	shapedBundle(t, filepath.Join(dir, "fewer heads"), 2, glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 2, KVHeads: 1, Head: 16, FFN: 128, Context: 128, Tied: true}.WithDefaults())
 	prompts := []string{"The quick brown", "fox: don’t\r\n\n  12345  naïve 世界", "<|user|>the dog's"}
 	const steps = 32 // later on random weights come to a tie that the order of a sum decides
-	for _, typ := range []gguf.Type{gguf.F32, gguf.F16} {
-		path := filepath.Join(dir, typ.String()+".gguf")
-		if _, errs, code := autoglm(t, dir, "export", "bundle", "--format", "gguf", "--type", strings.ToLower(typ.String()), "--out", path); code != 0 {
+	for _, c := range []struct {
+		bundle string
+		typ    gguf.Type
+	}{{"bundle", gguf.F32}, {"bundle", gguf.F16}, {"fewer heads", gguf.F32}} {
+		typ := c.typ
+		path := filepath.Join(dir, c.bundle+typ.String()+".gguf")
+		if _, errs, code := autoglm(t, dir, "export", c.bundle, "--format", "gguf", "--type", strings.ToLower(typ.String()), "--out", path); code != 0 {
 			t.Fatal(errs)
 		}
 		in, err := json.Marshal(map[string]any{"path": path, "prompts": prompts, "new": steps, "context": 128})

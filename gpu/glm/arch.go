@@ -8,14 +8,15 @@ import (
 // engines to compute the same function from the same parameters. It is a value;
 // copy it freely.
 type Arch struct {
-	Vocab   int  `json:"vocab" msgpack:"vocab"`       // V, rows of the embedding
-	Dim     int  `json:"dim" msgpack:"dim"`           // C, width of the residual stream
-	Layers  int  `json:"layers" msgpack:"layers"`     // L
-	Heads   int  `json:"heads" msgpack:"heads"`       // H, query heads; head size is Dim/Heads
-	KVHeads int  `json:"kv_heads" msgpack:"kv_heads"` // K, key and value heads; divides Heads
-	FFN     int  `json:"ffn" msgpack:"ffn"`           // F, inner width of SwiGLU
-	Context int  `json:"context" msgpack:"context"`   // longest sequence the model is trained for, tokens
-	Tied    bool `json:"tied" msgpack:"tied"`         // output projection shares the embedding's rows
+	Vocab   int  `json:"vocab" msgpack:"vocab"`         // V, rows of the embedding
+	Dim     int  `json:"dim" msgpack:"dim"`             // C, width of the residual stream
+	Layers  int  `json:"layers" msgpack:"layers"`       // L
+	Heads   int  `json:"heads" msgpack:"heads"`         // H, query heads
+	KVHeads int  `json:"kv_heads" msgpack:"kv_heads"`   // K, key and value heads; divides Heads
+	Head    int  `json:"head,omitempty" msgpack:"head"` // D, size of a head; 0 is Dim/Heads
+	FFN     int  `json:"ffn" msgpack:"ffn"`             // F, inner width of SwiGLU
+	Context int  `json:"context" msgpack:"context"`     // longest sequence the model is trained for, tokens
+	Tied    bool `json:"tied" msgpack:"tied"`           // output projection shares the embedding's rows
 
 	RopeTheta float64 `json:"rope_theta" msgpack:"rope_theta"` // base of the rotary frequencies
 	NormEps   float64 `json:"norm_eps" msgpack:"norm_eps"`     // epsilon inside RMSNorm's root
@@ -28,7 +29,25 @@ const (
 )
 
 // HeadDim is the width of one head.
-func (a Arch) HeadDim() int { return a.Dim / a.Heads }
+func (a Arch) HeadDim() int {
+	if a.Head != 0 {
+		return a.Head
+	}
+	return a.Dim / a.Heads
+}
+
+// WithHead gives heads a size. One that is Dim/Heads stays 0, so that shapes that are the
+// same are equal.
+func (a Arch) WithHead(size int) Arch {
+	if a.Head = size; size*a.Heads == a.Dim {
+		a.Head = 0
+	}
+	return a
+}
+
+// QueryDim is the width of all queries of one token, and of what attention gives: Dim,
+// unless Head says otherwise.
+func (a Arch) QueryDim() int { return a.Heads * a.HeadDim() }
 
 // KVDim is the width of all keys (or all values) of one token.
 func (a Arch) KVDim() int { return a.KVHeads * a.HeadDim() }
@@ -44,7 +63,9 @@ func (a Arch) Validate() error {
 		}
 	}
 	switch {
-	case a.Dim%a.Heads != 0:
+	case a.Head < 0:
+		return fmt.Errorf("arch: head is %d, must not be negative", a.Head)
+	case a.Head == 0 && a.Dim%a.Heads != 0:
 		return fmt.Errorf("arch: dim %d is not a multiple of heads %d", a.Dim, a.Heads)
 	case a.Heads%a.KVHeads != 0:
 		return fmt.Errorf("arch: heads %d is not a multiple of kv_heads %d", a.Heads, a.KVHeads)
@@ -71,8 +92,8 @@ func (a Arch) WithDefaults() Arch {
 
 // Params is the number of parameters; a tied output projection counts once.
 func (a Arch) Params() int64 {
-	c, kv, f := int64(a.Dim), int64(a.KVDim()), int64(a.FFN)
-	perLayer := 2*c*c + 2*c*kv + 3*c*f + 2*c
+	c, q, kv, f := int64(a.Dim), int64(a.QueryDim()), int64(a.KVDim()), int64(a.FFN)
+	perLayer := 2*c*q + 2*c*kv + 3*c*f + 2*c
 	n := int64(a.Vocab)*c + int64(a.Layers)*perLayer + c
 	if !a.Tied {
 		n += int64(a.Vocab) * c
@@ -83,17 +104,16 @@ func (a Arch) Params() int64 {
 // MatrixParams is the number of parameters that work on every token: all but
 // the embedding, the head and the norms.
 func (a Arch) MatrixParams() int64 {
-	c, kv, f := int64(a.Dim), int64(a.KVDim()), int64(a.FFN)
-	return int64(a.Layers) * (2*c*c + 2*c*kv + 3*c*f)
+	c, q, kv, f := int64(a.Dim), int64(a.QueryDim()), int64(a.KVDim()), int64(a.FFN)
+	return int64(a.Layers) * (2*c*q + 2*c*kv + 3*c*f)
 }
 
 // FLOPsPerToken is the arithmetic of one training token (forward and backward,
 // multiply and add counted apart) at sequence length t: 6 for each matrix
 // parameter, and causal attention's two products.
 func (a Arch) FLOPsPerToken(t int) float64 {
-	c, kv, f := float64(a.Dim), float64(a.KVDim()), float64(a.FFN)
-	matrix := float64(a.Layers)*(2*c*c+2*c*kv+3*c*f) + float64(a.Vocab)*c
-	attention := float64(a.Layers) * 2 * c * float64(t) / 2
+	matrix := float64(a.MatrixParams()) + float64(a.Vocab)*float64(a.Dim)
+	attention := float64(a.Layers) * 2 * float64(a.QueryDim()) * float64(t) / 2
 	return 6 * (matrix + attention)
 }
 
@@ -102,5 +122,9 @@ func (a Arch) String() string {
 	if a.Tied {
 		tied = "tied"
 	}
-	return fmt.Sprintf("d%d L%d H%d/%d F%d T%d V%d %s", a.Dim, a.Layers, a.Heads, a.KVHeads, a.FFN, a.Context, a.Vocab, tied)
+	heads := fmt.Sprintf("%d/%d", a.Heads, a.KVHeads)
+	if a.Head != 0 {
+		heads += fmt.Sprintf("·%d", a.Head)
+	}
+	return fmt.Sprintf("d%d L%d H%s F%d T%d V%d %s", a.Dim, a.Layers, heads, a.FFN, a.Context, a.Vocab, tied)
 }

@@ -26,7 +26,7 @@ func (a Arch) PageBytes() int64 {
 func (a Arch) DecodingBytes(w Weights, seqs, threads int) int64 {
 	C, D, F, T, V := a.Dim, a.HeadDim(), a.FFN, a.Context, a.Vocab
 	cache := int64((T+PageTokens-1)/PageTokens) * a.PageBytes()
-	scratch := PrefillRows * (5*C + 2*a.KVDim() + 3*F + T + V + kernel.PackedLen(D, 1))
+	scratch := PrefillRows * (3*C + 2*a.QueryDim() + 2*a.KVDim() + 3*F + T + V + kernel.PackedLen(D, 1))
 	n := T*D + max(1, seqs)*V + max(1, threads)*scratch
 	return 4*int64(n) + int64(max(1, seqs))*cache + a.weightBytes(w) + int64(max(1, threads))*a.productBytes(w)
 }
@@ -34,7 +34,7 @@ func (a Arch) DecodingBytes(w Weights, seqs, threads int) int64 {
 // TokenWork is how many parameters and cached values a generated token reads, in the
 // mean over a full context. That is what it takes at batch 1, where each is used once.
 func (a Arch) TokenWork() float64 {
-	return float64(a.MatrixParams()) + float64(a.Vocab)*float64(a.Dim) + float64(a.Layers)*float64(a.Context)*float64(a.Dim)
+	return float64(a.MatrixParams()) + float64(a.Vocab)*float64(a.Dim) + float64(a.Layers)*float64(a.Context)*float64(a.QueryDim())
 }
 
 // TokenTime is how long a token of so much work takes on a machine.

@@ -37,8 +37,8 @@ func (a Arch) TrainingBytes(t Training) int64 {
 
 // products are the shapes [rows, in] of a layer's products and of the head's.
 func (a Arch) products() (layer [4][2]int, head [2]int) {
-	c, q, f := a.Dim, a.Dim+2*a.KVDim(), a.FFN
-	return [4][2]int{{q, c}, {c, c}, {2 * f, c}, {c, f}}, [2]int{a.Vocab, c}
+	c, q, f := a.Dim, a.QueryDim(), a.FFN
+	return [4][2]int{{q + 2*a.KVDim(), c}, {c, q}, {2 * f, c}, {c, f}}, [2]int{a.Vocab, c}
 }
 
 // packedFloats is the size of the weights, packed for products from either side.
@@ -55,8 +55,8 @@ func (a Arch) packedFloats() int {
 		}
 		return n
 	}
-	c, kv, f := a.Dim, a.KVDim(), a.FFN
-	return a.Layers*(packed(c, c, kv, kv)+packed(c, c)+packed(c, f, f)+packed(f, c)) + packed(c, a.Vocab)
+	c, q, kv, f := a.Dim, a.QueryDim(), a.KVDim(), a.FFN
+	return a.Layers*(packed(c, q, kv, kv)+packed(q, c)+packed(c, f, f)+packed(f, c)) + packed(c, a.Vocab)
 }
 
 // ThreadTokens is the most tokens whose activations a thread holds at once.
@@ -69,7 +69,7 @@ func (t Training) ThreadTokens() int {
 func (a Arch) threadFloats(layout []Param, t Training) int {
 	tokens := t.ThreadTokens()
 	rows := min(tokens, LogitRows(a.Vocab))
-	c, d, q, f, v := a.Dim, a.HeadDim(), a.Dim+2*a.KVDim(), a.FFN, a.Vocab
+	c, d, h, q, f, v := a.Dim, a.HeadDim(), a.QueryDim(), a.QueryDim()+2*a.KVDim(), a.FFN, a.Vocab
 	sum := func(sizes ...int) (n int) {
 		for _, s := range sizes {
 			n += (s + 15) &^ 15
@@ -77,12 +77,12 @@ func (a Arch) threadFloats(layout []Param, t Training) int {
 		return n
 	}
 	x := sum(tokens * c)
-	others := sum(tokens, tokens*c, tokens*q, tokens*a.Heads, tokens*c, tokens*c, tokens, tokens*c, tokens*2*f, tokens*f)
+	others := sum(tokens, tokens*c, tokens*q, tokens*a.Heads, tokens*h, tokens*c, tokens, tokens*c, tokens*2*f, tokens*f)
 	n := a.Layers * (x + others)
 	if t.Recompute {
 		n = a.Layers*x + others
 	}
-	n += sum(tokens*c, tokens, tokens*c, rows*v, tokens*c, tokens*c, tokens*c, tokens*q, tokens*f)
+	n += sum(tokens*c, tokens, tokens*c, rows*v, tokens*c, tokens*c, tokens*max(c, h), tokens*q, tokens*f)
 	keys, values := kernel.PackedLen(t.Tokens, d), kernel.PackedLen(d, t.Tokens)
 	n += sum(QueryRows*t.Tokens, QueryRows*t.Tokens, keys, keys, values, values, kernel.WorkLen)
 	if t.BF16 {

@@ -36,15 +36,15 @@ func (a Arch) Layout() (params []Param, size int) {
 		params = append(params, Param{Name: name, Shape: shape, Role: role, Offset: size, Elems: n})
 		size = (size + n + 15) &^ 15
 	}
-	c, kv, f := a.Dim, a.KVDim(), a.FFN
+	c, q, kv, f := a.Dim, a.QueryDim(), a.KVDim(), a.FFN
 	add(Embedding, "model.embed_tokens.weight", a.Vocab, c)
 	for l := range a.Layers {
 		p := fmt.Sprintf("model.layers.%d.", l)
 		add(Norm, p+"input_layernorm.weight", c)
-		add(Matrix, p+"self_attn.q_proj.weight", c, c)
+		add(Matrix, p+"self_attn.q_proj.weight", q, c)
 		add(Matrix, p+"self_attn.k_proj.weight", kv, c)
 		add(Matrix, p+"self_attn.v_proj.weight", kv, c)
-		add(Residual, p+"self_attn.o_proj.weight", c, c)
+		add(Residual, p+"self_attn.o_proj.weight", c, q)
 		add(Norm, p+"post_attention_layernorm.weight", c)
 		add(Matrix, p+"mlp.gate_proj.weight", f, c)
 		add(Matrix, p+"mlp.up_proj.weight", f, c)

@@ -98,7 +98,7 @@ func (a Arch) productBytes(w Weights) int64 {
 	case w == F32Weights:
 		return 0
 	case w.RoundsActivations():
-		return int64(kernel.RecordsLen(PrefillRows, max(a.Dim, a.FFN)))
+		return int64(kernel.RecordsLen(PrefillRows, max(a.Dim, a.QueryDim(), a.FFN)))
 	}
 	return 4 * kernel.WorkLen
 }

@@ -146,6 +146,12 @@ func parseConfig(data []byte) (glm.Arch, configIn, error) {
 		FFN: c.IntermediateSize, Context: or(c.MaxPosition, 2048), Tied: c.Tie,
 		RopeTheta: or(c.RopeTheta, glm.DefaultRopeTheta), NormEps: or(c.RMSNormEps, 1e-6),
 	}
+	if c.HeadDim != nil {
+		if *c.HeadDim <= 0 {
+			return a, c, fmt.Errorf("head_dim is %d, must be positive", *c.HeadDim)
+		}
+		a = a.WithHead(*c.HeadDim)
+	}
 	if c.RopeParameters != nil { // wins, as in transformers 5
 		a.RopeTheta = or(c.RopeParameters.RopeTheta, a.RopeTheta)
 	}
@@ -176,9 +182,6 @@ func parseConfig(data []byte) (glm.Arch, configIn, error) {
 	}
 	if err := a.Validate(); err != nil {
 		return a, c, err
-	}
-	if c.HeadDim != nil && *c.HeadDim != a.HeadDim() {
-		return a, c, fmt.Errorf("head_dim is %d, must be hidden_size/num_attention_heads = %d", *c.HeadDim, a.HeadDim())
 	}
 	return a, c, nil
 }

@@ -118,6 +118,7 @@ func TestOpensSavePretrained(t *testing.T) {
 		name   string
 		job    makeJob
 		refuse bool
+		head   int
 	}{
 		{name: "tied", job: makeJob{DType: "float32", Tied: true}},
 		{name: "bf16", job: makeJob{DType: "bfloat16"}},
@@ -125,7 +126,7 @@ func TestOpensSavePretrained(t *testing.T) {
 		{name: "shards", job: makeJob{DType: "float32", Shard: "30KB"}},
 		{name: "biases", job: makeJob{DType: "float32", Extra: map[string]any{"attention_bias": true}}, refuse: true},
 		{name: "gelu", job: makeJob{DType: "float32", Extra: map[string]any{"hidden_act": "gelu"}}, refuse: true},
-		{name: "headdim", job: makeJob{DType: "float32", Extra: map[string]any{"head_dim": 16}}, refuse: true},
+		{name: "headdim", job: makeJob{DType: "float32", Extra: map[string]any{"head_dim": 16}}, head: 16},
 	}
 	var jobs []makeJob
 	for i := range cases {
@@ -148,7 +149,7 @@ func TestOpensSavePretrained(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := glm.Arch{Vocab: 320, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 128, Tied: c.job.Tied, RopeTheta: 500000, NormEps: 1e-5}
+			want := glm.Arch{Vocab: 320, Dim: 32, Layers: 2, Heads: 4, KVHeads: 2, FFN: 64, Context: 128, Tied: c.job.Tied, RopeTheta: 500000, NormEps: 1e-5}.WithHead(max(8, c.head))
 			if b.Arch != want {
 				t.Errorf("shape %+v, want %+v", b.Arch, want)
 			}

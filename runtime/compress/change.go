@@ -19,6 +19,7 @@ import (
 // vote of several, beside the text, to do without.
 type Change struct {
 	Prune    float64 // share of the feed-forward blocks' channels, the least important ones; 0 ≤ p < 1
+	Heads    float64 // share of the attention's heads, the least important ones; 0 ≤ h < 1
 	Sparsity float64 // share of each matrix's weights that become 0, the smallest ones; 0 ≤ s < 1
 	Student  string  // "auto" keeps as many layers and channels as half the work of a token allows
 
@@ -36,6 +37,8 @@ func (c Change) validate() error {
 	switch {
 	case !(c.Prune >= 0 && c.Prune < 1):
 		return fmt.Errorf("compress: prune is %g, must be 0 or more and less than 1", c.Prune)
+	case !(c.Heads >= 0 && c.Heads < 1):
+		return fmt.Errorf("compress: heads is %g, must be 0 or more and less than 1", c.Heads)
 	case !(c.Sparsity >= 0 && c.Sparsity < 1):
 		return fmt.Errorf("compress: sparsity is %g, must be 0 or more and less than 1", c.Sparsity)
 	case c.Student != "" && c.Student != Auto:
@@ -59,6 +62,9 @@ func (o Options) Words() []string {
 	if o.Prune > 0 {
 		w = append(w, fmt.Sprintf("the least important %.0f %% of the feed-forward channels taken away", 100*o.Prune))
 	}
+	if o.Heads > 0 {
+		w = append(w, fmt.Sprintf("the least important %.0f %% of the attention's heads taken away", 100*o.Heads))
+	}
 	if o.Sparsity > 0 {
 		w = append(w, fmt.Sprintf("the smallest %.0f %% of each matrix's weights set to 0", 100*o.Sparsity))
 	}
@@ -73,7 +79,7 @@ func (o Options) Words() []string {
 
 // How a recovery learns.
 const (
-	judged      = 16 // sequences by which channels are judged
+	judged      = 16 // sequences by which channels and heads are judged
 	batchTokens = 4096
 	peakRate    = 2e-3
 	warmup      = 0.05 // share of the recovery until that rate is reached; it then falls to 0
@@ -96,20 +102,20 @@ func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, d Data, t
 		return 0, err
 	}
 	a, params := b.Arch, whole
-	layers, ffn := a.Layers, a.FFN
+	small := a
 	if c.Student == Auto {
-		s := Student(a)
-		layers, ffn = s.Layers, s.FFN
+		small = Student(a)
 	}
 	if c.Prune > 0 {
-		ffn = min(ffn, channels(a.FFN, 1-c.Prune))
+		small.FFN = min(small.FFN, channels(a.FFN, 1-c.Prune))
 	}
-	if layers < a.Layers || ffn < a.FFN {
+	small = fewerHeads(small, c.Heads)
+	if small != a {
 		worth, err := importance(ctx, e, a, params, newReader(d.Train, a.Context, c.Seed), threads)
 		if err != nil {
 			return 0, err
 		}
-		a, params = shrink(a, params, worth, layers, ffn)
+		a, params = small, shrink(a, small, params, worth)
 	}
 	r := recovery{engine: e, change: c, arch: a, data: d, threads: threads}
 	if params, steps, err = r.learn(ctx, params, b.Arch, whole); err != nil {
@@ -137,6 +143,27 @@ func channels(ffn int, share float64) int {
 	return max(1, n)
 }
 
+// fewerHeads takes a share of the heads away: keys' and values' with all queries that
+// they serve or, where all queries have one, queries' heads. One is left, or as many more
+// as make whole blocks of what shares a scale, where the model has those.
+func fewerHeads(a glm.Arch, share float64) glm.Arch {
+	size, per := a.HeadDim(), a.Heads/a.KVHeads
+	left := func(n, width int) int {
+		k := max(1, int(math.Round((1-share)*float64(n))))
+		for n*width%kernel.BlockLen == 0 && k*width%kernel.BlockLen != 0 {
+			k++
+		}
+		return k
+	}
+	if a.KVHeads > 1 {
+		a.KVHeads = left(a.KVHeads, per*size)
+	} else {
+		per = left(per, size)
+	}
+	a.Heads = a.KVHeads * per
+	return a.WithHead(size)
+}
+
 // Student is the largest shape with fewer layers of a model, and perhaps fewer channels,
 // that needs at most half its work for a token, or the smallest of them.
 func Student(a glm.Arch) glm.Arch {
@@ -154,76 +181,102 @@ func Student(a glm.Arch) glm.Arch {
 	return best
 }
 
-// importance is, for each channel of each layer's feed-forward block, how much the loss
-// would change without it, to first order: |Σ w·∂loss/∂w| over its weights.
-func importance(ctx context.Context, e Engine, a glm.Arch, params engine.StateDict, read *reader, threads int) ([][]float64, error) {
+// worth is how much the loss would change without a part of the model, to first order,
+// by layer.
+type worth struct {
+	channels [][]float64 // of the feed-forward block: |Σ w·∂loss/∂w| over its weights
+	heads    [][]float64 // of queries: the same over what reads it, as of a gate behind the head (Michel et al. 2019)
+}
+
+func newWorth(a glm.Arch) worth {
+	w := worth{make([][]float64, a.Layers), make([][]float64, a.Layers)}
+	for l := range a.Layers {
+		w.channels[l], w.heads[l] = make([]float64, a.FFN), make([]float64, a.Heads)
+	}
+	return w
+}
+
+func importance(ctx context.Context, e Engine, a glm.Arch, params engine.StateDict, read *reader, threads int) (worth, error) {
+	out := newWorth(a)
 	batch := min(judged, sequences(a))
 	m, err := e.Model(a, threads, batch, true)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	defer m.Close()
 	if err := m.Load(params); err != nil {
-		return nil, err
+		return out, err
 	}
 	layout, _ := a.Layout()
 	grads := engine.Parameters(layout, m.Grads())
-	worth := make([][]float64, a.Layers)
-	for l := range worth {
-		worth[l] = make([]float64, a.FFN)
+	change := func(name string, from, step, n int) (sum float64) {
+		p, _ := params.Get(name)
+		g, _ := grads.Get(name)
+		for i := range n {
+			sum += float64(p.Data[from+i*step]) * float64(g.Data[from+i*step])
+		}
+		return sum
 	}
+	size, width := a.HeadDim(), a.QueryDim()
 	for n := 0; n < judged; n += batch {
 		if err := context.Cause(ctx); err != nil {
-			return nil, err
+			return out, err
 		}
 		if _, err := m.Backward(read.batch(batch), nil); err != nil {
-			return nil, err
+			return out, err
 		}
 		for l := range a.Layers {
 			for c := range a.FFN {
-				var change float64
-				each := func(name string, from, step, n int) {
-					p, _ := params.Get(name)
-					g, _ := grads.Get(name)
-					for i := range n {
-						change += float64(p.Data[from+i*step]) * float64(g.Data[from+i*step])
-					}
+				out.channels[l][c] += math.Abs(change(ofLayer(l, "mlp.gate_proj"), c*a.Dim, 1, a.Dim) +
+					change(ofLayer(l, "mlp.up_proj"), c*a.Dim, 1, a.Dim) + change(ofLayer(l, "mlp.down_proj"), c, a.FFN, a.Dim))
+			}
+			for h := range a.Heads {
+				sum := 0.0
+				for row := range a.Dim {
+					sum += change(ofLayer(l, "self_attn.o_proj"), row*width+h*size, 1, size)
 				}
-				each(ofLayer(l, "mlp.gate_proj"), c*a.Dim, 1, a.Dim)
-				each(ofLayer(l, "mlp.up_proj"), c*a.Dim, 1, a.Dim)
-				each(ofLayer(l, "mlp.down_proj"), c, a.FFN, a.Dim)
-				worth[l][c] += math.Abs(change)
+				out.heads[l][h] += math.Abs(sum)
 			}
 		}
 		m.ZeroGrad()
 	}
-	return worth, nil
+	return out, nil
 }
 
 func ofLayer(l int, name string) string { return fmt.Sprintf("model.layers.%d.%s.weight", l, name) }
 
-// shrink keeps layers, spread evenly from the first to the last, and in each the ffn
-// channels that are worth most, in their order.
-func shrink(a glm.Arch, params engine.StateDict, worth [][]float64, layers, ffn int) (glm.Arch, engine.StateDict) {
-	small := a
-	small.Layers, small.FFN = layers, ffn
+// best are the n places that are worth most, in their order.
+func best(worth []float64, n int) []int {
+	order := make([]int, len(worth))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(worth[y], worth[x]) })
+	return slices.Sorted(slices.Values(order[:n]))
+}
+
+// keptHeads are the heads of keys, and those of queries, that a smaller shape has of a
+// layer: whole groups where it has fewer of them.
+func keptHeads(a, small glm.Arch, worth []float64) (keys, queries []int) {
+	per := a.Heads / a.KVHeads
+	groups := make([]float64, a.KVHeads)
+	for h, w := range worth {
+		groups[h/per] += w
+	}
+	keys = best(groups, small.KVHeads)
+	for _, k := range keys {
+		for _, q := range best(worth[k*per:(k+1)*per], small.Heads/small.KVHeads) {
+			queries = append(queries, k*per+q)
+		}
+	}
+	return keys, queries
+}
+
+// shrink keeps layers, spread evenly from the first to the last, and in each the heads
+// and the channels that are worth most, in their order.
+func shrink(a, small glm.Arch, params engine.StateDict, w worth) engine.StateDict {
 	layout, size := small.Layout()
 	out := engine.Parameters(layout, make([]float32, size))
-	from := make([]int, layers) // the layer that each was
-	keep := make([][]int, layers)
-	for l := range from {
-		from[l] = a.Layers - 1
-		if layers > 1 {
-			from[l] = (l*(a.Layers-1) + (layers-1)/2) / (layers - 1)
-		}
-		order := make([]int, a.FFN)
-		for i := range order {
-			order[i] = i
-		}
-		w := worth[from[l]]
-		slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(w[y], w[x]) })
-		keep[l] = slices.Sorted(slices.Values(order[:ffn]))
-	}
 	at := 0
 	next := func(name string) (to, of engine.Tensor) {
 		of, _ = params.Get(name)
@@ -234,27 +287,44 @@ func shrink(a glm.Arch, params engine.StateDict, worth [][]float64, layers, ffn 
 		to, of := next(name)
 		copy(to.Data, of.Data)
 	}
-	same("model.embed_tokens.weight")
-	for l := range layers {
-		for _, name := range []string{"input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"} {
-			same(ofLayer(from[l], name))
+	// Parts are width rows, or columns, each.
+	rows := func(name string, keep []int, width int) {
+		to, of := next(name)
+		n := width * a.Dim
+		for i, p := range keep {
+			copy(to.Data[i*n:(i+1)*n], of.Data[p*n:])
 		}
-		for _, name := range []string{"mlp.gate_proj", "mlp.up_proj"} {
-			to, of := next(ofLayer(from[l], name))
-			for i, c := range keep[l] {
-				copy(to.Data[i*a.Dim:(i+1)*a.Dim], of.Data[c*a.Dim:])
-			}
-		}
-		to, of := next(ofLayer(from[l], "mlp.down_proj"))
+	}
+	columns := func(name string, keep []int, width int) {
+		to, of := next(name)
+		wide, narrow := of.Shape[1], to.Shape[1]
 		for r := range a.Dim {
-			for i, c := range keep[l] {
-				to.Data[r*ffn+i] = of.Data[r*a.FFN+c]
+			for i, p := range keep {
+				copy(to.Data[r*narrow+i*width:][:width], of.Data[r*wide+p*width:])
 			}
 		}
+	}
+	same("model.embed_tokens.weight")
+	for l := range small.Layers {
+		from := a.Layers - 1 // the layer that it was
+		if n := small.Layers - 1; n > 0 {
+			from = (l*(a.Layers-1) + n/2) / n
+		}
+		keys, queries := keptHeads(a, small, w.heads[from])
+		channels := best(w.channels[from], small.FFN)
+		same(ofLayer(from, "input_layernorm"))
+		rows(ofLayer(from, "self_attn.q_proj"), queries, a.HeadDim())
+		rows(ofLayer(from, "self_attn.k_proj"), keys, a.HeadDim())
+		rows(ofLayer(from, "self_attn.v_proj"), keys, a.HeadDim())
+		columns(ofLayer(from, "self_attn.o_proj"), queries, a.HeadDim())
+		same(ofLayer(from, "post_attention_layernorm"))
+		rows(ofLayer(from, "mlp.gate_proj"), channels, 1)
+		rows(ofLayer(from, "mlp.up_proj"), channels, 1)
+		columns(ofLayer(from, "mlp.down_proj"), channels, 1)
 	}
 	same("model.norm.weight")
 	if !a.Tied {
 		same("lm_head.weight")
 	}
-	return small, out
+	return out
 }

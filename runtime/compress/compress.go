@@ -87,7 +87,9 @@ func (o Options) Validate() error {
 }
 
 // changes tells whether the model itself is changed.
-func (c Change) changes() bool { return c.Prune != 0 || c.Sparsity != 0 || c.Student != "" }
+func (c Change) changes() bool {
+	return c.Prune != 0 || c.Heads != 0 || c.Sparsity != 0 || c.Student != ""
+}
 
 // NeedsText tells whether something is learnt.
 func (o Options) NeedsText() bool { return o.changes() }

@@ -108,6 +108,8 @@ func TestRun(t *testing.T) {
 		{"int8", Options{Weights: glm.Int8, MaxLoss: 0.02}, 0.40, false},
 		{"int4", Options{Weights: glm.Int4, MaxLoss: 0.2}, 0.35, false},
 		{"pruned int8", Options{Weights: glm.Int8, MaxLoss: 1e3, Change: Change{Prune: 0.3, RecoverSteps: 12}}, 0.35, true},
+		{"fewer heads", Options{Weights: glm.Int8, MaxLoss: 1e3, Change: Change{Heads: 0.5, RecoverSteps: 12}}, 0.40, false},
+		{"half the heads", Options{MaxLoss: 1e3, Change: Change{Heads: 0.5, RecoverSteps: 12}}, 1, true},
 		{"sparse", Options{MaxLoss: 1e3, Change: Change{Sparsity: 0.4, RecoverSteps: 12}}, 1, false},
 		{"student", Options{MaxLoss: 1e3, Change: Change{Student: Auto, RecoverSteps: 12}, Threads: 2}, 0.8, true},
 	} {
@@ -283,17 +285,29 @@ func TestRoundTwice(t *testing.T) {
 	}
 }
 
-// The channels that are kept are those that matter: without those that do nothing the
-// model computes the same.
+// The channels and heads that are kept are those that matter: without those that do
+// nothing the model computes the same.
 func TestShrink(t *testing.T) {
-	b, d := learnt(t, tiny)
-	a := b.Arch
+	t.Run("groups of heads", func(t *testing.T) { testShrink(t, 4, 2, []int{2, 3}) })
+	t.Run("heads that share keys", func(t *testing.T) { testShrink(t, 4, 1, []int{0, 2}) })
+}
+
+func testShrink(t *testing.T, heads, keys int, idleHeads []int) {
+	a := tiny
+	a.Dim, a.Heads, a.KVHeads = 64, heads, keys
+	b, d := learnt(t, a)
 	idle := func(c int) bool { return c%3 == 1 }
 	for l := range a.Layers {
 		down, _ := b.Params.Get(ofLayer(l, "mlp.down_proj"))
 		for i := range down.Data {
 			if idle(i % a.FFN) {
 				down.Data[i] = 0
+			}
+		}
+		o, _ := b.Params.Get(ofLayer(l, "self_attn.o_proj"))
+		for i := range o.Data {
+			if slices.Contains(idleHeads, i%a.QueryDim()/a.HeadDim()) {
+				o.Data[i] = 0
 			}
 		}
 		for _, name := range []string{"mlp.gate_proj", "mlp.up_proj"} {
@@ -309,7 +323,12 @@ func TestShrink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	small, params := shrink(a, b.Params, worth, a.Layers, a.FFN*2/3)
+	small := fewerHeads(a, 0.5)
+	small.FFN = a.FFN * 2 / 3
+	if small.Heads != heads/2 || small.KVHeads != max(1, keys/2) || small.HeadDim() != a.HeadDim() || small.Validate() != nil {
+		t.Fatalf("half of %s is %s", a, small)
+	}
+	params := shrink(a, small, b.Params, worth)
 	logits := func(a glm.Arch, s engine.StateDict) []float32 {
 		m, err := native.New(a, native.Options{MaxBatch: 2, Inference: true})
 		if err != nil {
@@ -328,7 +347,7 @@ func TestShrink(t *testing.T) {
 	want, got := logits(a, b.Params), logits(small, params)
 	for i := range want {
 		if math.Abs(float64(want[i]-got[i])) > 1e-4 {
-			t.Fatalf("logit %d is %g without idle channels, %g with them", i, got[i], want[i])
+			t.Fatalf("logit %d is %g without idle parts, %g with them", i, got[i], want[i])
 		}
 	}
 	// Of five layers three are the first, the middle and the last.
@@ -340,21 +359,14 @@ func TestShrink(t *testing.T) {
 		p, _ := numbered.Get(ofLayer(l, "input_layernorm"))
 		p.Data[0] = float32(l)
 	}
-	_, some := shrink(deep, numbered, even(deep), 3, a.FFN)
+	three := deep
+	three.Layers = 3
+	some := shrink(deep, three, numbered, newWorth(deep))
 	for l, want := range []float32{0, 2, 4} {
 		if p, _ := some.Get(ofLayer(l, "input_layernorm")); p.Data[0] != want {
 			t.Errorf("layer %d was %g, want %g", l, p.Data[0], want)
 		}
 	}
-}
-
-// even is the same worth for all channels.
-func even(a glm.Arch) [][]float64 {
-	w := make([][]float64, a.Layers)
-	for l := range w {
-		w[l] = make([]float64, a.FFN)
-	}
-	return w
 }
 
 func TestStudent(t *testing.T) {

@@ -318,7 +318,7 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{keyArchitecture, "gpt2", "gpt2"},
 		{keyDim, uint32(0), "dim"},
-		{keyDim, uint32(32), keyRope},
+		{keyDim, uint32(32), "the keys need [320 32]"},
 		{keyFFN, uint32(32), "has shape"},
 		{keyDim, int64(64), keyDim},
 		{keyLayers, uint32(1 << 30), "layers"},

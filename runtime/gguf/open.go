@@ -104,6 +104,9 @@ func (k *keys) arch() glm.Arch {
 		KVHeads: int(or(k, keyKVHeads, uint32(heads))), FFN: n(keyFFN), Context: n(keyContext), Tied: true,
 		RopeTheta: short(or(k, keyRopeBase, float32(glm.DefaultRopeTheta))), NormEps: short(need[float32](k, keyEps)),
 	}
+	if v := or(k, keyKeyLen, uint32(0)); v != 0 {
+		a = a.WithHead(int(v))
+	}
 	for _, t := range k.f.Tensors {
 		a.Tied = a.Tied && t.Name != tensorName("lm_head.weight")
 	}

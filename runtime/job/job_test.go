@@ -90,6 +90,7 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"compress:\n  student: auto\n  teacher: ensembel", `j:3: compress.teacher: "ensembel" is not one of bundle, ensemble (did you mean "ensemble"?)`},
 		{"compress:\n  weights: int8\n  teacher: ensemble", "j:3: compress.teacher: has nobody to teach"},
 		{"compress:\n  prune: 0.1\n  search: true", "j:3: compress.search: compares trials by their rounded weights; give weights"},
+		{"compress:\n  prune_heads: 1.5", "j:2: compress.prune_heads: 1.5 is not 0 or more and less than 1"},
 		{"compress: int3", `"int3" is not one of int8, int4`},
 		{"compress:\n  prune: 1", "j:2: compress.prune: 1 is not 0 or more and less than 1"},
 		{"compress:\n  max_loss: 0.1", "j:1: compress: asks for nothing"},

@@ -1753,7 +1753,8 @@ type Compress struct {
 	RecoverSteps  *int32                 `protobuf:"varint,6,opt,name=recover_steps,json=recoverSteps,proto3,oneof" json:"recover_steps,omitempty"`
 	MaxLoss       *float64               `protobuf:"fixed64,7,opt,name=max_loss,json=maxLoss,proto3,oneof" json:"max_loss,omitempty"`
 	Teacher       *string                `protobuf:"bytes,8,opt,name=teacher,proto3,oneof" json:"teacher,omitempty"` // bundle or ensemble
-	Search        *bool                  `protobuf:"varint,9,opt,name=search,proto3,oneof" json:"search,omitempty"`  // trials are compared by the scores of their rounded weights
+	PruneHeads    *float64               `protobuf:"fixed64,10,opt,name=prune_heads,json=pruneHeads,proto3,oneof" json:"prune_heads,omitempty"`
+	Search        *bool                  `protobuf:"varint,9,opt,name=search,proto3,oneof" json:"search,omitempty"` // trials are compared by the scores of their rounded weights
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1842,6 +1843,13 @@ func (x *Compress) GetTeacher() string {
 		return *x.Teacher
 	}
 	return ""
+}
+
+func (x *Compress) GetPruneHeads() float64 {
+	if x != nil && x.PruneHeads != nil {
+		return *x.PruneHeads
+	}
+	return 0
 }
 
 func (x *Compress) GetSearch() bool {
@@ -3470,7 +3478,7 @@ const file_control_proto_rawDesc = "" +
 	"_averagingB\v\n" +
 	"\t_ensembleB\r\n" +
 	"\v_grow_finalB\t\n" +
-	"\a_metric\"\x9a\x03\n" +
+	"\a_metric\"\xd0\x03\n" +
 	"\bCompress\x12\x1d\n" +
 	"\aweights\x18\x01 \x01(\tH\x00R\aweights\x88\x01\x01\x12\x19\n" +
 	"\x05prune\x18\x02 \x01(\x01H\x01R\x05prune\x88\x01\x01\x12\x1f\n" +
@@ -3479,8 +3487,11 @@ const file_control_proto_rawDesc = "" +
 	"\arecover\x18\x05 \x01(\tH\x04R\arecover\x88\x01\x01\x12(\n" +
 	"\rrecover_steps\x18\x06 \x01(\x05H\x05R\frecoverSteps\x88\x01\x01\x12\x1e\n" +
 	"\bmax_loss\x18\a \x01(\x01H\x06R\amaxLoss\x88\x01\x01\x12\x1d\n" +
-	"\ateacher\x18\b \x01(\tH\aR\ateacher\x88\x01\x01\x12\x1b\n" +
-	"\x06search\x18\t \x01(\bH\bR\x06search\x88\x01\x01B\n" +
+	"\ateacher\x18\b \x01(\tH\aR\ateacher\x88\x01\x01\x12$\n" +
+	"\vprune_heads\x18\n" +
+	" \x01(\x01H\bR\n" +
+	"pruneHeads\x88\x01\x01\x12\x1b\n" +
+	"\x06search\x18\t \x01(\bH\tR\x06search\x88\x01\x01B\n" +
 	"\n" +
 	"\b_weightsB\b\n" +
 	"\x06_pruneB\v\n" +
@@ -3492,7 +3503,8 @@ const file_control_proto_rawDesc = "" +
 	"\x0e_recover_stepsB\v\n" +
 	"\t_max_lossB\n" +
 	"\n" +
-	"\b_teacherB\t\n" +
+	"\b_teacherB\x0e\n" +
+	"\f_prune_headsB\t\n" +
 	"\a_search\"\x8b\x01\n" +
 	"\x06Budget\x12\"\n" +
 	"\n" +

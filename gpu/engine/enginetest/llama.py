@@ -21,7 +21,7 @@ model = LlamaForCausalLM(LlamaConfig(
     num_attention_heads=a["heads"], num_key_value_heads=a["kv_heads"],
     intermediate_size=a["ffn"], max_position_embeddings=a["context"],
     tie_word_embeddings=a["tied"], rope_theta=a["rope_theta"], rms_norm_eps=a["norm_eps"],
-    attention_bias=False, mlp_bias=False,
+    head_dim=a.get("head") or a["dim"] // a["heads"], attention_bias=False, mlp_bias=False,
 )).float()
 state = model.state_dict()
 with torch.no_grad():

@@ -32,8 +32,8 @@ func (s *attention) cut(cut func(*[]float32, int), D, T int) {
 // c.lse from c.qkv.
 func (w *worker) attend(c *layerActs, row, T int) {
 	a, s := &w.model.arch, &w.attn
-	C, H, K, D := a.Dim, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	A, H, K, D := a.QueryDim(), a.Heads, a.KVHeads, a.HeadDim()
+	Q := A + 2*K*D
 	qkv := c.qkv[row*Q:]
 	scale := float32(1 / math.Sqrt(float64(D)))
 	blocks := (T + attentionRows - 1) / attentionRows
@@ -44,7 +44,7 @@ func (w *worker) attend(c *layerActs, row, T int) {
 			for b := range blocks {
 				i0, i1 := T*b/blocks, T*(b+1)/blocks
 				w.times(i1-i0, i1, D, qkv[i0*Q+h*D:], Q, s.kT, D, s.p, i1)
-				out := c.att[(row+i0)*C+h*D:]
+				out := c.att[(row+i0)*A+h*D:]
 				var sums [attentionRows]float32
 				for i := i0; i < i1; i++ {
 					p := s.p[(i-i0)*i1 : (i-i0+1)*i1]
@@ -54,9 +54,9 @@ func (w *worker) attend(c *layerActs, row, T int) {
 					sums[i-i0] = sum
 					c.lse[(row+i)*H+h] = top + float32(math.Log(float64(sum)))
 				}
-				w.times(i1-i0, D, i1, s.p, i1, s.vN, T, out, C)
+				w.times(i1-i0, D, i1, s.p, i1, s.vN, T, out, A)
 				for i := range i1 - i0 {
-					kernel.Scale(out[i*C:i*C+D], 1/sums[i])
+					kernel.Scale(out[i*A:i*A+D], 1/sums[i])
 				}
 			}
 		}
@@ -67,8 +67,8 @@ func (w *worker) attend(c *layerActs, row, T int) {
 // w.dn, the gradient of c.att.
 func (w *worker) attendGrad(c *layerActs, row, T int) {
 	a, s := &w.model.arch, &w.attn
-	C, H, K, D := a.Dim, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	A, H, K, D := a.QueryDim(), a.Heads, a.KVHeads, a.HeadDim()
+	Q := A + 2*K*D
 	qkv, dqkv := c.qkv[row*Q:], w.dqkv[row*Q:]
 	scale := float32(1 / math.Sqrt(float64(D)))
 	blocks := (T + attentionRows - 1) / attentionRows
@@ -83,21 +83,21 @@ func (w *worker) attendGrad(c *layerActs, row, T int) {
 				i0, i1 := T*b/blocks, T*(b+1)/blocks
 				acc := b < blocks-1 || h > kv*(H/K)
 				q := qkv[i0*Q+h*D:]
-				out, dout := c.att[(row+i0)*C+h*D:], w.dn[(row+i0)*C+h*D:]
+				out, dout := c.att[(row+i0)*A+h*D:], w.dn[(row+i0)*A+h*D:]
 				w.times(i1-i0, i1, D, q, Q, s.kT, D, s.p, i1)
-				w.times(i1-i0, i1, D, dout, C, s.vT, D, s.dp, i1)
+				w.times(i1-i0, i1, D, dout, A, s.vT, D, s.dp, i1)
 				for i := i0; i < i1; i++ {
 					r := i - i0
 					p, dp := s.p[r*i1:(r+1)*i1], s.dp[r*i1:(r+1)*i1]
 					kernel.ExpSum(p[:i+1], p[:i+1], scale, c.lse[(row+i)*H+h])
 					clear(p[i+1:])
-					d := kernel.Dot(dout[r*C:r*C+D], out[r*C:r*C+D])
+					d := kernel.Dot(dout[r*A:r*A+D], out[r*A:r*A+D])
 					kernel.SoftmaxGrad(dp[:i+1], p[:i+1], d, scale)
 					clear(dp[i+1:])
 				}
 				w.times(i1-i0, D, i1, s.dp, i1, s.kN, T, dqkv[i0*Q+h*D:], Q)
 				w.transposed(i1, D, i1-i0, s.dp, i1, q, Q, dqkv[k:], Q, acc)
-				w.transposed(i1, D, i1-i0, s.p, i1, dout, C, dqkv[v:], Q, acc)
+				w.transposed(i1, D, i1-i0, s.p, i1, dout, A, dqkv[v:], Q, acc)
 			}
 		}
 	}

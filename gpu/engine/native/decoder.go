@@ -71,7 +71,7 @@ type decodeWorker struct {
 	from, to int       // rows of the call
 	x, n     []float32 // [rows, C]
 	qkv      []float32 // [rows, Q]
-	att      []float32 // [rows, C]
+	att      []float32 // [rows, H·D]
 	glu      []float32 // [rows, 2F]
 	act      []float32 // [rows, F]
 	scores   []float32 // [rows, Context]
@@ -105,15 +105,15 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 	if err := d.load(state); err != nil {
 		return nil, fmt.Errorf("native: load: %w", err)
 	}
-	C, F, V := a.Dim, a.FFN, a.Vocab
-	Q := C + 2*a.KVDim()
+	C, A, F, V := a.Dim, a.QueryDim(), a.FFN, a.Vocab
+	Q := A + 2*a.KVDim()
 	for range o.Threads {
 		const R = prefillRows
 		f := func(n int) []float32 { return make([]float32, n) }
 		d.worker = append(d.worker, &decodeWorker{
-			x: f(R * C), n: f(R * C), qkv: f(R * Q), att: f(R * C), glu: f(R * 2 * F), act: f(R * F),
+			x: f(R * C), n: f(R * C), qkv: f(R * Q), att: f(R * A), glu: f(R * 2 * F), act: f(R * F),
 			scores: f(R * a.Context), sums: f(R * kernel.PackedLen(a.HeadDim(), 1)), want: f(R * C), logits: f(R * V), outs: make([]int, 0, R),
-			product: newProduct(d.opt.Weights, R, max(C, F)),
+			product: newProduct(d.opt.Weights, R, max(C, A, F)),
 		})
 	}
 	d.team = newTeam(o.Threads, nil, func(_ task, i int) { d.work(d.worker[i]) })
@@ -321,8 +321,8 @@ func (d *Decoder) work(w *decodeWorker) {
 
 func (d *Decoder) forward(w *decodeWorker, rows []row) {
 	a := &d.arch
-	C, F, H, K, D, V := a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim(), a.Vocab
-	Q := C + 2*K*D
+	C, A, F, H, K, D, V := a.Dim, a.QueryDim(), a.FFN, a.Heads, a.KVHeads, a.HeadDim(), a.Vocab
+	Q := A + 2*K*D
 	N := len(rows)
 	for i, r := range rows {
 		d.embed.row(w.x[i*C:(i+1)*C], int(r.id))
@@ -336,14 +336,14 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 		for i, r := range rows {
 			cos, sin := d.rope.at(r.pos)
 			kernel.Rope(w.qkv[i*Q:], cos, sin, H+K, 1)
-			d.remember(l, r, w.qkv[i*Q+C:(i+1)*Q])
+			d.remember(l, r, w.qkv[i*Q+A:(i+1)*Q])
 		}
 		for i := 0; i < N; { // runs of rows of one sequence
 			j := i + 1
 			for j < N && rows[j].cache == rows[i].cache {
 				j++
 			}
-			d.attend(w, l, rows[i:j], w.qkv[i*Q:], w.att[i*C:])
+			d.attend(w, l, rows[i:j], w.qkv[i*Q:], w.att[i*A:])
 			i = j
 		}
 		w.product.times(&p.o, N, w.att, w.x, true)
@@ -384,8 +384,8 @@ func (d *Decoder) forward(w *decodeWorker, rows []row) {
 // attend computes the heads of consecutive rows of one sequence.
 func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []float32) {
 	a := &d.arch
-	C, H, K, D := a.Dim, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	A, H, K, D := a.QueryDim(), a.Heads, a.KVHeads, a.HeadDim()
+	Q := A + 2*K*D
 	scale := float32(1 / math.Sqrt(float64(D)))
 	n := rows[len(rows)-1].pos + 1
 	c := rows[0].cache
@@ -402,6 +402,6 @@ func (d *Decoder) attend(w *decodeWorker, layer int, rows []row, qkv, out []floa
 		}
 		// In sums that don't depend on n, so that a row has the same bits whatever rows are
 		// computed beside it.
-		kernel.GemmRows(len(rows), D, n, w.scores, n, c.data, values, out[h*D:], C, w.sums)
+		kernel.GemmRows(len(rows), D, n, w.scores, n, c.data, values, out[h*D:], A, w.sums)
 	}
 }

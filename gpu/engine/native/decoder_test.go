@@ -30,6 +30,8 @@ func TestDecoder(t *testing.T) {
 	}{
 		{"tied", arch(32, 2, 4, 2, 40, 23, true), 32, 1},
 		{"untied, two threads", arch(24, 2, 3, 1, 20, 50, false), 40, 2},
+		{"heads taken away", arch(32, 2, 2, 1, 40, 23, true).WithHead(8), 40, 1},
+		{"wide heads", arch(16, 1, 3, 3, 40, 23, true).WithHead(8), 40, 1},
 		{"long", arch(96, 1, 2, 2, 16, 11, true), 200, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {

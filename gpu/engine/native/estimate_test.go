@@ -39,6 +39,7 @@ func (o Options) training() glm.Training {
 func TestTrainingBytes(t *testing.T) {
 	for _, a := range []glm.Arch{
 		arch(6, 1, 3, 3, 5, 7, false), arch(64, 2, 4, 2, 192, 300, true), arch(96, 3, 3, 1, 250, 5000, false), arch(128, 4, 4, 4, 352, 512, true),
+		arch(64, 2, 2, 1, 192, 300, true).WithHead(16), arch(32, 2, 3, 3, 96, 300, true).WithHead(16),
 	} {
 		for _, o := range []Options{
 			{Threads: 1, MaxBatch: 1, MaxSeq: 1},
@@ -59,7 +60,7 @@ func TestTrainingBytes(t *testing.T) {
 
 // TestDecodingBytes: the estimate is what a decoder allocates until its caches are full.
 func TestDecodingBytes(t *testing.T) {
-	for _, a := range []glm.Arch{arch(64, 2, 4, 2, 192, 300, true), arch(96, 3, 3, 1, 250, 5000, false), arch(128, 4, 4, 4, 352, 512, true)} {
+	for _, a := range []glm.Arch{arch(64, 2, 4, 2, 192, 300, true), arch(96, 3, 3, 1, 250, 5000, false), arch(128, 4, 4, 4, 352, 512, true), arch(64, 2, 2, 1, 192, 300, true).WithHead(16), arch(64, 2, 3, 3, 192, 300, true).WithHead(32)} {
 		for _, o := range []DecoderOptions{{Threads: 1, MaxSeqs: 1}, {Threads: 3, MaxSeqs: 2}} {
 			for _, kind := range glm.AllWeights {
 				o.Weights = kind

@@ -52,6 +52,8 @@ func TestGradients(t *testing.T) {
 		{"untied", arch(16, 1, 2, 2, 24, 19, false), Options{}, 1, 5},
 		{"grouped", arch(32, 1, 4, 2, 20, 11, true), Options{}, 2, 9},
 		{"one kv head", arch(24, 1, 3, 1, 10, 11, false), Options{}, 2, 6},
+		{"heads taken away", arch(32, 2, 2, 1, 20, 11, true).WithHead(8), Options{}, 2, 9},
+		{"wide heads", arch(16, 1, 3, 3, 20, 11, false).WithHead(8), Options{}, 2, 9},
 		{"odd sizes", arch(6, 1, 3, 3, 5, 7, false), Options{}, 3, 3},
 		{"one token", arch(8, 1, 2, 1, 8, 5, true), Options{}, 2, 1},
 		{"z-loss", arch(16, 1, 2, 2, 24, 19, true), Options{ZLoss: 0.3}, 2, 5},

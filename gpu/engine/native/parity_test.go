@@ -15,6 +15,7 @@ func TestHuggingFace(t *testing.T) {
 	for _, a := range []glm.Arch{
 		{Vocab: 61, Dim: 48, Layers: 2, Heads: 4, KVHeads: 2, FFN: 72, Context: 96, Tied: false},
 		{Vocab: 50, Dim: 32, Layers: 2, Heads: 2, KVHeads: 2, FFN: 40, Context: 96, Tied: true},
+		{Vocab: 61, Dim: 48, Layers: 2, Heads: 2, KVHeads: 1, Head: 16, FFN: 72, Context: 96, Tied: true},
 	} {
 		a = a.WithDefaults()
 		m := build(t, a, Options{MaxBatch: 3, Threads: 2, Seed: 3})

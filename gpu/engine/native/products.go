@@ -129,7 +129,7 @@ func (t *tensors) matrices(f func(m *matrix, in int)) {
 	for i := range t.layers {
 		l := &t.layers[i]
 		each(l.qkv, C)
-		each(l.o, C)
+		each(l.o, len(l.o[0].w)/C)
 		each(l.glu, C)
 		each(l.down, len(l.down[0].w)/C)
 	}

@@ -96,7 +96,7 @@ func (r *reference) rotate(x []float64, t int) {
 // logits of sequence s, [T, V].
 func (r *reference) logits(b engine.Batch, s int, train bool) []float64 {
 	a := r.arch
-	T, C, H, K, D := b.T, a.Dim, a.Heads, a.KVHeads, a.HeadDim()
+	T, C, A, H, K, D := b.T, a.Dim, a.QueryDim(), a.Heads, a.KVHeads, a.HeadDim()
 	embed := r.p["model.embed_tokens.weight"]
 	x := make([]float64, T*C)
 	for t := range T {
@@ -111,13 +111,13 @@ func (r *reference) logits(b engine.Batch, s int, train bool) []float64 {
 		v := matmul(n, r.p[name+"self_attn.v_proj.weight"], T, C)
 		for t := range T {
 			for h := range H {
-				r.rotate(q[t*C+h*D:t*C+h*D+D], t)
+				r.rotate(q[t*A+h*D:t*A+h*D+D], t)
 			}
 			for h := range K {
 				r.rotate(k[(t*K+h)*D:(t*K+h)*D+D], t)
 			}
 		}
-		att := make([]float64, T*C)
+		att := make([]float64, T*A)
 		for h := range H {
 			kv := h / (H / K)
 			for t := range T {
@@ -126,19 +126,19 @@ func (r *reference) logits(b engine.Batch, s int, train bool) []float64 {
 				for u := range p {
 					var d float64
 					for i := range D {
-						d += q[t*C+h*D+i] * k[(u*K+kv)*D+i]
+						d += q[t*A+h*D+i] * k[(u*K+kv)*D+i]
 					}
 					p[u] = math.Exp(d / math.Sqrt(float64(D)))
 					sum += p[u]
 				}
 				for u := range p {
 					for i := range D {
-						att[t*C+h*D+i] += p[u] / sum * v[(u*K+kv)*D+i]
+						att[t*A+h*D+i] += p[u] / sum * v[(u*K+kv)*D+i]
 					}
 				}
 			}
 		}
-		y := matmul(att, r.p[name+"self_attn.o_proj.weight"], T, C)
+		y := matmul(att, r.p[name+"self_attn.o_proj.weight"], T, A)
 		r.drop(y, b, siteBranch(l, 0), s*T, train)
 		for i := range x {
 			x[i] += y[i]

@@ -25,8 +25,8 @@ type tensors struct {
 
 type layerTensors struct {
 	norm1 []float32 // [C]
-	qkv   []matrix  // [C+2·KV, C]
-	o     []matrix  // [C, C]
+	qkv   []matrix  // [H·D+2·KV, C]
+	o     []matrix  // [C, H·D]
 	norm2 []float32 // [C]
 	glu   []matrix  // [2F, C], gate then up
 	down  []matrix  // [C, F]

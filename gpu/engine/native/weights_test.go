@@ -42,7 +42,7 @@ func rounded(t testing.TB, a glm.Arch, state engine.StateDict, kind glm.Weights)
 // the same values, but for the rounding of activations where it rounds those; it gives
 // the same bits whatever is computed beside a sequence; and it scores as it generates.
 func TestDecoderWeights(t *testing.T) {
-	for _, a := range []glm.Arch{arch(64, 3, 4, 2, 96, 83, true), arch(40, 2, 2, 1, 50, 61, false)} {
+	for _, a := range []glm.Arch{arch(64, 3, 4, 2, 96, 83, true), arch(40, 2, 2, 1, 50, 61, false), arch(64, 2, 2, 1, 96, 83, true).WithHead(16)} {
 		a.Context = 96
 		m := build(t, a, Options{MaxBatch: 3})
 		perturb(m, 1)

@@ -82,8 +82,8 @@ type layerActs struct {
 // newWorker cuts one arena into all that the worker holds.
 func newWorker(m *Model, id int) *worker {
 	a, o := m.arch, m.opt
-	C, V, F, H, T := a.Dim, a.Vocab, a.FFN, a.Heads, o.MaxSeq
-	Q := C + 2*a.KVDim()
+	C, A, V, F, H, T := a.Dim, a.QueryDim(), a.Vocab, a.FFN, a.Heads, o.MaxSeq
+	Q := A + 2*a.KVDim()
 	N := glm.Training{Sequences: o.MaxBatch, Tokens: T, Threads: o.Threads}.ThreadTokens()
 	w := &worker{model: m, id: id, w: m.w, nmax: N, rows: min(N, glm.LogitRows(V))}
 	if !o.Inference {
@@ -120,7 +120,7 @@ func newWorker(m *Model, id int) *worker {
 			cut(&l.n1, N*C)
 			cut(&l.qkv, N*Q)
 			cut(&l.lse, N*H)
-			cut(&l.att, N*C)
+			cut(&l.att, N*A)
 			cut(&l.x2, N*C)
 			cut(&l.rstd2, N)
 			cut(&l.n2, N*C)
@@ -133,7 +133,7 @@ func newWorker(m *Model, id int) *worker {
 		cut(&w.logit, w.rows*V)
 		cut(&w.dx, N*C)
 		cut(&w.dy, N*C)
-		cut(&w.dn, N*C)
+		cut(&w.dn, N*max(C, A))
 		cut(&w.dqkv, N*Q)
 		cut(&w.dact, N*F)
 		w.attn.cut(cut, a.HeadDim(), T)
@@ -241,8 +241,8 @@ func (w *worker) gate(c *layerActs, from, to int) {
 // layer computes what the backward pass reads of layer l from its input, but for act.
 func (w *worker) layer(l, s0, s1, T int, drop float64) {
 	a := &w.model.arch
-	C, F, H, K, D := a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	C, A, F, H, K, D := a.Dim, a.QueryDim(), a.FFN, a.Heads, a.KVHeads, a.HeadDim()
+	Q := A + 2*K*D
 	N := (s1 - s0) * T
 	p, c := &w.w.layers[l], &w.acts[l]
 	for i := range N {
@@ -256,7 +256,7 @@ func (w *worker) layer(l, s0, s1, T int, drop float64) {
 	for s := range s1 - s0 {
 		w.attend(c, s*T, T)
 	}
-	w.branch(c.x2, c.x, c.att, C, N, p.o, siteBranch(l, 0), s0*T, drop, nil)
+	w.branch(c.x2, c.x, c.att, A, N, p.o, siteBranch(l, 0), s0*T, drop, nil)
 	for i := range N {
 		c.rstd2[i] = kernel.RMSNorm(c.n2[i*C:(i+1)*C], c.x2[i*C:(i+1)*C], p.norm2, a.NormEps)
 	}
@@ -267,8 +267,8 @@ func (w *worker) layer(l, s0, s1, T int, drop float64) {
 // gradient of the final norm's result. last tells that no other chunk follows.
 func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 	a := &w.model.arch
-	T, C, F, H, K, D := b.T, a.Dim, a.FFN, a.Heads, a.KVHeads, a.HeadDim()
-	Q := C + 2*K*D
+	T, C, A, F, H, K, D := b.T, a.Dim, a.QueryDim(), a.FFN, a.Heads, a.KVHeads, a.HeadDim()
+	Q := A + 2*K*D
 	N := (s1 - s0) * T
 	drop := w.model.opt.Dropout
 
@@ -296,7 +296,7 @@ func (w *worker) backward(b *engine.Batch, s0, s1 int, last bool) {
 		w.normGrad(dx, g.norm2, w.dn, c.x2, p.norm2, c.rstd2, N)
 
 		dy = w.branchGrad(dx, N, siteBranch(l, 0), s0*T, drop)
-		w.linearGrad(w.dn, dy, C, c.att, C, N, p.o, g.o, !w.fresh, nil)
+		w.linearGrad(w.dn, dy, C, c.att, A, N, p.o, g.o, !w.fresh, nil)
 		for s := range s1 - s0 {
 			w.attendGrad(c, s*T, T)
 		}

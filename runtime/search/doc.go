@@ -34,7 +34,8 @@
 // by; cma-es, de, dehb and nsga2 need hundreds, cma-es mostly numbers, and dehb is de for
 // schedulers with rungs; gp, nsga2, tpe and
 // forest take several objectives. Where a job knows what to begin with (Options.Initial),
-// auto's first trials stay near it, as those of evolutionary do, and where it has few
+// auto's first trials stay near it, as those of evolutionary do and every other one of
+// gp's, forest's and tpe's, and where it has few
 // trials (Options.Trials) all are evolutionary's. All hold constraints known beforehand (space.Constraint),
 // propose nothing twice, and rank what misses a measured constraint
 // (Result.Violations) below what holds it.

@@ -27,7 +27,7 @@ func (f *forest) Ask(n int) ([]space.Config, error) { return f.ask(n, f.propose)
 func (f *forest) propose(rng *rand.Rand) (space.Config, error) {
 	switch told := f.results(); {
 	case len(told) < f.opts.Startup:
-		return f.design.next(rng)
+		return f.design.begin(rng)
 	case rng.IntN(8) == 0 || !slices.ContainsFunc(told, func(o *observation) bool { return !failed(o.standing) }):
 		return f.space.Sample(rng)
 	}

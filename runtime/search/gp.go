@@ -40,7 +40,7 @@ func (g *gp) Ask(n int) ([]space.Config, error) { return g.ask(n, g.propose) }
 
 func (g *gp) propose(rng *rand.Rand) (space.Config, error) {
 	if len(g.results()) < min(g.opts.Startup, 8) {
-		return g.next(rng)
+		return g.begin(rng)
 	}
 	g.informed = true
 	b, err := g.belief(rng)

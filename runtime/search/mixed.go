@@ -24,12 +24,7 @@ func (m *mixed) propose(rng *rand.Rand) (space.Config, error) {
 	told := len(m.results())
 	switch {
 	case told < m.opts.Startup && len(m.opts.Initial) > 0 && rng.Float64() < 0.75:
-		// Early on, stay near what is believed to be good.
-		base := m.opts.Initial[rng.IntN(len(m.opts.Initial))]
-		if c, err = m.space.Mutate(base, 1, m.opts.Architecture, rng); err != nil {
-			return nil, err
-		}
-		return m.space.Mutate(c, 1+rng.IntN(2), func(n string) bool { return !m.opts.Architecture(n) }, rng)
+		return m.nearby(rng) // early on, stay near what is believed to be good
 	case told == 0:
 		return m.space.Sample(rng)
 	}

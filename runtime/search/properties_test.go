@@ -262,3 +262,34 @@ func TestForeignTrialsAreKnown(t *testing.T) {
 		}
 	})
 }
+
+// Where something is believed to be good every other of a model's first proposals is but
+// three choices away from it.
+func TestBeginsNearWhatIsBelieved(t *testing.T) {
+	sp := mixedSpace(t)
+	first, err := sp.Sample(rand.New(rand.NewPCG(5, 5)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"gp", "forest", "tpe"} {
+		all, err := made(t, name, sp, Options{Seed: 3, Initial: []space.Config{first}, Architecture: func(n string) bool { return n == "layers" || n == "width" }}).Ask(8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near := 0
+		for _, c := range all {
+			differ := 0
+			for k, v := range first {
+				if w, ok := c[k]; ok && w != v {
+					differ++
+				}
+			}
+			if differ <= 3 {
+				near++
+			}
+		}
+		if all[0].Key() != first.Key() || near < 4 || near == len(all) {
+			t.Errorf("%s: %d of %d are near", name, near, len(all))
+		}
+	}
+}

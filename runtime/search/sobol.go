@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +31,34 @@ type design struct {
 
 func newDesign(h *history) *design {
 	return &design{h: h, cube: sobol(len(h.dims), h.opts.Seed)}
+}
+
+// begin is a proposal before a model knows anything: every other one near what is
+// believed to be good, where something is, the others of the sequence.
+func (s *design) begin(rng *rand.Rand) (space.Config, error) {
+	if len(s.h.opts.Initial) > 0 && len(s.h.proposed)%2 == 1 {
+		return s.h.nearby(rng)
+	}
+	return s.next(rng)
+}
+
+// nearby is one of Options.Initial but for a choice of its architecture and one or two of
+// the rest.
+func (h *history) nearby(rng *rand.Rand) (space.Config, error) {
+	c := h.opts.Initial[rng.IntN(len(h.opts.Initial))]
+	for _, part := range []struct {
+		most int
+		of   func(string) bool
+	}{{1, h.opts.Architecture}, {1 + rng.IntN(2), func(n string) bool { return !h.opts.Architecture(n) }}} {
+		if !slices.ContainsFunc(h.dims, func(d space.Dimension) bool { return part.of(d.Name) }) {
+			continue // the space has none of it
+		}
+		var err error
+		if c, err = h.space.Mutate(c, part.most, part.of, rng); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // next is the sequence's next point that holds the constraints, or a random one where

@@ -45,7 +45,7 @@ func (t *tpe) Ask(n int) ([]space.Config, error) { return t.ask(n, t.propose) }
 
 func (t *tpe) propose(rng *rand.Rand) (space.Config, error) {
 	if len(t.results()) < t.opts.Startup {
-		return t.design.next(rng)
+		return t.design.begin(rng)
 	}
 	if t.opts.Random > 0 && rng.Float64() < t.opts.Random {
 		return t.space.Sample(rng)

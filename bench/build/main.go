@@ -154,7 +154,7 @@ func build(dir string, spec job.Spec, test string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	e, err := node.EvaluateFile(context.Background(), b, test)
+	e, err := node.EvaluateFile(context.Background(), b, test, nil)
 	return e.BitsPerByte, err
 }
 

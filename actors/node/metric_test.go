@@ -13,6 +13,7 @@ import (
 	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/job"
 	"github.com/open-autoglm/autoglm/runtime/journal"
+	"github.com/open-autoglm/autoglm/runtime/metric"
 )
 
 func TestLastAnswer(t *testing.T) {
@@ -48,6 +49,7 @@ func TestTaskErrorIsAnObjective(t *testing.T) {
 	}
 	spec := tinySpec(file)
 	spec.TaskType, spec.Objectives, spec.Budget.Tokens = "classification", []string{job.BitsPerByte, job.TaskError}, 60_000
+	spec.Metric = "F1-micro"
 	dir := filepath.Join(t.TempDir(), "run")
 	o := Options{Dir: dir, Spec: spec}
 	var st *journal.State
@@ -70,7 +72,7 @@ func TestTaskErrorIsAnObjective(t *testing.T) {
 		t.Fatal(err)
 	}
 	var e Evaluation
-	if err := json.Unmarshal(raw, &e); err != nil || e.Metric != "accuracy" || math.Abs(1-e.Value-*st.Final.Cost.Error) > 1e-9 {
+	if err := json.Unmarshal(raw, &e); err != nil || e.Metric != metric.F1Micro || math.Abs(1-e.Value-*st.Final.Cost.Error) > 1e-9 {
 		t.Errorf("the held-out part has %s %v, the final model's error is %v: %v", e.Metric, e.Value, *st.Final.Cost.Error, err)
 	}
 }
@@ -81,5 +83,10 @@ func TestTaskErrorNeedsAnswers(t *testing.T) {
 	err := build(t, Options{Dir: filepath.Join(t.TempDir(), "run"), Spec: spec})
 	if err == nil || !strings.Contains(err.Error(), "objectives: task_error is of answers") {
 		t.Errorf("of plain text: %v", err)
+	}
+	spec.Objectives, spec.Metric = nil, "bleu"
+	err = build(t, Options{Dir: filepath.Join(t.TempDir(), "run"), Spec: spec})
+	if err == nil || !strings.Contains(err.Error(), "metric: bleu is of answers") {
+		t.Errorf("a metric of plain text: %v", err)
 	}
 }

@@ -8,7 +8,8 @@
 // The folder holds config.json, generation_config.json, model.safetensors,
 // tokenizer.json, tokenizer_config.json, special_tokens_map.json,
 // chat_template.jinja (when there is a template), README.md (the model card),
-// card.json (the same as data) and eval.json (when there is one). Some facts stand twice, because versions of
+// card.json (the same as data) and eval.json (when there is one), which may hold a
+// calibration beside the score. Some facts stand twice, because versions of
 // transformers look in different places: rope_theta and rope_parameters, dtype
 // and torch_dtype, the chat template as a file and in tokenizer_config.json.
 //

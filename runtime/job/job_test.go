@@ -85,6 +85,8 @@ func TestErrorsNameFileLineAndPath(t *testing.T) {
 		{"hardware_constraint: tpu-4", "j:1: hardware_constraint: \"tpu-4\" names no known hardware"},
 		{"pinning: alway", `j:1: pinning: "alway" is not one of auto, never, always (did you mean "always"?)`},
 		{"backend: nccl\nplaintext_collectives: maybe", "j:2: plaintext_collectives: must be true or false"},
+		{"metric: blue", `j:1: metric: "blue" is not one of auto, accuracy,`},
+		{"metric: bits-per-byte", "j:1: metric: bits-per-byte is the main score already"},
 		{"grow_final: of", `j:1: grow_final: "of" is not one of auto, off (did you mean "off"?)`},
 		{"compress:\n  weights: int9", `j:2: compress.weights: "int9" is not one of int8, int4`},
 		{"compress:\n  student: auto\n  teacher: ensembel", `j:3: compress.teacher: "ensembel" is not one of bundle, ensemble (did you mean "ensemble"?)`},

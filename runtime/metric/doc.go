@@ -1,11 +1,12 @@
-// Package metric says how good answers are: one registry that training, evaluation and
-// serving share.
+// Package metric says how good answers are, by one registry for training and evaluation,
+// and how far a model's probabilities may be believed. Policies of served models compare
+// answers by its classes and words.
 //
 //	m, err := metric.Parse("rouge-l, bleu, exact-match")
 //	value, err := m[0].Of(metric.Sample{Answers: []metric.Answer{{Got: "a cat", Want: "the cat"}}})
 //
-// Register adds one of your own, which a job's metric, eval --metrics and serve --feedback
-// then know by its name:
+// Register adds one of your own, which a job's metric and eval --metrics then know by its
+// name:
 //
 //	metric.Register(metric.Metric{Name: "length", About: "characters of answers", Of: func(s metric.Sample) (float64, error) { … }})
 //

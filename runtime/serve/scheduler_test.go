@@ -463,3 +463,18 @@ func TestProbs(t *testing.T) {
 		t.Error("a negative temperature was taken")
 	}
 }
+
+// What a gate adds to a token: its probability at a temperature.
+func BenchmarkProbability(b *testing.B) {
+	for _, vocab := range []int{4096, 32768} {
+		logits := make([]float32, vocab)
+		for i := range logits {
+			logits[i] = float32(i%17) - 8
+		}
+		b.Run(fmt.Sprintf("V%d", vocab), func(b *testing.B) {
+			for b.Loop() {
+				probability(logits, 3, 1.3)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@
 //	defer g.Stop(ctx)
 //
 // Requests come with typed contents or raw ones; answers have the form of their request.
+// What a policy decided stands in their parameters, autoglm_outcome and others.
 // A call that its client ends leaves no work behind. Where there are API keys, calls
 // carry one as metadata: authorization: Bearer KEY; health and reflection need none.
 package oip

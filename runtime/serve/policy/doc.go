@@ -27,7 +27,7 @@
 // Rules are written in CEL, over prompt, answer, model, confidence, tokens, finish (stop or
 // length), attempt (1, 2, …) and json (what the answer parses to, null where it is no
 // JSON). Beside CEL's standard functions there are trim, lowerAscii, upperAscii, replace,
-// split, join, substring, indexOf and words. A rule does nothing, or
+// split, join, substring, indexOf and words. Patterns of matches are RE2's, written out. A rule does nothing, or
 //
 //	reject               the answer is withheld
 //	{answer: TEXT}       this is said in its place; later rules are not asked

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp/syntax"
 	"strings"
 	"time"
 	"unicode"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
@@ -19,10 +22,10 @@ import (
 )
 
 // Bounds of what an expression may cost: units are CEL's, about ten bytes looked at or
-// made, or one call. The time is for all rules of an answer, and more than they take.
+// made, half a byte that a pattern is matched with, or one call. The time is for all rules of an answer, and more than they take.
 const (
 	costLimit = 1_000_000
-	evalTime  = time.Second
+	evalTime  = 2 * time.Second
 )
 
 // Input is an answer, and what is known of it.
@@ -69,24 +72,63 @@ func newExpr(path, text string, result *cel.Type) (*expr, error) {
 	if len(text) > maxExpression {
 		return nil, wrong(path, "is longer than %d bytes", maxExpression)
 	}
-	ast, issues := env.Compile(text)
+	tree, issues := env.Compile(text)
 	if err := issues.Err(); err != nil {
 		return nil, wrong(path, "%s", strings.TrimSpace(strings.ReplaceAll(err.Error(), "<input>:", "")))
 	}
-	if t := ast.OutputType(); !t.IsExactType(result) && !t.IsExactType(cel.DynType) {
+	if t := tree.OutputType(); !t.IsExactType(result) && !t.IsExactType(cel.DynType) {
 		return nil, wrong(path, "is of type %s, must be %s", cel.FormatCELType(t), cel.FormatCELType(result))
 	}
 	e := &expr{}
-	for _, r := range ast.NativeRep().ReferenceMap() {
+	for _, r := range tree.NativeRep().ReferenceMap() {
 		e.believes = e.believes || r.Name == "confidence"
 		e.wantsJSON = e.wantsJSON || r.Name == "json"
 	}
+	if err := checkPatterns(path, tree.NativeRep().Expr()); err != nil {
+		return nil, err
+	}
 	var err error
-	e.prg, err = env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(bySize{}), cel.CostLimit(costLimit), cel.InterruptCheckFrequency(64))
+	e.prg, err = env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(bySize{}), cel.CostLimit(costLimit), cel.InterruptCheckFrequency(64))
 	if err != nil {
 		return nil, wrong(path, "%v", err)
 	}
 	return e, nil
+}
+
+// maxPattern is how many instructions a regular expression may compile to: matching takes
+// at most so many steps for each byte of the text.
+const maxPattern = 256
+
+// checkPatterns refuses a regular expression that is not written out, or is large: what a
+// model says is no pattern to search by.
+func checkPatterns(path string, root ast.Expr) error {
+	var bad error
+	ast.PostOrderVisit(root, ast.NewExprVisitor(func(e ast.Expr) {
+		if bad != nil || e.Kind() != ast.CallKind || e.AsCall().FunctionName() != overloads.Matches {
+			return
+		}
+		args := e.AsCall().Args()
+		pattern := args[len(args)-1]
+		if pattern.Kind() != ast.LiteralKind {
+			bad = wrong(path, "the pattern of matches must be written out")
+			return
+		}
+		text, _ := pattern.AsLiteral().Value().(string)
+		re, err := syntax.Parse(text, syntax.Perl)
+		if err != nil {
+			bad = wrong(path, "matches: %v", err)
+			return
+		}
+		prog, err := syntax.Compile(re.Simplify())
+		if err != nil {
+			bad = wrong(path, "matches: %v", err)
+			return
+		}
+		if n := len(prog.Inst); n > maxPattern {
+			bad = wrong(path, "the pattern %.40q compiles to %d steps a byte, at most %d are taken", text, n, maxPattern)
+		}
+	}))
+	return bad
 }
 
 // scope is what expressions see of an answer.
@@ -109,8 +151,11 @@ func (s *scope) rewrite(text string) { s.vars["answer"], s.vars["json"], s.parse
 // take much memory. ctx has an end.
 func (e *expr) eval(ctx context.Context, s *scope) (v any, err error) {
 	prompt, answer := s.vars["prompt"].(string), s.vars["answer"].(string)
-	if len(answer) > maxText || len(prompt) > 16*maxText {
+	if len(answer) > maxText || len(prompt) > maxText {
 		return nil, fmt.Errorf("a prompt of %d bytes with an answer of %d is too long for rules", len(prompt), len(answer))
+	}
+	if ctx.Err() != nil { // expressions without a loop don't look
+		return nil, context.Cause(ctx)
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -145,6 +190,10 @@ func (bySize) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint
 	for _, v := range append(args[:len(args):len(args)], result) {
 		switch v := v.(type) {
 		case types.String:
+			if function == overloads.Matches {
+				units += 2 * uint64(len(v)) // of up to maxPattern steps a byte
+				continue
+			}
 			units += uint64(len(v)) / 10
 		case types.Bytes:
 			units += uint64(len(v)) / 10

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
@@ -25,6 +26,8 @@ type Mixture struct {
 	members []engine.Decoder
 	vocab   int       // ids that all know: the tokenizer's
 	logits  []float32 // of the last call, [len(seqs), vocab]
+	sum     []float64 // the same, before its logarithm
+	exp     []float64 // scratch, [vocab]
 }
 
 // NewMixture mixes decoders, one for each of mix.Weights, of models whose tokenizer has
@@ -74,10 +77,10 @@ func (m *Mixture) Decode(seqs []int, ids []int32) ([]float32, error) {
 // each mixes the logits that each member gives, for n sequences.
 func (m *Mixture) each(n int, call func(engine.Decoder) ([]float32, error)) ([]float32, error) {
 	if len(m.logits) < n*m.vocab {
-		m.logits = make([]float32, n*m.vocab)
+		m.logits, m.sum = make([]float32, n*m.vocab), make([]float64, n*m.vocab)
 	}
-	out := m.logits[:n*m.vocab]
-	clear(out)
+	sum := m.sum[:n*m.vocab]
+	clear(sum)
 	for k, d := range m.members {
 		logits, err := call(d)
 		if err != nil {
@@ -88,45 +91,45 @@ func (m *Mixture) each(n int, call func(engine.Decoder) ([]float32, error)) ([]f
 			return nil, fmt.Errorf("mixture: a model has %d ids, the tokenizer %d", wide, m.vocab)
 		}
 		for i := range n {
-			m.add(out[i*m.vocab:(i+1)*m.vocab], logits[i*wide:i*wide+m.vocab], m.mix.Weights[k], k == 0)
+			m.add(sum[i*m.vocab:(i+1)*m.vocab], logits[i*wide:i*wide+m.vocab], m.mix.Weights[k])
 		}
 	}
+	out := m.logits[:n*m.vocab]
+	m.finish(out, sum)
 	return out, nil
 }
 
-// add mixes one model's logits into those of a sequence, in which the earlier models' are.
-func (m *Mixture) add(out, logits []float32, weight float64, first bool) {
-	top := float64(logits[0])
-	for _, v := range logits {
-		top = max(top, float64(v))
+// add adds one model's part to a sequence's sum: of probabilities, or of their logarithms.
+func (m *Mixture) add(sum []float64, logits []float32, weight float64) {
+	if m.exp == nil {
+		m.exp = make([]float64, m.vocab)
 	}
-	sum := 0.0
-	for _, v := range logits {
-		sum += math.Exp(float64(v) - top)
-	}
-	norm := top + math.Log(sum)
+	top, total := float64(slices.Max(logits)), 0.0
 	for i, v := range logits {
-		p := float64(v) - norm
-		switch {
-		case m.mix.Geometric:
-			out[i] += float32(weight * p)
-		case first:
-			out[i] = float32(math.Log(weight) + p)
-		default:
-			out[i] = float32(logAdd(float64(out[i]), math.Log(weight)+p))
+		m.exp[i] = math.Exp(float64(v) - top)
+		total += m.exp[i]
+	}
+	if m.mix.Geometric {
+		norm := top + math.Log(total)
+		for i, v := range logits {
+			sum[i] += weight * (float64(v) - norm)
 		}
+		return
+	}
+	for i, p := range m.exp {
+		sum[i] += weight / total * p
 	}
 }
 
-// logAdd is log(exp(a) + exp(b)).
-func logAdd(a, b float64) float64 {
-	if b > a {
-		a, b = b, a
+// finish makes logits of sums. What no model gives any probability keeps the least that
+// there is, so that a grammar may still choose it.
+func (m *Mixture) finish(out []float32, sum []float64) {
+	for i, v := range sum {
+		if !m.mix.Geometric {
+			v = math.Log(max(v, math.SmallestNonzeroFloat64))
+		}
+		out[i] = float32(v)
 	}
-	if math.IsInf(a, -1) {
-		return a
-	}
-	return a + math.Log1p(math.Exp(b-a))
 }
 
 // Len implements engine.Decoder.

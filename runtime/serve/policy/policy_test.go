@@ -50,6 +50,8 @@ func TestParseRefuses(t *testing.T) {
 		{rules("{when: 'answer ==', then: reject}"), "p.yaml:4: models.m.rules[0].when: ERROR: 1:10: Syntax error"},
 		{rules("{when: 'answr == \"\"', then: reject}"), "undeclared reference to 'answr'"},
 		{rules("{when: 'answer.matches(\"(\")', then: reject}"), "models.m.rules[0].when: "},
+		{rules("{when: 'prompt.matches(answer)', then: reject}"), "models.m.rules[0].when: the pattern of matches must be written out"},
+		{rules("{when: 'answer.matches(\"(abc){99}\")', then: reject}"), "steps a byte, at most 256 are taken"},
 		{rules("{when: 'tokens > 3', then: {rewrite: tokens}}"), "models.m.rules[0].then.rewrite: is of type int, must be string"},
 		{rules("{when: 'tokens > 3', then: {retry: 99}}"), "models.m.rules[0].then.retry: is 99"},
 		{rules("{when: 'tokens > 3', then: {retry: 2, else: {retry: 3}}}"), "models.m.rules[0].then.else: is another retry"},
@@ -178,7 +180,7 @@ func TestExpressionsAreBounded(t *testing.T) {
 		"replace":        `answer.replace("", answer)`,
 		"join":           `answer.split("").map(x, answer).join(answer)`,
 		"a text a word":  `answer.words().map(x, answer + x).join("")`,
-		"as a pattern":   `string(answer.matches(answer.substring(0, 20000)))`,
+		"patterns":       `string(answer.split(" ").all(w, answer.matches("(x+x+)+(a{50})?y") || true))`,
 		"error":          `string(1 / (attempt - attempt))`,
 		"no such field":  `json.a.b.c`,
 		"no such index":  `answer.split(",")[99]`,
@@ -200,7 +202,7 @@ func TestExpressionsAreBounded(t *testing.T) {
 		if s, ok := v.(string); err == nil && (!ok || len(s) > 2*len(big)) {
 			t.Errorf("%s made %d bytes", name, len(s))
 		}
-		if took := time.Since(begin); took > 10*evalTime { // a machine may be busy
+		if took := time.Since(begin); took > 5*evalTime { // a machine may be busy
 			t.Errorf("%s took %s: %v", name, took, err)
 		}
 	}
@@ -359,5 +361,27 @@ func BenchmarkDecide(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The cost of a token of a soft vote, without the models'.
+func BenchmarkMix(b *testing.B) {
+	for _, vocab := range []int{4096, 32768} {
+		for _, geometric := range []bool{false, true} {
+			b.Run(fmt.Sprintf("V%d geometric %v", vocab, geometric), func(b *testing.B) {
+				m := Mixture{mix: Mix{Weights: []float64{0.5, 0.5}, Geometric: geometric}, vocab: vocab}
+				logits, out, sum := make([]float32, vocab), make([]float32, vocab), make([]float64, vocab)
+				for i := range logits {
+					logits[i] = float32(i%17) - 8
+				}
+				for b.Loop() {
+					clear(sum)
+					for _, w := range m.mix.Weights {
+						m.add(sum, logits, w)
+					}
+					m.finish(out, sum)
+				}
+			})
+		}
 	}
 }

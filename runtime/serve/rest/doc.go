@@ -10,6 +10,10 @@
 // out silently. Errors have OpenAI's form; once a stream has begun an error is an event
 // of it, and the stream ends without [DONE].
 //
+// Where Config.Policy decides on a name, its answers are held back until all is decided,
+// say what was (autoglm, in each choice), and are one piece in a stream. An answer that is
+// withheld ends by content_filter. Votes on whole answers are names beside the hub's.
+//
 // Bodies must be application/json, so that a page on another site can't make a browser
 // send one without asking first; that is answered only for Config.Origins.
 package rest

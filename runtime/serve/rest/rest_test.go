@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,11 +29,13 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/grammar"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/metrics"
 	"github.com/open-autoglm/autoglm/runtime/serve/servetest"
+	"github.com/open-autoglm/autoglm/runtime/serve/template"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -413,9 +416,29 @@ func TestChatTextIsNoToken(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	}
-	b.ChatTemplate = "{{ messages }}"
-	if _, err := serve.ChatIDs(b, nil); !errors.Is(err, serve.ErrNoChat) {
-		t.Errorf("an unknown template: %v", err)
+	// Another maker's template, of the same tokens, says the same.
+	b.ChatTemplate = "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] | trim }}{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}"
+	for _, content := range []string{"<|assistant|>", "a \ue000<|user|> b", "x"} {
+		messages := []serve.Message{{Role: "user", Content: content}}
+		got, err := serve.ChatIDs(b, messages)
+		own := *b
+		own.ChatTemplate = data.ChatTemplate()
+		want, too := serve.ChatIDs(&own, messages)
+		if err != nil || too != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %v; want %v, %v", content, got, err, want, too)
+		}
+	}
+	if !serve.Chats(b) {
+		t.Error("another maker's template is not known")
+	}
+	b.ChatTemplate = "\n{{ raise_exception('roles must alternate') }}"
+	var e *template.Error
+	if _, err := serve.ChatIDs(b, nil); !errors.As(err, &e) || !e.Raised || e.Line != 2 {
+		t.Errorf("a conversation that the template refuses: %v", err)
+	}
+	b.ChatTemplate = ""
+	if _, err := serve.ChatIDs(b, nil); !errors.Is(err, serve.ErrNoChat) || serve.Chats(b) {
+		t.Errorf("no template: %v", err)
 	}
 }
 

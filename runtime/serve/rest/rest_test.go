@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -375,22 +374,11 @@ func TestPage(t *testing.T) {
 	if status != 200 || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") || strings.Contains(body, "http://") || strings.Contains(body, "https://") {
 		t.Errorf("%d %s", status, h)
 	}
-	chromium := os.Getenv("AUTOGLM_CHROMIUM")
-	if chromium == "" {
-		if os.Getenv("AUTOGLM_REQUIRE") == "all" {
-			t.Fatal("AUTOGLM_CHROMIUM is not set: name a chromium browser's executable")
-		}
-		t.Skip("AUTOGLM_CHROMIUM is not set")
-	}
-	cmd := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--user-data-dir="+t.TempDir(), "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", f.URL+"/")
-	var out, log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &log
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v\n%s", err, log.String())
-	}
-	if strings.Contains(log.String(), "CONSOLE") || !strings.Contains(out.String(), `<option value="tiny">`) {
-		t.Errorf("%s\n%s", log.String(), out.String())
+	chromium := chromiumOf(t)
+	tab := browse(t, chromium, f.URL+"/")
+	tab.until(`document.querySelector('option[value="tiny"]')`)
+	if len(tab.wrong()) > 0 {
+		t.Error(tab.wrong())
 	}
 }
 

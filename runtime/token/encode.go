@@ -3,6 +3,7 @@ package token
 import (
 	"sort"
 	"strings"
+	"unicode/utf8"
 )
 
 // Encode appends the ids of text to dst. Text that looks like a special token is
@@ -17,6 +18,28 @@ func (t *Tokenizer) Encode(dst []int32, text string) []int32 {
 // EncodeSpecial is Encode, but the tokenizer's added tokens become their ids
 // wherever they stand, as Hugging Face's tokenizers does by default. No BOS is added.
 func (t *Tokenizer) EncodeSpecial(dst []int32, text string) []int32 {
+	return t.encodeSpecial(dst, text, "")
+}
+
+// Mark puts a mark into what text has of the tokenizer's added tokens, after their first
+// letter, so that EncodeMarked takes them for ordinary text. The mark must not be in text.
+// A token of one letter can't be marked.
+func (t *Tokenizer) Mark(text, mark string) string {
+	for _, a := range t.added {
+		if _, n := utf8.DecodeRuneInString(a.content); n < len(a.content) && strings.Contains(text, a.content) {
+			text = strings.ReplaceAll(text, a.content, a.content[:n]+mark+a.content[n:])
+		}
+	}
+	return text
+}
+
+// EncodeMarked is EncodeSpecial of a text in which Mark marked what somebody wrote; the
+// marks are not encoded.
+func (t *Tokenizer) EncodeMarked(dst []int32, text, mark string) []int32 {
+	return t.encodeSpecial(dst, text, mark)
+}
+
+func (t *Tokenizer) encodeSpecial(dst []int32, text, mark string) []int32 {
 	sc := t.scratch.Get().(*scratch)
 	t.raw.segments(text, func(part string, id int32) {
 		if id >= 0 {
@@ -27,6 +50,9 @@ func (t *Tokenizer) EncodeSpecial(dst []int32, text string) []int32 {
 			if id >= 0 {
 				dst = append(dst, id)
 				return
+			}
+			if mark != "" {
+				part = strings.ReplaceAll(part, mark, "")
 			}
 			dst = t.encodePieces(dst, part, sc)
 		})

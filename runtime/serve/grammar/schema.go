@@ -295,26 +295,6 @@ func (c *compiler) types(o *object, path string, given []string) ([]string, erro
 	return nil, &Error{Path: path, Keyword: "type", Reason: "must be one of " + strings.Join(types, ", ") + ", or a list of them"}
 }
 
-// isType tells whether a value has a type; integers are numbers too.
-func isType(v any, t string) bool {
-	switch v := v.(type) {
-	case nil:
-		return t == "null"
-	case bool:
-		return t == "boolean"
-	case string:
-		return t == "string"
-	case []any:
-		return t == "array"
-	case *object:
-		return t == "object"
-	case json.Number:
-		f, err := v.Float64()
-		return t == "number" || t == "integer" && err == nil && f == math.Trunc(f)
-	}
-	return false
-}
-
 // values makes those of enum and const that are valid against what stands beside them.
 func (c *compiler) values(o *object, path string, next int32) (int32, error) {
 	list, ok := enumOf(o)

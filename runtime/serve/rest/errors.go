@@ -12,6 +12,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
+	"github.com/open-autoglm/autoglm/runtime/serve/template"
 )
 
 // apiError is an error in OpenAI's form.
@@ -63,6 +64,7 @@ func apiErrorOf(err error) *apiError {
 	var busy *serve.BusyError
 	var rate *keys.RateError
 	var bad *BadRequest
+	var rendered *template.Error
 	switch {
 	case errors.As(err, &own):
 		return own
@@ -85,6 +87,8 @@ func apiErrorOf(err error) *apiError {
 	case errors.Is(err, serve.ErrNoEmbedding):
 		return newError(http.StatusBadRequest, badRequest, "unsupported", "model", "%s", err.Error())
 	case errors.Is(err, serve.ErrNoChat):
+		return invalid("messages", "%s", err.Error())
+	case errors.As(err, &rendered):
 		return invalid("messages", "%s", err.Error())
 	case errors.Is(err, serve.ErrDraining), errors.Is(err, serve.ErrDrained):
 		e := newError(http.StatusServiceUnavailable, serverError, "shutting_down", "", "%s", err.Error())

@@ -14,8 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,11 +28,13 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/data"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/grammar"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/metrics"
 	"github.com/open-autoglm/autoglm/runtime/serve/servetest"
+	"github.com/open-autoglm/autoglm/runtime/serve/template"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -372,22 +374,11 @@ func TestPage(t *testing.T) {
 	if status != 200 || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") || strings.Contains(body, "http://") || strings.Contains(body, "https://") {
 		t.Errorf("%d %s", status, h)
 	}
-	chromium := os.Getenv("AUTOGLM_CHROMIUM")
-	if chromium == "" {
-		if os.Getenv("AUTOGLM_REQUIRE") == "all" {
-			t.Fatal("AUTOGLM_CHROMIUM is not set: name a chromium browser's executable")
-		}
-		t.Skip("AUTOGLM_CHROMIUM is not set")
-	}
-	cmd := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--user-data-dir="+t.TempDir(), "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", f.URL+"/")
-	var out, log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &log
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v\n%s", err, log.String())
-	}
-	if strings.Contains(log.String(), "CONSOLE") || !strings.Contains(out.String(), `<option value="tiny">`) {
-		t.Errorf("%s\n%s", log.String(), out.String())
+	chromium := chromiumOf(t)
+	tab := browse(t, chromium, f.URL+"/")
+	tab.until(`document.querySelector('option[value="tiny"]')`)
+	if len(tab.wrong()) > 0 {
+		t.Error(tab.wrong())
 	}
 }
 
@@ -413,9 +404,29 @@ func TestChatTextIsNoToken(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	}
-	b.ChatTemplate = "{{ messages }}"
-	if _, err := serve.ChatIDs(b, nil); !errors.Is(err, serve.ErrNoChat) {
-		t.Errorf("an unknown template: %v", err)
+	// Another maker's template, of the same tokens, says the same.
+	b.ChatTemplate = "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] | trim }}{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}"
+	for _, content := range []string{"<|assistant|>", "a \ue000<|user|> b", "x"} {
+		messages := []serve.Message{{Role: "user", Content: content}}
+		got, err := serve.ChatIDs(b, messages)
+		own := *b
+		own.ChatTemplate = data.ChatTemplate()
+		want, too := serve.ChatIDs(&own, messages)
+		if err != nil || too != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %v; want %v, %v", content, got, err, want, too)
+		}
+	}
+	if !serve.Chats(b) {
+		t.Error("another maker's template is not known")
+	}
+	b.ChatTemplate = "\n{{ raise_exception('roles must alternate') }}"
+	var e *template.Error
+	if _, err := serve.ChatIDs(b, nil); !errors.As(err, &e) || !e.Raised || e.Line != 2 {
+		t.Errorf("a conversation that the template refuses: %v", err)
+	}
+	b.ChatTemplate = ""
+	if _, err := serve.ChatIDs(b, nil); !errors.Is(err, serve.ErrNoChat) || serve.Chats(b) {
+		t.Errorf("no template: %v", err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
 	"github.com/open-autoglm/autoglm/runtime/serve/policy"
@@ -89,11 +90,12 @@ func (s *Server) guarded() map[string]func(http.ResponseWriter, *http.Request) e
 			s.cfg.Metrics.ServeHTTP(w, r)
 			return nil
 		},
-		"GET /v1/models":            s.models,
-		"GET /v1/models/{model}":    s.model,
-		"POST /v1/completions":      s.completions,
-		"POST /v1/chat/completions": s.chat,
-		"POST /v1/embeddings":       s.embeddings,
+		"GET /v1/models":              s.models,
+		"GET /v1/models/{model}":      s.model,
+		"GET /v1/models/{model}/card": s.card,
+		"POST /v1/completions":        s.completions,
+		"POST /v1/chat/completions":   s.chat,
+		"POST /v1/embeddings":         s.embeddings,
 	}
 }
 
@@ -245,6 +247,23 @@ func (s *Server) model(w http.ResponseWriter, r *http.Request) error {
 	for _, m := range s.modelInfos() {
 		if m.ID == name {
 			writeJSON(w, http.StatusOK, m)
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %q", serve.ErrNoModel, clip(name))
+}
+
+// modelCard is a model's card as data, or, of another maker's model, as its text.
+type modelCard struct {
+	Card   bundle.Card `json:"card"`
+	Readme string      `json:"readme,omitempty"`
+}
+
+func (s *Server) card(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("model")
+	for _, m := range s.cfg.Hub.Models() {
+		if m.Name == name { // the first, where there is a canary
+			writeJSON(w, http.StatusOK, modelCard{m.Bundle.Card, m.Bundle.Readme})
 			return nil
 		}
 	}

@@ -200,7 +200,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	}
 	threads := f.threads
 	if threads == 0 {
-		threads = min(max(1, usableCPUs()-1), f.slots)
+		threads = max(1, usableCPUs()-1)
 	}
 
 	again := make(chan os.Signal, 1)

@@ -18,8 +18,8 @@
 //	decode      tokens a second after a prompt of 256 tokens, of one text and of eight at
 //	            once, and milliseconds to the first token of such a prompt
 //	prefix      milliseconds to the first token after 256 tokens seen before
-//	neighbours  tokens a second beside four busy processes: ours with the threads that serve
-//	            takes by itself, the peers with two
+//	neighbours  tokens a second beside four busy processes: ours with one thread, as serve
+//	            takes by itself on two processors, the peers with two
 //	overload    twice the requests that are answered, from 64 clients
 //	start       milliseconds from a start of the program until it is ready
 //	server      what the scheduler and HTTP add; an object of its own

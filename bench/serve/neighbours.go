@@ -31,7 +31,7 @@ func startBusy(ctx context.Context) (end func(), err error) {
 }
 
 // neighbours measures what is left of everybody's speed beside busy processes: ours with
-// the threads that serve takes by itself, the peers with two, as they take on two cores.
+// one thread, as serve takes by itself on two processors, the peers with two.
 func (s *session) neighbours(ctx context.Context) ([]row, error) {
 	if err := s.startPeers(ctx); err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ import (
 	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/keys"
@@ -204,7 +205,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	}
 	threads := f.threads
 	if threads == 0 {
-		threads = min(max(1, usableCPUs()-1), f.slots)
+		threads = max(1, usableCPUs()-1)
 	}
 
 	folders := map[string]string{}
@@ -223,6 +224,9 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	hub := serve.NewHub(keeper.Opener(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
 		var dec *native.Decoder
 		b, err := bundle.Use(dir, func(b *bundle.Bundle) (err error) {
+			if page := b.Arch.PageBytes(); f.kv > 0 && int64(f.kv) < page {
+				return fmt.Errorf("--kv-cache %d: a page of %d tokens takes %d bytes, give one or more", f.kv, glm.PageTokens, page)
+			}
 			dec, err = native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
 			return err
 		})

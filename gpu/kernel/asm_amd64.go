@@ -613,13 +613,25 @@ func unpack16AVX2(dst *float32, q *byte, rows int, second int)
 func unpack8AVX2(dst *float32, q *byte, scale *uint16, blocks int, second int)
 
 //go:noescape
-func dotRow8AVX2(c *float32, a *byte, q *byte, scale *uint16, blocks int)
+func dotRows8x1AVX2(c *float32, a *byte, q *byte, scale *uint16, lda int, blocks int)
+
+//go:noescape
+func dotRows8x2AVX2(c *float32, a *byte, q *byte, scale *uint16, lda int, blocks int)
+
+//go:noescape
+func dotRows8x4AVX2(c *float32, a *byte, q *byte, scale *uint16, lda int, blocks int)
 
 //go:noescape
 func unpack4AVX2(dst *float32, q *byte, scale *uint16, blocks int, second int)
 
 //go:noescape
-func dotRow4AVX2(c *float32, a *byte, q *byte, scale *uint16, blocks int)
+func dotRows4x1AVX2(c *float32, a *byte, q *byte, scale *uint16, lda int, blocks int)
+
+//go:noescape
+func dotRows4x2AVX2(c *float32, a *byte, q *byte, scale *uint16, lda int, blocks int)
+
+//go:noescape
+func dotRows4x4AVX2(c *float32, a *byte, q *byte, scale *uint16, lda int, blocks int)
 
 func tileAVX2(mr int, c, a, b *float32, rsa, csa, ldc, k, n, acc int) {
 	if n > 8 {

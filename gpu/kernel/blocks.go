@@ -356,23 +356,39 @@ func GemmInt8(m int, records []byte, b *Narrow, c []float32, ldc int, acc bool) 
 				}
 				dotTile(b.Bits, r, &c[i*ldc+j], &records[i*stride], &q[0], &scale[0], stride, 4*ldc, blocks, n, flag)
 			default:
-				var out [PanelWidth]float32
+				var out [4 * PanelWidth]float32
 				if level == generic {
-					dotRowGeneric(&out, records[i*stride:], b, q, scale)
+					dotRowGeneric((*[PanelWidth]float32)(out[:]), records[i*stride:], b, q, scale)
 				} else {
-					dotRow(b.Bits, &out[0], &records[i*stride], &q[0], &scale[0], blocks)
+					r = rowsAtOnce(m - i)
+					dotRows(b.Bits, r, &out[0], &records[i*stride], &q[0], &scale[0], stride, blocks)
 				}
-				to := c[i*ldc+j : i*ldc+j+n]
-				for x := range to {
+				for y := range r {
+					to := c[(i+y)*ldc+j : (i+y)*ldc+j+n]
+					sums := out[y*PanelWidth:][:n]
 					if acc {
-						out[x] += to[x]
+						for x, v := range sums {
+							to[x] += v
+						}
+					} else {
+						copy(to, sums)
 					}
-					to[x] = out[x]
 				}
 			}
 			i += r
 		}
 	}
+}
+
+// rowsAtOnce is how many of m rows dotRows takes: 4, 2 or 1.
+func rowsAtOnce(m int) int {
+	switch {
+	case m >= 4:
+		return 4
+	case m >= 2:
+		return 2
+	}
+	return 1
 }
 
 // dotRowGeneric is the reference of the assembly.

@@ -239,3 +239,36 @@ func BenchmarkBlocks(b *testing.B) {
 		}
 	}
 }
+
+// The largest sums that there can be are exact.
+func TestGemmInt8Extremes(t *testing.T) {
+	levels(t, func(t *testing.T) {
+		for bits, ends := range map[int][2]int8{8: {-128, 127}, 4: {-8, 7}} {
+			const m, n, k = 7, 33, 96
+			for _, end := range ends {
+				b := NewBlocks(bits, n, k)
+				for i := range b.Q {
+					b.Q[i] = end
+				}
+				for i := range b.Scale {
+					b.Scale[i] = ToHalf(1)
+				}
+				a := make([]float32, m*k)
+				for i := range a {
+					a[i] = 127
+					if i/k%2 == 1 {
+						a[i] = -127
+					}
+				}
+				records, c := make([]byte, RecordsLen(m, k)), make([]float32, m*n)
+				RoundRecords(records, bits, m, k, a, k)
+				GemmInt8(m, records, NarrowBlocks(b), c, n, false)
+				for i, got := range c {
+					if want := a[i/n*k] * float32(end) * k; got != want {
+						t.Fatalf("%d bits of %d: row %d gives %g, want %g", bits, end, i/n, got, want)
+					}
+				}
+			}
+		}
+	})
+}

@@ -28,12 +28,21 @@ func dotTile(bits, mr int, c *float32, a, q *byte, scale *uint16, lda, ldc, bloc
 	dotBlocksAVX512(bits, mr, c, a, q, scale, lda, ldc, blocks, n, acc)
 }
 
-func dotRow(bits int, c *float32, a, q *byte, scale *uint16, blocks int) {
-	if bits == 8 {
-		dotRow8AVX2(c, a, q, scale, blocks)
-		return
+func dotRows(bits, mr int, c *float32, a, q *byte, scale *uint16, lda, blocks int) {
+	switch {
+	case bits == 8 && mr == 4:
+		dotRows8x4AVX2(c, a, q, scale, lda, blocks)
+	case bits == 8 && mr == 2:
+		dotRows8x2AVX2(c, a, q, scale, lda, blocks)
+	case bits == 8:
+		dotRows8x1AVX2(c, a, q, scale, lda, blocks)
+	case mr == 4:
+		dotRows4x4AVX2(c, a, q, scale, lda, blocks)
+	case mr == 2:
+		dotRows4x2AVX2(c, a, q, scale, lda, blocks)
+	default:
+		dotRows4x1AVX2(c, a, q, scale, lda, blocks)
 	}
-	dotRow4AVX2(c, a, q, scale, blocks)
 }
 
 func roundBlocks(dst *byte, src *float32, blocks, shift int) {

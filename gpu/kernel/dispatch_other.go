@@ -51,7 +51,7 @@ func rope(_, _, _ *float32, _, _ int, _ float32)              { panic(unreachabl
 func dropout(_ *float32, _ int, _, _, _ uint32, _ float32)    { panic(unreachable) }
 
 func dotTile(_, _ int, _ *float32, _, _ *byte, _ *uint16, _, _, _, _, _ int) { panic(unreachable) }
-func dotRow(_ int, _ *float32, _, _ *byte, _ *uint16, _ int)                 { panic(unreachable) }
+func dotRows(_, _ int, _ *float32, _, _ *byte, _ *uint16, _, _ int)          { panic(unreachable) }
 func roundBlocks(_ *byte, _ *float32, _, _ int)                              { panic(unreachable) }
 func unpack(_ int, _ *float32, _ *byte, _ *uint16, _, _ int)                 { panic(unreachable) }
 func tileHalves(_ int, _, _ *float32, _ *byte, _, _, _, _, _ int)            { panic(unreachable) }

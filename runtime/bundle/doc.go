@@ -4,6 +4,7 @@
 //	err := bundle.Write("out/bundle", &bundle.Bundle{Arch: a, Params: model.State(), Tokenizer: tok,
 //		Generation: bundle.DefaultGeneration(), ChatTemplate: template, Card: card, Eval: eval})
 //	b, err := bundle.Open("out/bundle")
+//	b, err = bundle.Use("out/bundle", func(b *bundle.Bundle) error { … })   // weights mapped, not read
 //
 // The folder holds config.json, generation_config.json, model.safetensors,
 // tokenizer.json, tokenizer_config.json, special_tokens_map.json,
@@ -24,7 +25,8 @@
 // folder; the embedding has to be floats, since transformers makes and ties it as such.
 //
 // The caller's duties: Params may alias a model's memory, so nothing may update
-// the model while Write runs. What Open gives is the caller's own.
+// the model while Write runs. What Open gives is the caller's own; what Use gives is the
+// file's, read-only, until the function returns (map.go says what a file that changes does).
 //
 // Invariants: the same Bundle gives the same bytes. A folder that Write returned
 // without error is complete; a crash leaves the older folder or the new one,

@@ -11,7 +11,7 @@ import (
 
 // DecoderOptions says how many threads and sequences a decoder has.
 type DecoderOptions struct {
-	Threads int // goroutines that compute; sequences are shared out to them; 0 is 1
+	Threads int // goroutines that compute: sequences are shared out to them, and a prompt's tokens; 0 is 1
 	MaxSeqs int // most sequences held at once; 0 is 1
 	// KVBytes is the most memory of keys and values; 0 is that of MaxSeqs full contexts.
 	KVBytes int64
@@ -20,8 +20,12 @@ type DecoderOptions struct {
 	Weights glm.Weights
 }
 
-// prefillRows is the most tokens of one sequence computed at once.
+// prefillRows is the most tokens that a thread computes at once.
 const prefillRows = glm.PrefillRows
+
+// shareRows is how many of a prompt's tokens are worth a thread: with fewer, reading the
+// weights is most of the work.
+const shareRows = 16
 
 // Decoder generates with a cache of keys and values, which lie in pages (kv.go). Its weights are packed once,
 // as the products read them (weights.go). It implements engine.Decoder and is owned by one
@@ -116,7 +120,7 @@ func NewDecoder(a glm.Arch, state engine.StateDict, o DecoderOptions) (*Decoder,
 			product: newProduct(d.opt.Weights, R, max(C, A, F)),
 		})
 	}
-	d.team = newTeam(o.Threads, nil, func(_ task, i int) { d.work(d.worker[i]) })
+	d.team = newTeam(o.Threads, nil, func(t task, i int) { d.work(t, d.worker[i]) })
 	return d, nil
 }
 
@@ -227,8 +231,8 @@ func (d *Decoder) extend(seq int, ids []int32, out int) error {
 		return err
 	}
 	before := c.n
-	for i := 0; i < len(ids); i += prefillRows {
-		part := ids[i:min(i+prefillRows, len(ids))]
+	for i := 0; i < len(ids); i += len(d.rows) {
+		part := ids[i:min(i+prefillRows*len(d.worker), len(ids))]
 		d.rows = d.rows[:0]
 		for j, id := range part {
 			to := -1
@@ -237,12 +241,7 @@ func (d *Decoder) extend(seq int, ids []int32, out int) error {
 			}
 			d.rows = append(d.rows, row{c, id, before + i + j, to})
 		}
-		// One sequence's rows depend on each other: one worker computes them.
-		for _, w := range d.worker {
-			w.from, w.to = 0, 0
-		}
-		d.worker[0].to = len(part)
-		if err := d.team.run(0); err != nil {
+		if err := d.forwardTogether(); err != nil {
 			d.pages.cut(c, before)
 			if !known {
 				d.Drop(seq)
@@ -250,6 +249,34 @@ func (d *Decoder) extend(seq int, ids []int32, out int) error {
 			return err
 		}
 		c.n += len(part)
+	}
+	return nil
+}
+
+// forwardTogether computes the rows of one sequence, shared out to the workers. Attention
+// reads what those of the layer have remembered: there they wait for each other.
+func (d *Decoder) forwardTogether() error {
+	n := len(d.rows)
+	share := max(1, min(len(d.worker), n/shareRows))
+	for i, w := range d.worker {
+		w.from, w.to = n*min(i, share)/share, n*min(i+1, share)/share
+	}
+	first, last := taskLayers, taskLayers+task(d.arch.Layers)
+	if share == 1 {
+		first, last = taskAll, taskAll
+	}
+	for t := first; t <= last; t++ {
+		if err := d.team.run(t); err != nil {
+			return err
+		}
+	}
+	if d.hidden == nil {
+		return nil
+	}
+	for _, w := range d.worker {
+		for i := range (w.to - w.from) * d.arch.Dim {
+			d.hidden[i%d.arch.Dim] += w.n[i]
+		}
 	}
 	return nil
 }
@@ -286,7 +313,7 @@ func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
 	for i, w := range d.worker {
 		w.from, w.to = len(seqs)*i/len(d.worker), len(seqs)*(i+1)/len(d.worker)
 	}
-	if err := d.team.run(0); err != nil {
+	if err := d.team.run(taskAll); err != nil {
 		d.undo(seqs)
 		return nil, err
 	}
@@ -312,72 +339,116 @@ func (d *Decoder) grow(n int) {
 	d.logits = d.logits[:n]
 }
 
-// work computes a worker's rows, prefillRows at a time.
-func (d *Decoder) work(w *decodeWorker) {
-	for i := w.from; i < w.to; i += prefillRows {
-		d.forward(w, d.rows[i:min(i+prefillRows, w.to)])
+// The decoder's tasks.
+const (
+	taskAll    task = iota // a worker's rows from end to end
+	taskLayers             // + l: from layer l−1's attention, or from the embedding, to layer l's, or to the logits
+)
+
+// work does a task for a worker's rows: prefillRows at a time, or, of taskLayers, as many
+// at most.
+func (d *Decoder) work(t task, w *decodeWorker) {
+	if t == taskAll {
+		for i := w.from; i < w.to; i += prefillRows {
+			d.forward(w, d.rows[i:min(i+prefillRows, w.to)])
+		}
+		return
+	}
+	rows := d.rows[w.from:w.to]
+	if len(rows) == 0 {
+		return
+	}
+	if l := int(t - taskLayers); l == 0 {
+		d.enter(w, rows)
+	} else {
+		d.leaveLayer(w, l-1, rows)
+	}
+	if l := int(t - taskLayers); l < d.arch.Layers {
+		d.enterLayer(w, l, rows)
+	} else {
+		d.leave(w, rows)
 	}
 }
 
 func (d *Decoder) forward(w *decodeWorker, rows []row) {
-	a := &d.arch
-	C, A, F, H, K, D, V := a.Dim, a.QueryDim(), a.FFN, a.Heads, a.KVHeads, a.HeadDim(), a.Vocab
-	Q := A + 2*K*D
-	N := len(rows)
+	d.enter(w, rows)
+	for l := range d.layers {
+		d.enterLayer(w, l, rows)
+		d.leaveLayer(w, l, rows)
+	}
+	d.leave(w, rows)
+}
+
+// enter reads the embedding.
+func (d *Decoder) enter(w *decodeWorker, rows []row) {
+	C := d.arch.Dim
 	for i, r := range rows {
 		d.embed.row(w.x[i*C:(i+1)*C], int(r.id))
 	}
-	for l := range d.layers {
-		p := &d.layers[l]
-		for i := range N {
-			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm1, a.NormEps)
-		}
-		w.product.times(&p.qkv, N, w.n, w.qkv, false)
-		for i, r := range rows {
-			cos, sin := d.rope.at(r.pos)
-			kernel.Rope(w.qkv[i*Q:], cos, sin, H+K, 1)
-			d.remember(l, r, w.qkv[i*Q+A:(i+1)*Q])
-		}
-		for i := 0; i < N; { // runs of rows of one sequence
-			j := i + 1
-			for j < N && rows[j].cache == rows[i].cache {
-				j++
-			}
-			d.attend(w, l, rows[i:j], w.qkv[i*Q:], w.att[i*A:])
-			i = j
-		}
-		w.product.times(&p.o, N, w.att, w.x, true)
-		for i := range N {
-			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm2, a.NormEps)
-		}
-		w.product.times(&p.glu, N, w.n, w.glu, false)
-		for i := range N {
-			g := w.glu[i*2*F : (i+1)*2*F]
-			kernel.SwiGLU(w.act[i*F:(i+1)*F], g[:F], g[F:])
-		}
-		w.product.times(&p.down, N, w.act, w.x, true)
+}
+
+// enterLayer computes queries, keys and values, and remembers these.
+func (d *Decoder) enterLayer(w *decodeWorker, l int, rows []row) {
+	a, p := &d.arch, &d.layers[l]
+	C, A, H, K, D := a.Dim, a.QueryDim(), a.Heads, a.KVHeads, a.HeadDim()
+	Q := A + 2*K*D
+	for i := range rows {
+		kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm1, a.NormEps)
 	}
-	if d.hidden != nil {
-		for i := range N {
-			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], d.norm, a.NormEps)
-			for j, v := range w.n[i*C : (i+1)*C] {
-				d.hidden[j] += v
-			}
-		}
+	w.product.times(&p.qkv, len(rows), w.n, w.qkv, false)
+	for i, r := range rows {
+		cos, sin := d.rope.at(r.pos)
+		kernel.Rope(w.qkv[i*Q:], cos, sin, H+K, 1)
+		d.remember(l, r, w.qkv[i*Q+A:(i+1)*Q])
 	}
+}
+
+// leaveLayer computes attention and the perceptron.
+func (d *Decoder) leaveLayer(w *decodeWorker, l int, rows []row) {
+	a, p := &d.arch, &d.layers[l]
+	C, A, F, N := a.Dim, a.QueryDim(), a.FFN, len(rows)
+	Q := A + 2*a.KVDim()
+	for i := 0; i < N; { // runs of rows of one sequence
+		j := i + 1
+		for j < N && rows[j].cache == rows[i].cache {
+			j++
+		}
+		d.attend(w, l, rows[i:j], w.qkv[i*Q:], w.att[i*A:])
+		i = j
+	}
+	w.product.times(&p.o, N, w.att, w.x, true)
+	for i := range N {
+		kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], p.norm2, a.NormEps)
+	}
+	w.product.times(&p.glu, N, w.n, w.glu, false)
+	for i := range N {
+		g := w.glu[i*2*F : (i+1)*2*F]
+		kernel.SwiGLU(w.act[i*F:(i+1)*F], g[:F], g[F:])
+	}
+	w.product.times(&p.down, N, w.act, w.x, true)
+}
+
+// leave computes the logits that are wanted, and with d.hidden all rows' last norm, w.n.
+func (d *Decoder) leave(w *decodeWorker, rows []row) {
+	a := &d.arch
+	C, V := a.Dim, a.Vocab
 	w.outs = w.outs[:0]
 	for i, r := range rows {
+		if d.hidden != nil {
+			kernel.RMSNorm(w.n[i*C:(i+1)*C], w.x[i*C:(i+1)*C], d.norm, a.NormEps)
+		}
 		if r.out >= 0 {
 			o := len(w.outs)
 			kernel.RMSNorm(w.want[o*C:(o+1)*C], w.x[i*C:(i+1)*C], d.norm, a.NormEps)
 			w.outs = append(w.outs, r.out)
 		}
 	}
-	if len(w.outs) > 0 {
-		w.product.times(&d.head, len(w.outs), w.want, w.logits, false)
-		for i, o := range w.outs {
-			copy(d.logits[o*V:(o+1)*V], w.logits[i*V:(i+1)*V])
-		}
+	if len(w.outs) == 0 {
+		return
+	}
+	w.product.times(&d.head, len(w.outs), w.want, w.logits, false)
+	for i, o := range w.outs {
+		copy(d.logits[o*V:(o+1)*V], w.logits[i*V:(i+1)*V])
 	}
 }
 

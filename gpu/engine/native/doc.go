@@ -20,8 +20,9 @@
 //
 // A decoder holds its weights as DecoderOptions.Weights says: float32, bfloat16, or
 // integers of 8 or 4 bits with a scale for each 32 (weights.go). It scores texts by the
-// products that it generates with (score.go). A sequence has the same bits whatever is
-// computed beside it. BackwardTaught trains on what another model says beside the
+// products that it generates with (score.go). Keys and values lie in pages, as many as
+// there are tokens, which sequences that begin alike share (kv.go). A sequence has the same
+// bits whatever is computed beside it, on whatever pages and on any number of threads. BackwardTaught trains on what another model says beside the
 // labels (teacher.go).
 //
 // A gradient is handed over during the backward pass, layer by layer: overlap.go.
@@ -31,7 +32,7 @@
 // overlap; batches stay unchanged during a call; Close ends its goroutines.
 //
 // Invariants:
-//   - Threads shard a batch by sequences. Each has its own activations and its own
+//   - Threads shard a batch by sequences, and a prompt that is read by its tokens. Each has its own activations and its own
 //     gradient, so that they meet once a Backward; gradients are then summed in
 //     the threads' order. The same seed, batches and number of threads give the
 //     same bits, however the threads were scheduled.

@@ -22,7 +22,9 @@ func blockKernels(e *emitter) []signature {
 	for _, bits := range []int{8, 4} {
 		sigs = append(sigs, unpackBlocks(e, bits))
 		if e.lanes == 8 {
-			sigs = append(sigs, dotRow(e, bits))
+			for mr := 1; mr <= 4; mr *= 2 {
+				sigs = append(sigs, dotBytes(e, bits, mr))
+			}
 			continue
 		}
 		for mr := 1; mr <= dotRows; mr++ {
@@ -167,82 +169,116 @@ func dotTile(e *emitter, bits, mr int) signature {
 	return s
 }
 
-// dotRow emits the same for one row and CPUs without dot products of bytes: bytes widen
-// to words, whose products of pairs are summed exactly. c gets all 32 columns.
-func dotRow(e *emitter, bits int) signature {
-	s := signature{name: fmt.Sprintf("dotRow%d", bits), args: []arg{{"c", "*float32"}, {"a", "*byte"}, {"q", "*byte"}, {"scale", "*uint16"}, {"blocks", "int"}}}
+// dotBytes emits the same for CPUs without dot products of bytes and 1, 2 or 4 rows, in
+// passes of 32, 16 or 8 columns: products of pairs of bytes are summed to words, which have
+// room for two of |weight| ≤ 128 by 127, and those to integers. Weights of 8 bits lose their
+// offset first, and give their sign to the activation, since one side has none. c gets all
+// 32 columns of each row, one row after the other.
+func dotBytes(e *emitter, bits, mr int) signature {
+	s := signature{name: fmt.Sprintf("dotRows%dx%d", bits, mr), args: []arg{{"c", "*float32"}, {"a", "*byte"}, {"q", "*byte"}, {"scale", "*uint16"}, {"lda", "int"}, {"blocks", "int"}}}
 	e.begin(s)
+	groups := 4 / mr // of 8 columns in a pass
+	row := func(i, at int) string {
+		return fmt.Sprintf([]string{"%d(R8)", "%d(R8)(R9*1)", "%d(R8)(R9*2)", "%d(R8)(R10*1)"}[i], at)
+	}
+	float := func(i, j int) string { return e.v(i*groups + j) }
+	sum := func(i, j int) string { return e.v(4 + i*groups + j) }
 	e.f("MOVQ %s, DI", e.arg("c"))
 	e.f("MOVQ %s, SI", e.arg("a"))
 	e.f("MOVQ %s, DX", e.arg("q"))
 	e.f("MOVQ %s, BX", e.arg("scale"))
+	e.f("MOVQ %s, R9", e.arg("lda"))
 	e.f("MOVQ %s, CX", e.arg("blocks"))
-	if bits == 4 {
-		e.f("MOVL $0x0f0f0f0f, AX")
-		e.f("VMOVD AX, X15")
-		e.f("VPBROADCASTD X15, Y15")
+	e.f("LEAQ (R9)(R9*2), R10")
+	for _, c := range []struct {
+		reg   int
+		value uint32
+	}{{13, 0x00010001}, {14, map[int]uint32{8: 0x80808080, 4: 0x0f0f0f0f}[bits]}} {
+		e.f("MOVL $0x%08x, AX", c.value)
+		e.f("VMOVD AX, X%d", c.reg)
+		e.f("VPBROADCASTD X%d, Y%d", c.reg, c.reg)
 	}
+	e.f("MOVQ $%d, R12", mr)
+	id := e.fresh()
+	e.label(fmt.Sprintf("pass%d", id))
+	e.f("MOVQ SI, R8")
+	e.f("MOVQ DX, R11")
+	e.f("MOVQ BX, R13")
+	e.f("MOVQ CX, AX")
 	for i := range 4 {
-		e.zero(e.v(11 + i))
+		e.zero(e.v(i))
 	}
-	loop := fmt.Sprintf("loop%d", e.fresh())
-	e.label(loop)
-	for i := range 8 {
-		e.f("VPXOR Y%d, Y%d, Y%d", i, i, i)
-	}
-	act := func(k, reg int) {
-		e.f("VPBROADCASTD %d(SI), X%d", 4*k, reg)
-		e.f("VPMOVSXBW X%d, Y%d", reg, reg)
-	}
-	multiply := func(x, i int) {
-		e.f("VPMADDWD Y%d, Y10, Y10", x)
-		e.f("VPADDD Y10, Y%d, Y%d", i, i)
-	}
-	if bits == 8 {
-		for k := range 8 {
-			act(k, 8)
-			for i := range 8 {
-				e.f("VPMOVZXBW %d(DX), Y10", k*128+i*16)
-				multiply(8, i)
-			}
-		}
-	} else {
-		for k := range 4 {
-			act(2*k, 8)
-			act(2*k+1, 9)
-			for i := range 8 {
-				at := k*128 + i*16
-				e.f("VPAND %d(DX), X15, X10", at)
-				e.f("VPMOVZXBW X10, Y10")
-				multiply(8, i)
-				e.f("VMOVDQU %d(DX), X10", at)
-				e.f("VPSRLW $4, X10, X10")
-				e.f("VPAND X10, X15, X10")
-				e.f("VPMOVZXBW X10, Y10")
-				multiply(9, i)
+	e.label(fmt.Sprintf("loop%d", id))
+	for i := range mr {
+		for j := range groups {
+			if bits == 8 {
+				e.zero(sum(i, j))
+			} else {
+				e.f("VPBROADCASTD %s, %s", row(i, recordOffset), sum(i, j))
 			}
 		}
 	}
-	e.f("VPBROADCASTD %d(SI), Y8", recordOffset)
-	e.f("VBROADCASTSS %d(SI), Y9", recordScale)
-	for i := range 4 {
-		e.f("VPHADDD Y%d, Y%d, Y10", 2*i+1, 2*i)
-		e.f("VPERMQ $0xD8, Y10, Y10")
-		e.f("VPADDD Y8, Y10, Y10")
-		e.f("VCVTDQ2PS Y10, Y10")
-		e.f("VCVTPH2PS %d(BX), Y%d", i*16, 2*i)
-		e.f("VMULPS Y%d, Y10, Y10", 2*i)
-		e.f("VMULPS Y9, Y10, Y10")
-		e.f("VADDPS Y10, Y%d, Y%d", 11+i, 11+i)
+	for k := range bits { // quads of 8 bits, two quads of 4
+		for i := range mr {
+			if bits == 8 && mr <= 2 {
+				e.f("VPBROADCASTD %s, %s", row(i, 4*k), e.v(11+i*4))
+			}
+		}
+		for j := range groups {
+			e.f("VMOVDQU %d(R11), Y8", k*128+j*32)
+			if bits == 8 {
+				e.f("VPXOR Y14, Y8, Y8")
+				e.f("VPABSB Y8, Y9")
+			} else {
+				e.f("VPAND Y14, Y8, Y9")
+				e.f("VPSRLW $4, Y8, Y8")
+				e.f("VPAND Y14, Y8, Y8")
+			}
+			for i := range mr {
+				if bits == 8 {
+					x := 11 + i%2*4
+					if mr > 2 {
+						e.f("VPBROADCASTD %s, Y%d", row(i, 4*k), x)
+					}
+					e.f("VPSIGNB Y8, Y%d, Y%d", x, 10+i%2*2)
+					e.f("VPMADDUBSW Y%d, Y9, Y%d", 10+i%2*2, 10+i%2*2)
+				} else {
+					e.f("VPBROADCASTD %s, Y11", row(i, 8*k))
+					e.f("VPBROADCASTD %s, Y15", row(i, 8*k+4))
+					e.f("VPMADDUBSW Y11, Y9, Y11")
+					e.f("VPMADDUBSW Y15, Y8, Y15")
+					e.f("VPADDW Y11, Y15, Y%d", 10+i%2*2)
+				}
+				e.f("VPMADDWD Y13, Y%d, Y%d", 10+i%2*2, 10+i%2*2)
+				e.f("VPADDD Y%d, %s, %s", 10+i%2*2, sum(i, j), sum(i, j))
+			}
+		}
 	}
-	e.f("ADDQ $%d, SI", recordBytes)
-	e.f("ADDQ $%d, DX", 32*4*bits)
-	e.f("ADDQ $64, BX")
-	e.f("DECQ CX")
-	e.f("JNE %s", loop)
-	for i := range 4 {
-		e.f("VMOVUPS Y%d, %d(DI)", 11+i, i*32)
+	for j := range groups {
+		e.f("VCVTPH2PS %d(R13), Y8", j*16)
+		for i := range mr {
+			e.f("VBROADCASTSS %s, Y9", row(i, recordScale))
+			e.f("VCVTDQ2PS %s, %s", sum(i, j), sum(i, j))
+			e.f("VMULPS Y8, %s, %s", sum(i, j), sum(i, j))
+			e.f("VMULPS Y9, %s, %s", sum(i, j), sum(i, j))
+			e.f("VADDPS %s, %s, %s", sum(i, j), float(i, j), float(i, j))
+		}
 	}
+	e.f("ADDQ $%d, R8", recordBytes)
+	e.f("ADDQ $%d, R11", 32*4*bits)
+	e.f("ADDQ $64, R13")
+	e.f("DECQ AX")
+	e.f("JNE loop%d", id)
+	for i := range mr {
+		for j := range groups {
+			e.f("VMOVUPS %s, %d(DI)", float(i, j), i*128+j*32)
+		}
+	}
+	e.f("ADDQ $%d, DI", groups*32)
+	e.f("ADDQ $%d, DX", groups*32)
+	e.f("ADDQ $%d, BX", groups*16)
+	e.f("DECQ R12")
+	e.f("JNE pass%d", id)
 	e.end()
 	return s
 }

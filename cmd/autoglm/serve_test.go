@@ -56,6 +56,7 @@ func TestServeRefuses(t *testing.T) {
 		"half of TLS":      append([]string{dir, "--tls-cert", "x"}, local...),
 		"no certificate":   append([]string{dir, "--tls-cert", "x", "--tls-key", "y"}, local...),
 		"no slots":         append([]string{dir, "--slots", "0"}, local...),
+		"half a page":      append([]string{dir, "--kv-cache", "100"}, local...),
 		"negative queue":   append([]string{dir, "--queue", "-1"}, local...),
 		"negative threads": append([]string{dir, "--threads", "-1"}, local...),
 		"no time":          append([]string{dir, "--timeout", "0"}, local...),

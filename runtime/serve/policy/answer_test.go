@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -340,6 +341,74 @@ func TestMixture(t *testing.T) {
 	}
 	if _, err := policy.NewMixture(policy.Mix{Weights: []float64{1}}, nil, 3); err == nil {
 		t.Error("a mixture of nothing")
+	}
+}
+
+// With few pages, which texts wait for, share and find among earlier prompts, a mixture
+// says what it says alone.
+func TestMixtureInPages(t *testing.T) {
+	var bundles []*bundle.Bundle
+	for seed := range uint64(2) {
+		bundles = append(bundles, servetest.Bundle(t, seed))
+	}
+	mix := policy.Mix{Over: []string{"a", "b"}, Weights: []float64{0.5, 0.5}}
+	b, err := policy.MixedBundle(mix.Over, bundles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mixture := func(pages ...int64) engine.Decoder {
+		t.Helper()
+		var members []engine.Decoder
+		for i, n := range pages {
+			dec, err := native.NewDecoder(bundles[i].Arch, bundles[i].Params, native.DecoderOptions{MaxSeqs: 8, KVBytes: n * bundles[i].Arch.PageBytes()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			members = append(members, dec)
+		}
+		m, err := policy.NewMixture(mix, members, b.Arch.Vocab)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	alone, few := mixture(8, 8), mixture(7, 5)
+	defer alone.Close()
+	kv := few.(engine.KVCache)
+	if at := kv.KV(); at.Pages != 5 || at.Free != 5 || at.Bytes != 2*bundles[0].Arch.PageBytes() {
+		t.Errorf("%+v", at)
+	}
+	if err := kv.UseKV(0, 3); err == nil {
+		t.Error("a page that nobody keeps was used")
+	}
+	s, err := serve.NewScheduler(few, b.Tokenizer, serve.DefaultSchedulerConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Drain(context.Background()) })
+	size := kv.KV().Tokens
+	var wg sync.WaitGroup
+	for i := range 12 {
+		req := serve.Defaults(b)
+		req.Sampling.Temperature, req.Sampling.Seed, req.MaxTokens = 1, uint64(i), 1+i*7%60
+		req.Context, req.Special = b.Arch.Context, true
+		for j := range size*(i%3) + 1 + i {
+			req.IDs = append(req.IDs, int32(3+j*j%250))
+		}
+		want, err := serve.Generate(t.Context(), alone, b.Tokenizer, req, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			got, err := s.Generate(t.Context(), req, nil)
+			if err != nil || !slices.Equal(got.IDs, want.IDs) {
+				t.Errorf("request %d: %v, alone %v: %v", i, got.IDs, want.IDs, err)
+			}
+		})
+	}
+	wg.Wait()
+	if st := s.Status(); st.PrefixHits == 0 || st.Pages != 5 {
+		t.Errorf("%+v", st)
 	}
 }
 

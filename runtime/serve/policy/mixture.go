@@ -31,12 +31,12 @@ type Mixture struct {
 }
 
 // NewMixture mixes decoders, one for each of mix.Weights, of models whose tokenizer has
-// vocab ids; models may have more.
-func NewMixture(mix Mix, members []engine.Decoder, vocab int) (*Mixture, error) {
+// vocab ids; models may have more. It is an engine.KVCache where all of them are.
+func NewMixture(mix Mix, members []engine.Decoder, vocab int) (engine.Decoder, error) {
 	if len(members) == 0 || len(members) != len(mix.Weights) || vocab < 1 {
 		return nil, fmt.Errorf("mixture: %d models, %d weights, a vocabulary of %d", len(members), len(mix.Weights), vocab)
 	}
-	return &Mixture{mix: mix, members: members, vocab: vocab}, nil
+	return paged(&Mixture{mix: mix, members: members, vocab: vocab}), nil
 }
 
 // MixedBundle is what is to be known of a mixture of bundles: the first one's tokenizer and

@@ -10,7 +10,9 @@ import (
 // and TPE one each, all from all results. The process finds good regions in the fewest
 // trials where scores are smooth; the forest does where they are not; TPE keeps looking
 // around what is good when the others believe that nothing is left to gain there. After
-// many results, of which a process sees but a part, forest and TPE take its turns.
+// many results, of which a process sees but a part, forest and TPE take its turns. Where
+// constraints are measured the process has the forest's turns too: it has a model of each
+// and can leave a trap, which a forest of what holds them all can't.
 //
 // A search of few trials that knows where to begin is left to evolution near there:
 // before a model knows as much the trials are spent, and children begin from their
@@ -49,7 +51,10 @@ func (a *auto) propose(rng *rand.Rand) (space.Config, error) {
 	case told < min(a.opts.Startup, 8):
 		return a.gp.next(rng)
 	}
+	limited := told > 0 && len(a.results()[told-1].standing.Violations) > 0
 	switch turn := len(a.proposed) % 5; {
+	case limited && told <= gpTurns && turn != 4:
+		return a.gp.propose(rng)
 	case turn == 2, told > gpTurns && turn == 0:
 		return a.forest.propose(rng)
 	case turn == 4, told > gpTurns:

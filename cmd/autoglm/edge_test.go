@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -17,10 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
-	"github.com/open-autoglm/autoglm/runtime/token/tokentest"
 )
 
 // edgeMemory is what the overlay for one small machine allows.
@@ -28,28 +25,6 @@ const edgeMemory = 256 << 20
 
 // memoryCgroups is where version 1 keeps the groups of memory.
 const memoryCgroups = "/sys/fs/cgroup/memory"
-
-// largeBundle is a model of 12.2 million parameters, of random weights.
-func largeBundle(t *testing.T, dir string) {
-	t.Helper()
-	a := glm.Arch{Vocab: 4096, Dim: 384, Layers: 6, Heads: 6, KVHeads: 6, FFN: 1024, Context: 512, Tied: true}.WithDefaults()
-	b := &bundle.Bundle{Arch: a, Tokenizer: tokentest.Tiny(t, 320), Generation: bundle.DefaultGeneration(), Card: bundle.Card{Name: "Edge"}}
-	r := rand.New(rand.NewPCG(1, 1))
-	layout, _ := a.Layout()
-	for _, p := range layout {
-		data := make([]float32, p.Elems)
-		for i := range data {
-			data[i] = float32(r.NormFloat64() * 0.02)
-			if p.Role == glm.Norm {
-				data[i]++
-			}
-		}
-		b.Params = append(b.Params, engine.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
-	}
-	if err := bundle.Write(dir, b); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // A model of 12 million parameters answers eight requests at a time within 256 MB, in a
 // container that the kernel holds to that, and without swap to hide in.
@@ -80,7 +55,8 @@ func TestEdge(t *testing.T) {
 	_ = os.Remove(probe)
 	dir := t.TempDir()
 	ok, _ := verbs(t, dir)
-	largeBundle(t, filepath.Join(dir, "f32"))
+	large := glm.Arch{Vocab: 4096, Dim: 384, Layers: 6, Heads: 6, KVHeads: 6, FFN: 1024, Context: 512, Tied: true}.WithDefaults()
+	shapedBundle(t, filepath.Join(dir, "f32"), bundle.Card{Name: "Edge", Seed: 1}, 0.02, large)
 	write(t, filepath.Join(dir, "held.txt"), strings.Repeat("The quick brown fox jumps over the lazy dog.\n", 20))
 	ok("compress", "f32", "--int8", "--data", "held.txt", "--max-loss", "50%", "--out", "int8")
 	ok("export", "f32", "--format", "oci", "--out", "image")

@@ -29,19 +29,20 @@ import (
 // randomBundle writes a bundle of random weights.
 func randomBundle(t *testing.T, dir string, seed uint64) {
 	t.Helper()
-	shapedBundle(t, dir, seed, glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 4, KVHeads: 2, FFN: 128, Context: 128, Tied: true}.WithDefaults())
+	shapedBundle(t, dir, bundle.Card{Name: "The Whale", Seed: seed, Trial: "t001"}, 0.2, glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 4, KVHeads: 2, FFN: 128, Context: 128, Tied: true}.WithDefaults())
 }
 
-func shapedBundle(t *testing.T, dir string, seed uint64, a glm.Arch) {
+// shapedBundle is a model of random weights.
+func shapedBundle(t *testing.T, dir string, card bundle.Card, spread float64, a glm.Arch) {
 	t.Helper()
-	tok := tokentest.Tiny(t, a.Vocab)
-	b := &bundle.Bundle{Arch: a, Tokenizer: tok, Generation: bundle.DefaultGeneration(), Card: bundle.Card{Name: "The Whale", Seed: seed, Trial: "t001"}}
-	r := rand.New(rand.NewPCG(seed, 1))
+	tok := tokentest.Tiny(t, 320)
+	b := &bundle.Bundle{Arch: a, Tokenizer: tok, Generation: bundle.DefaultGeneration(), Card: card}
+	r := rand.New(rand.NewPCG(card.Seed, 1))
 	layout, _ := a.Layout()
 	for _, p := range layout {
 		data := make([]float32, p.Elems)
 		for i := range data {
-			data[i] = float32(r.NormFloat64() * 0.2)
+			data[i] = float32(r.NormFloat64() * spread)
 			if p.Role == glm.Norm {
 				data[i]++
 			}
@@ -248,7 +249,7 @@ func TestLlamaCpp(t *testing.T) {
 	}
 	dir := t.TempDir()
 	randomBundle(t, filepath.Join(dir, "bundle"), 1)
-	shapedBundle(t, filepath.Join(dir, "fewer heads"), 2, glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 2, KVHeads: 1, Head: 16, FFN: 128, Context: 128, Tied: true}.WithDefaults())
+	shapedBundle(t, filepath.Join(dir, "fewer heads"), bundle.Card{Seed: 2}, 0.2, glm.Arch{Vocab: 320, Dim: 64, Layers: 2, Heads: 2, KVHeads: 1, Head: 16, FFN: 128, Context: 128, Tied: true}.WithDefaults())
 	prompts := []string{"The quick brown", "fox: don’t\r\n\n  12345  naïve 世界", "<|user|>the dog's"}
 	const steps = 32 // later on random weights come to a tie that the order of a sum decides
 	for _, c := range []struct {

@@ -142,10 +142,15 @@ func (s *server) receive(stream remote.Remoting_ReceiveServer, from *string) (er
 		return err
 	}
 	*from = in.life
-	if err := s.r.enter(in); err != nil {
+	entered, err := s.r.enter(in, false)
+	if err != nil {
 		return err
 	}
-	defer s.r.leave(in)
+	defer func() {
+		if entered {
+			s.r.leave(in)
+		}
+	}()
 	if err := stream.Send(&remote.RemoteMessage{MessageType: &remote.RemoteMessage_ConnectResponse{ConnectResponse: &remote.ConnectResponse{MemberId: s.r.self}}}); err != nil {
 		return err
 	}
@@ -160,6 +165,11 @@ func (s *server) receive(stream remote.Remoting_ReceiveServer, from *string) (er
 		b, ok := m.MessageType.(*remote.RemoteMessage_MessageBatch)
 		if !ok {
 			return fmt.Errorf("a frame of %T where messages are due", m.MessageType)
+		}
+		if !entered {
+			if entered, err = s.r.enter(in, true); err != nil {
+				return err
+			}
 		}
 		if err := in.batch(b.MessageBatch); err != nil {
 			return err
@@ -209,25 +219,30 @@ func (s *server) accept(stream remote.Remoting_ReceiveServer) (*incoming, error)
 	return in, nil
 }
 
-// enter makes a stream the one of its address. A life ends those before it, and a
-// second stream of one life the first, all of which is delivered before.
-func (r *Remote) enter(in *incoming) error {
+// enter makes a stream the one of its address. A life ends those before it, all of whose
+// messages are delivered before. A second stream of one life ends the first only where
+// again says so, when it has something to say: one that looks for another life than it
+// found here says nothing, and the first is the one in use.
+func (r *Remote) enter(in *incoming, again bool) (bool, error) {
 	for {
 		r.mu.Lock()
 		old := r.mu.streams[in.addr]
 		if r.mu.closed {
 			r.mu.Unlock()
-			return status.Error(codes.Unavailable, ErrClosed.Error())
+			return false, status.Error(codes.Unavailable, ErrClosed.Error())
 		}
 		if old == nil {
 			r.mu.streams[in.addr] = in
 			r.wg.Add(1)
 			r.mu.Unlock()
-			return nil
+			return true, nil
 		}
 		r.mu.Unlock()
-		if old.boot > in.boot {
-			return fmt.Errorf("a later life of it speaks already: %s", old.life)
+		switch {
+		case old.boot > in.boot:
+			return false, fmt.Errorf("a later life of it speaks already: %s", old.life)
+		case old.boot == in.boot && !again:
+			return false, nil
 		}
 		old.hangUp()
 		if old.boot < in.boot {

@@ -83,19 +83,27 @@ func (s *side) generate(ctx context.Context, req Request, emit func(Piece) error
 
 // Generate is Scheduler.Generate on the device that the router says; a text stays where it
 // began. What the GPU refuses goes to the CPU, and so does a request that the GPU failed
-// before anything of it was emitted; one of which something was gets the error.
+// before anybody saw a piece of it; one of which somebody did gets the error.
 func (r *routed) Generate(ctx context.Context, req Request, emit func(Piece) error) (Result, error) {
+	if emit == nil {
+		emit = func(Piece) error { return nil }
+	}
 	if r.router.Next() != device.GPU {
 		return r.cpu.generate(ctx, req, emit)
 	}
-	emitted := false
+	seen := false
+	var held []Piece
 	res, err := r.gpu.generate(ctx, req, func(p Piece) error {
-		emitted = true
-		if emit == nil {
+		if req.Whole {
+			held = append(held, p)
 			return nil
 		}
+		seen = true
 		return emit(p)
 	})
+	for i := 0; i < len(held) && err == nil; i++ {
+		err = emit(held[i])
+	}
 	var busy *BusyError
 	var failed *DecoderError
 	switch {
@@ -106,8 +114,7 @@ func (r *routed) Generate(ctx context.Context, req Request, emit func(Piece) err
 	}
 	r.router.Fail(failed.Err)
 	// A grammar that was told of tokens can't begin again.
-	again := (!emitted || emit == nil) && (req.Grammar == nil || len(res.IDs) == 0)
-	if again && ctx.Err() == nil {
+	if !seen && (req.Grammar == nil || len(res.IDs) == 0) && ctx.Err() == nil {
 		return r.cpu.generate(ctx, req, emit)
 	}
 	return res, fmt.Errorf("the GPU failed in the middle of this text and is left out from now on; ask again, for one from the CPU: %w", err)

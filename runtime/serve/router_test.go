@@ -32,8 +32,19 @@ func TestRouterFollowsLoad(t *testing.T) {
 			load float64
 			want device.Kind
 		}{
-			{0, device.GPU}, {0.69, device.GPU}, {0.7, device.CPU}, {0.65, device.CPU}, {0.6, device.CPU}, {0.59, device.GPU},
-			{0.69, device.GPU}, {1, device.CPU}, {-1, device.CPU}, {math.NaN(), device.CPU}, {0.3, device.GPU}, {-1, device.CPU}, {0.65, device.CPU},
+			{0, device.GPU},
+			{0.69, device.GPU},
+			{0.7, device.CPU},
+			{0.65, device.CPU},
+			{0.6, device.CPU},
+			{0.59, device.GPU},
+			{0.69, device.GPU},
+			{1, device.CPU},
+			{-1, device.CPU},
+			{math.NaN(), device.CPU},
+			{0.3, device.GPU},
+			{-1, device.CPU},
+			{0.65, device.CPU},
 		} {
 			load = step.load
 			if got := r.Next(); got != step.want {
@@ -196,12 +207,12 @@ func TestPairFails(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		calls int64 // of the GPU that succeed
-		emit  bool
+		whole bool
 		again bool
 	}{
-		{"at the prompt", 0, true, true},
-		{"in the middle of a text", 20, true, false},
-		{"in the middle of one that nobody reads", 20, false, true},
+		{"at the prompt", 0, false, true},
+		{"in the middle of a text", 20, false, false},
+		{"in the middle of one that nobody has seen", 20, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, m, r := pair(t, func(dec engine.Decoder) engine.Decoder {
@@ -214,11 +225,9 @@ func TestPairFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			text := ""
-			emit := func(p Piece) error { text += p.Text; return nil }
-			if !c.emit {
-				emit, text = nil, want.Text
-			}
-			res, err := m.Generate(t.Context(), sampled(b, "the", 5, 40), emit)
+			req := sampled(b, "the", 5, 40)
+			req.Whole = c.whole
+			res, err := m.Generate(t.Context(), req, func(p Piece) error { text += p.Text; return nil })
 			if c.again && (err != nil || res.Text != want.Text || text != want.Text) {
 				t.Errorf("%q, emitted %q, want %q: %v", res.Text, text, want.Text, err)
 			}

@@ -171,6 +171,12 @@ func TestDecoderRefuses(t *testing.T) {
 	refused("context is 70", err)
 	_, err = d.Decode([]int{0}, []int32{1})
 	refused("Prefill it first", err)
+	if _, err := d.Prefill(0, []int32{1}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Decode([]int{0, 0}, []int32{1, 1})
+	refused("twice", err)
+	d.Drop(0)
 	for s := range 2 {
 		if _, err := d.Prefill(s, make([]int32, 70)); err != nil {
 			t.Fatal(err)
@@ -178,8 +184,6 @@ func TestDecoderRefuses(t *testing.T) {
 	}
 	_, err = d.Prefill(2, []int32{1})
 	refused("MaxSeqs", err)
-	_, err = d.Decode([]int{0, 0}, []int32{1, 1})
-	refused("twice", err)
 	_, err = d.Decode([]int{0}, []int32{1})
 	refused("context is 70", err)
 	_, err = d.Decode([]int{0}, nil)

@@ -84,6 +84,7 @@ func TestServeReloadsItsPolicy(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready := make(chan string, 1)
 	f := serveFlags{
+		device: "cpu",
 		listen: "127.0.0.1:0", policy: path, slots: 2, queue: 4, maxBody: 1 << 20, timeout: time.Minute, grace: 10 * time.Second, ready: func(web, _ string) { ready <- web },
 	}
 	done := make(chan error, 1)

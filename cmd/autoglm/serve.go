@@ -45,6 +45,9 @@ type serveFlags struct {
 	threads        int
 	slots, queue   int
 	kv, prefix     byteSize
+	device         string // auto, cpu, gpu
+	gpuLoad        float64
+	gpuHysteresis  float64
 	maxBody        byteSize
 	grace, timeout time.Duration
 	origins        []string
@@ -63,7 +66,11 @@ func (f *serveFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.policy, "policy", "", "`FILE` of rules, gates and votes, see autoglm policy")
 	fl.IntVar(&f.threads, "threads", 0, "threads that compute for each model (default one less than the processors that this process may use)")
 	cfg := serve.DefaultSchedulerConfig()
-	fl.IntVar(&f.slots, "slots", cfg.Slots, "texts that a model generates together")
+	load := device.DefaultLoadPolicy()
+	fl.StringVar(&f.device, "device", string(device.Auto), "cpu, gpu, or auto: texts begin on the GPU, where this build and machine have one, while its load is low")
+	fl.Float64Var(&f.gpuLoad, "gpu-load", load.Threshold, "with --device auto: `LOAD` of the GPU, 0 to 1, from which on texts begin on the CPU")
+	fl.Float64Var(&f.gpuHysteresis, "gpu-hysteresis", load.Hysteresis, "with --device auto: so far below it the load must fall before they come back")
+	fl.IntVar(&f.slots, "slots", cfg.Slots, "texts that a model generates together, on each device")
 	fl.IntVar(&f.queue, "queue", cfg.Queue, "requests that may wait for each model; more are refused with 429")
 	f.prefix, f.maxBody = byteSize(cfg.Prefix), 4<<20
 	fl.Var(&f.kv, "kv-cache", "most memory of each model's keys and values, a `SIZE`; requests wait for theirs (default what full contexts in all slots take)")
@@ -203,6 +210,11 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 			MinVersion:     tls.VersionTLS12,
 		}
 	}
+	devices, err := f.devices(gpuDecoders)
+	if err != nil {
+		return usageError{err}
+	}
+	defer devices.load.close()
 	threads := f.threads
 	if threads == 0 {
 		threads = max(1, usableCPUs()-1)
@@ -222,12 +234,14 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	defer signal.Stop(again)
 	counts := metrics.New()
 	hub := serve.NewHub(keeper.Opener(func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error) {
-		var dec *native.Decoder
+		var dec engine.Decoder
 		b, err := bundle.Use(dir, func(b *bundle.Bundle) (err error) {
 			if page := b.Arch.PageBytes(); f.kv > 0 && int64(f.kv) < page {
 				return fmt.Errorf("--kv-cache %d: a page of %d tokens takes %d bytes, give one or more", f.kv, glm.PageTokens, page)
 			}
-			dec, err = native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
+			dec, err = devices.decoder(b.Arch, b.Params, seqs, func() (engine.Decoder, error) {
+				return native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{Threads: threads, MaxSeqs: seqs, KVBytes: int64(f.kv)})
+			})
 			return err
 		})
 		if err != nil && dec != nil {
@@ -309,7 +323,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) error {
 	if rpc != nil {
 		rpcAddr = rpcListener.Addr().String()
 	}
-	f.greet(scheme, ln.Addr().String(), rpcAddr, hub, keeper.Policy().Names(), threads)
+	f.greet(scheme, ln.Addr().String(), rpcAddr, hub, keeper.Policy().Names(), threads, devices)
 	if f.ready != nil {
 		f.ready(ln.Addr().String(), rpcAddr)
 	}
@@ -374,9 +388,9 @@ func (f *serveFlags) reload(hub *serve.Hub, keeper *policy.Keeper, ring *keys.Ri
 }
 
 // greet says what is served and what may be typed to try it.
-func (f *serveFlags) greet(scheme, addr, rpc string, hub *serve.Hub, policied []string, threads int) {
+func (f *serveFlags) greet(scheme, addr, rpc string, hub *serve.Hub, policied []string, threads int, on *serveDevices) {
 	for _, m := range hub.Models() {
-		fmt.Fprintf(os.Stderr, "%s version %s: context %d, %d texts at once, %d thread(s)\n", m.Name, m.Version, m.Bundle.Arch.Context, f.slots, threads)
+		fmt.Fprintf(os.Stderr, "%s version %s: context %d, %d texts at once, %d thread(s), on %s\n", m.Name, m.Version, m.Bundle.Arch.Context, f.slots, threads, on)
 	}
 	if f.policy != "" {
 		fmt.Fprintf(os.Stderr, "policy %s: of %s\n", f.policy, strings.Join(policied, ", "))

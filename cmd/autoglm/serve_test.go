@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -27,7 +28,13 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/open-autoglm/autoglm/gpu/device"
+	"github.com/open-autoglm/autoglm/gpu/device/devicetest"
+	"github.com/open-autoglm/autoglm/gpu/engine"
+	"github.com/open-autoglm/autoglm/gpu/engine/native"
+	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/oip/api"
 	"github.com/open-autoglm/autoglm/runtime/serve/servetest"
 )
@@ -59,6 +66,9 @@ func TestServeRefuses(t *testing.T) {
 		"half a page":      append([]string{dir, "--kv-cache", "100"}, local...),
 		"negative queue":   append([]string{dir, "--queue", "-1"}, local...),
 		"negative threads": append([]string{dir, "--threads", "-1"}, local...),
+		"no device":        append([]string{dir, "--device", "tpu"}, local...),
+		"a load above 1":   append([]string{dir, "--gpu-load", "1.5"}, local...),
+		"hysteresis":       append([]string{dir, "--gpu-hysteresis", "0.9"}, local...),
 		"no time":          append([]string{dir, "--timeout", "0"}, local...),
 		"canary":           append([]string{dir, "--canary", "x"}, local...),
 		"canary's model":   append([]string{"m=" + dir, "--canary", "n=" + dir + ":5"}, local...),
@@ -68,6 +78,85 @@ func TestServeRefuses(t *testing.T) {
 			t.Errorf("%s: exit code %d", name, code)
 		}
 	}
+}
+
+// Where serve computes, on machines and builds made up.
+func TestServeDevices(t *testing.T) {
+	engines := func(gpus int, openErr error) *gpuEngine {
+		return &gpuEngine{
+			count: func() int { return gpus },
+			open: func(a glm.Arch, state engine.StateDict, seqs int) (engine.Decoder, error) {
+				if openErr != nil {
+					return nil, openErr
+				}
+				return native.NewDecoder(a, state, native.DecoderOptions{MaxSeqs: seqs})
+			},
+		}
+	}
+	full := errors.New("the GPU's memory is full")
+	b := servetest.Bundle(t, 1)
+	for _, c := range []struct {
+		device string
+		engine *gpuEngine
+		want   string // the decoder, or the error
+	}{
+		{"cpu", engines(1, nil), "cpu"},
+		{"auto", nil, "cpu"},
+		{"auto", engines(0, nil), "cpu"},
+		{"auto", engines(1, nil), "pair"},
+		{"auto", engines(1, full), "cpu"},
+		{"gpu", engines(1, nil), "gpu"},
+		{"gpu", engines(1, full), "memory is full"},
+		{"gpu", nil, "this build can't compute on GPUs"},
+		{"gpu", engines(0, nil), "libtorch sees no GPU"},
+		{"tpu", nil, "give auto, cpu or gpu"},
+	} {
+		f := serveFlags{device: c.device, gpuLoad: 0.7, gpuHysteresis: 0.1}
+		got := ""
+		d, err := f.devices(c.engine)
+		if err == nil {
+			var cpu, dec engine.Decoder
+			dec, err = d.decoder(b.Arch, b.Params, 2, func() (engine.Decoder, error) {
+				var err error
+				cpu, err = native.NewDecoder(b.Arch, b.Params, native.DecoderOptions{MaxSeqs: 2})
+				return cpu, err
+			})
+			if _, is := dec.(*serve.Pair); is {
+				got = "pair"
+			} else if got = "cpu"; dec != cpu {
+				got = "gpu"
+			}
+			if err == nil {
+				err = dec.Close()
+			}
+			d.load.close()
+		}
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want && (err == nil || !strings.Contains(got, c.want)) {
+			t.Errorf("%s: %s, want %s", c.device, got, c.want)
+		}
+	}
+}
+
+// The load is the first GPU's; one that is sick, gone or unreadable is not known.
+func TestGPULoad(t *testing.T) {
+	fake := devicetest.New(2)
+	l := gpuLoad{[]device.Source{fake}}
+	fake.Set(0, func(d *device.Device) { d.Load = 0.4 })
+	if got := l.load(); got != 0.4 {
+		t.Error(got)
+	}
+	fake.Set(0, func(d *device.Device) { d.Sick = "XID 79" })
+	if got := l.load(); got != -1 {
+		t.Errorf("of a sick one: %g", got)
+	}
+	l.sources = []device.Source{devicetest.New(0)}
+	if got := l.load(); got != -1 {
+		t.Errorf("of none: %g", got)
+	}
+	l.close()
 }
 
 func TestServedNames(t *testing.T) {
@@ -132,7 +221,7 @@ func TestServe(t *testing.T) {
 	ready := make(chan [2]string, 1)
 	f := serveFlags{
 		listen: "127.0.0.1:0", grpc: "127.0.0.1:0", keys: file, cert: cert, key: certKey, slots: 4, queue: 4, maxBody: 1 << 20,
-		timeout: time.Minute, grace: 30 * time.Second, prefix: 1 << 20, ready: func(web, rpc string) { ready <- [2]string{web, rpc} },
+		timeout: time.Minute, grace: 30 * time.Second, prefix: 1 << 20, device: "cpu", ready: func(web, rpc string) { ready <- [2]string{web, rpc} },
 	}
 	done := make(chan error, 1)
 	go func() { done <- f.run(ctx, []string{"tiny=" + tinyBundleDir(t)}) }()

@@ -86,7 +86,8 @@ type DeviceSync interface {
 // values. Owned by one goroutine.
 //
 // The logits after a text have the same bits however its tokens were split between calls
-// and whatever other sequences were computed beside it.
+// and whatever other sequences were computed beside it; where a library chooses its
+// products by their sizes (engine torch) they are the same within rounding.
 type Decoder interface {
 	// Prefill appends ids to the (new or known) sequence and returns the logits
 	// after the last one, [V]; valid until the next call.

@@ -17,6 +17,9 @@
 //	res, err := m.Generate(ctx, req, func(p serve.Piece) error { … })
 //	hub.Drain(ctx)
 //
+// An opener may return a Pair, a decoder on the GPU and one on the CPU: then each has a
+// Scheduler, and a Router says by the GPU's load where a text begins.
+//
 // Latency times a decoder.
 //
 // The caller's duties: the Decoder belongs to the calling goroutine while
@@ -29,7 +32,7 @@
 // before it is sure that the text goes on otherwise. A prompt is never cut: one that
 // exceeds the context is an error. A Scheduler gives the same text as Generate does, as
 // long as the context is not full, whatever runs beside it: decoders' logits don't depend
-// on that.
+// on that. (Engine torch's do within rounding, and so do a Pair's two devices.)
 //
 // When the context is full the oldest tokens are forgotten: the last half of
 // the context (after the beginning-of-text token, if the prompt starts with it)

@@ -32,6 +32,7 @@ type Request struct {
 	// calibration, 1 where it has none; 0 gives none.
 	Confidence float64
 	Embed      bool // generate nothing: the mean of the prompt's hidden states is wanted; a Scheduler's alone
+	Whole      bool // nobody sees pieces before the text has ended: it may be begun again
 	Seq        int  // sequence of the decoder to use; a Scheduler chooses it itself
 }
 

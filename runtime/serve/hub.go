@@ -22,12 +22,13 @@ type Model struct {
 	Bundle        *bundle.Bundle
 	Loaded        time.Time
 	Vocabulary    func() *grammar.Vocabulary // made when it is first asked for
-	*Scheduler
+	Generator
 
 	users sync.WaitGroup // requests that were given it
 }
 
-// Opener reads the bundle in a folder and makes a decoder of it for so many sequences.
+// Opener reads the bundle in a folder and makes a decoder of it for so many sequences, or
+// a Pair of two.
 type Opener func(dir string, seqs int) (*bundle.Bundle, engine.Decoder, error)
 
 // Hub holds the models that are served, each in one version or, while a new one is
@@ -136,12 +137,12 @@ func (h *Hub) add(name, dir string, place func(*served, *Model) []*Model) error 
 	if h.events != nil {
 		cfg.Events = h.events(name)
 	}
-	sched, err := NewScheduler(dec, b.Tokenizer, cfg)
+	gen, err := newGenerator(dec, b.Tokenizer, cfg)
 	if err != nil {
 		return errors.Join(err, dec.Close())
 	}
 	m := &Model{
-		Name: name, Bundle: b, Loaded: time.Now(), Scheduler: sched,
+		Name: name, Bundle: b, Loaded: time.Now(), Generator: gen,
 		Vocabulary: sync.OnceValue(func() *grammar.Vocabulary { return grammar.NewVocabulary(b.Tokenizer) }),
 	}
 	h.mu.Lock()

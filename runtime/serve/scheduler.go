@@ -75,6 +75,14 @@ var ErrDraining = errors.New("the server is shutting down and takes no more requ
 // ErrNoEmbedding refuses an embedding where the engine gives no hidden states.
 var ErrNoEmbedding = errors.New("the engine gives no embeddings")
 
+// DecoderError ends a request because its decoder failed.
+type DecoderError struct{ Err error }
+
+func (e *DecoderError) Error() string { return "the decoder failed: " + e.Err.Error() }
+
+// Unwrap gives the decoder's error.
+func (e *DecoderError) Unwrap() error { return e.Err }
+
 // ErrDrained ends a request that was not done when the grace period was over.
 var ErrDrained = errors.New("the server shut down before the text was finished")
 
@@ -305,10 +313,11 @@ type Status struct {
 	// nothing to do.
 	Stalled       time.Duration
 	Draining      bool
-	Pages         int   // of keys and values; 0 where the decoder has none
-	PagesHeld     int   // by texts under way; each counts once, however many share it
-	PrefixQueries int64 // tokens of prompts that were looked for among earlier ones
-	PrefixHits    int64 // and found
+	Pages         int            // of keys and values; 0 where the decoder has none
+	PagesHeld     int            // by texts under way; each counts once, however many share it
+	PrefixQueries int64          // tokens of prompts that were looked for among earlier ones
+	PrefixHits    int64          // and found
+	Devices       []DeviceStatus // where texts may begin on either of two
 }
 
 // Status tells how the scheduler fares. It never waits for the decoder.
@@ -420,7 +429,7 @@ func (s *Scheduler) fill() (tokens int) {
 	s.room(s.newPages(j.filled, n) + 1) // one more where the page of the last token is an earlier text's
 	logits, err := s.dec.Prefill(seq, j.gen.seq[j.filled:j.filled+n])
 	if err != nil {
-		s.end(seq, err)
+		s.end(seq, &DecoderError{err})
 		return 0
 	}
 	j.filled += n
@@ -443,7 +452,7 @@ func (s *Scheduler) embedPart(seq int) (tokens int) {
 	mean := j.gen.res.Embedding
 	s.room(s.newPages(j.filled, n))
 	if err := s.embed.Embed(seq, j.gen.seq[j.filled:j.filled+n], mean); err != nil {
-		s.end(seq, err)
+		s.end(seq, &DecoderError{err})
 		return 0
 	}
 	if j.filled += n; j.filled == len(j.gen.seq) {
@@ -479,7 +488,7 @@ func (s *Scheduler) decode() (tokens int) {
 	vocab := len(logits) / len(seqs)
 	for i, seq := range seqs {
 		if err != nil {
-			s.end(seq, err)
+			s.end(seq, &DecoderError{err})
 			continue
 		}
 		s.slots[seq].filled++

@@ -24,7 +24,9 @@
 // A device that fails underneath (CUDA's sticky errors) is engine.ErrDevice: its
 // process has to end, which is why CUDA belongs into a worker's.
 //
-// Not yet run on hardware: Options.Device ≥ 0 (CUDA). Placement, bf16 products,
+// A Decoder generates, with keys and values on the device.
+//
+// Not yet run on hardware: Options.Device ≥ 0 (CUDA), and a Decoder's. Placement, bf16 products,
 // the retry after out-of-memory, the allocator's statistics, the fault of a device
 // and sums in its memory are written for it; on a CPU the first is untouched, the
 // second runs, the third is tested by a stand-in failure, the fourth is compiled and

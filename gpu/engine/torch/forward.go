@@ -50,13 +50,11 @@ func (m *Model) Logits(b engine.Batch) ([]float32, error) {
 	lib.AtGradSetEnabled(0)
 	var s scope
 	defer s.free()
-	x := s.to(m.forward(&s, b, 0, b.B, false, nil), cpu)
-	x = s.op(func(o *tensor) { lib.AtgContiguous(o, x) })
+	out := make([]float32, b.B*b.T*m.arch.Vocab)
+	s.read(out, m.forward(&s, b, 0, b.B, false, nil))
 	if s.err != nil {
 		return nil, fmt.Errorf("torch: logits: %w", s.err)
 	}
-	out := make([]float32, b.B*b.T*m.arch.Vocab)
-	copy(out, unsafe.Slice((*float32)(lib.AtDataPtr(x)), len(out)))
 	return out, nil
 }
 
@@ -170,14 +168,18 @@ func (s *scope) rotate(x, cos, sin tensor, D int) tensor {
 // without the fused one.
 func (s *scope) composed(q, k, v tensor, device int, T, D int64) tensor {
 	scores := s.scale(s.matmul(q, s.transpose(k, 2, 3)), 1/math.Sqrt(float64(D)))
-	future := s.zeros(device, T, T)
-	future = s.addScalar(future, 1)
-	future = s.op(func(o *tensor) { lib.AtgTriu(o, future, 1) })
-	const kindBool = 11
-	future = s.cast(future, kindBool)
-	scores = s.scalar(math.Inf(-1), func(o *tensor, v lib.Cscalar) { lib.AtgMaskedFill(o, scores, future, v) })
+	scores = s.hide(scores, device, int(T), int(T))
 	p := s.op(func(o *tensor) { lib.AtgSoftmax(o, scores, -1, kindFloat32) })
 	return s.matmul(s.op(func(o *tensor) { lib.AtgToDtype(o, p, lib.AtScalarType(v), 0, 0) }), v)
+}
+
+// hide takes the future from scores [·, n, N], of the last n of N tokens for all of them.
+func (s *scope) hide(scores tensor, device, n, N int) tensor {
+	future := s.addScalar(s.zeros(device, int64(n), int64(N)), 1)
+	future = s.op(func(o *tensor) { lib.AtgTriu(o, future, int64(N-n+1)) })
+	const kindBool = 11
+	future = s.cast(future, kindBool)
+	return s.scalar(math.Inf(-1), func(o *tensor, v lib.Cscalar) { lib.AtgMaskedFill(o, scores, future, v) })
 }
 
 // probeAttention asks for the fused attention once.

@@ -119,8 +119,8 @@ func New(a glm.Arch, o Options) (*Model, error) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if n := int(lib.AtcCudaDeviceCount()); o.Device >= n {
-		return nil, fmt.Errorf("torch: device %d, but libtorch sees %d CUDA devices; see nvidia-smi and that this libtorch is CUDA's", o.Device, n)
+	if err := checkDevice(o.Device); err != nil {
+		return nil, err
 	}
 	lib.SetThreads(o.Threads)
 	m := &Model{arch: a, opt: o, micro: o.MaxBatch, apart: o.Device != CPU, leaves: map[string]tensor{}}
@@ -138,7 +138,7 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		}
 	}
 	m.parts = append(m.parts, len(m.layout))
-	m.rotary()
+	m.cos, m.sin = s.rotary(a, o.MaxSeq, o.Device)
 	m.probeAttention()
 	if s.err == nil {
 		a.Init(m.params.host, o.Seed, o.BaseWidth)
@@ -150,6 +150,14 @@ func New(a glm.Arch, o Options) (*Model, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// checkDevice tells whether libtorch has a device.
+func checkDevice(device int) error {
+	if n := Devices(); device >= n {
+		return fmt.Errorf("torch: device %d, but libtorch sees %d CUDA devices; see nvidia-smi and that this libtorch is CUDA's", device, n)
+	}
+	return nil
 }
 
 func (m *Model) newArena() arena {
@@ -197,31 +205,29 @@ func (s *scope) blob(x []float32, shape ...int64) tensor {
 	return s.op(func(o *tensor) { *o = lib.TensorOfBlob(unsafe.Pointer(&x[0]), shape, kindFloat32, cpu) })
 }
 
-// rotary makes the tables of cosines and sines, in float32 as Hugging Face does.
-func (m *Model) rotary() {
-	T, D := m.opt.MaxSeq, m.arch.HeadDim()
+// rotary makes the tables of cosines and sines of T positions, [T, D] each on the device,
+// in float32 as Hugging Face does.
+func (s *scope) rotary(a glm.Arch, T, device int) (cosines, sines tensor) {
+	D := a.HeadDim()
 	cos, sin := make([]float32, T*D), make([]float32, T*D)
 	for i := range D {
-		freq := float32(1 / math.Pow(m.arch.RopeTheta, float64(2*(i%(D/2)))/float64(D)))
+		freq := float32(1 / math.Pow(a.RopeTheta, float64(2*(i%(D/2)))/float64(D)))
 		for t := range T {
 			angle := float64(float32(t) * freq)
 			cos[t*D+i], sin[t*D+i] = float32(math.Cos(angle)), float32(math.Sin(angle))
 		}
 	}
-	var s scope // of the views of Go's memory
-	defer s.free()
-	for _, table := range []struct {
-		to   *tensor
-		from []float32
-	}{{&m.cos, cos}, {&m.sin, sin}} {
-		*table.to = m.own.zeros(m.opt.Device, int64(T), int64(D))
-		if m.own.err == nil {
-			s.copyInto(*table.to, s.blob(table.from, int64(T), int64(D)))
+	var views scope // of Go's memory
+	defer views.free()
+	table := func(from []float32) tensor {
+		to := s.zeros(device, int64(T), int64(D))
+		if s.err == nil {
+			views.copyInto(to, views.blob(from, int64(T), int64(D)))
+			s.err = views.err
 		}
+		return to
 	}
-	if m.own.err == nil {
-		m.own.err = s.err
-	}
+	return table(cos), table(sin)
 }
 
 // Arch implements engine.Model.

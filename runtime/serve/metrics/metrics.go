@@ -12,12 +12,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/open-autoglm/autoglm/gpu/device"
 	"github.com/open-autoglm/autoglm/runtime/serve"
 	"github.com/open-autoglm/autoglm/runtime/serve/policy"
 )
@@ -141,6 +143,7 @@ func (m *Metrics) done(model string, res serve.Result, err error, t serve.Timing
 	if n > 0 || err == nil { // it was read
 		m.prompt.add(float64(res.PromptTokens), model)
 	}
+	var decoder *serve.DecoderError
 	switch {
 	case err == nil:
 		reason := "stop"
@@ -153,6 +156,9 @@ func (m *Metrics) done(model string, res serve.Result, err error, t serve.Timing
 		return
 	case errors.Is(err, serve.ErrDrained):
 		m.failed.add(1, model, "shutdown")
+		return
+	case errors.As(err, &decoder):
+		m.failed.add(1, model, "decoder")
 		return
 	default:
 		m.failed.add(1, model, "error")
@@ -192,9 +198,22 @@ var gaugeDescs = func() (out []*prometheus.Desc) {
 	return out
 }()
 
+// deviceDescs are of a model that computes on either of two devices.
+var deviceDescs = func() (out []*prometheus.Desc) {
+	for _, d := range [][2]string{
+		{"autoglm_device_requests_running", "Requests that have a slot, by device."},
+		{"autoglm_device_requests_total", "Requests that went to the device; one that a GPU failed may go to the CPU after it."},
+		{"autoglm_device_requests_failed_total", "Requests that the device let down."},
+		{"autoglm_device_load", "Load of the GPU as requests were last routed by, 0 to 1; negative where it is not known."},
+	} {
+		out = append(out, prometheus.NewDesc(d[0], d[1], []string{"model_name", "version", "device"}, nil))
+	}
+	return out
+}()
+
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range gaugeDescs {
+	for _, d := range slices.Concat(gaugeDescs, deviceDescs) {
 		c <- d
 	}
 }
@@ -216,6 +235,17 @@ func (g *gauges) Collect(c chan<- prometheus.Metric) {
 				kind = prometheus.CounterValue
 			}
 			c <- prometheus.MustNewConstMetric(gaugeDescs[i], kind, v, m.Name, m.Version)
+		}
+		for _, d := range st.Devices {
+			tell := func(i int, kind prometheus.ValueType, v float64) {
+				c <- prometheus.MustNewConstMetric(deviceDescs[i], kind, v, m.Name, m.Version, string(d.Device))
+			}
+			tell(0, prometheus.GaugeValue, float64(d.Running))
+			tell(1, prometheus.CounterValue, float64(d.Requests))
+			tell(2, prometheus.CounterValue, float64(d.Failed))
+			if d.Device == device.GPU {
+				tell(3, prometheus.GaugeValue, d.Load)
+			}
 		}
 	}
 }

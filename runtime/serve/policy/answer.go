@@ -226,6 +226,7 @@ func (a *asking) one(ctx context.Context, who string, temperature float64) (atte
 	if a.believes {
 		req.Confidence, t.calibrated = a.temperature(m.Bundle)
 	}
+	req.Whole = true
 	t.res, err = m.Generate(ctx, req, func(p serve.Piece) error {
 		t.tokens = append(t.tokens, p.Tokens...)
 		return nil

@@ -165,5 +165,8 @@ func (s *Server) decide(ctx context.Context, q *question, i int, req serve.Reque
 
 // whole answers all requests together, once all are done.
 func (s *Server) whole(r *http.Request, q *question, reqs []serve.Request) ([]answer, error) {
+	for i := range reqs {
+		reqs[i].Whole = true
+	}
 	return s.generate(r.Context(), q, reqs, func(int, serve.Piece) error { return nil }, nil)
 }

@@ -97,6 +97,7 @@ func (s *Server) Infer(ctx context.Context, in Inference, piece func(Answered, [
 		return []serve.Request{other.req}, err
 	}
 	wants := func(name string) bool { return len(in.Outputs) == 0 || slices.Contains(in.Outputs, name) }
+	a.req.Whole = piece == nil || !a.stream
 	answers, err := s.generate(ctx, q, []serve.Request{a.req}, func(_ int, p serve.Piece) error {
 		if piece == nil || !a.stream || !wants("text_output") {
 			return nil

@@ -51,11 +51,11 @@ func TestRouterFollowsLoad(t *testing.T) {
 				t.Errorf("step %d: a load of %g sends to the %s", i, load, got)
 			}
 			load = 1 - load // not looked at before the second is over
-			time.Sleep(lookEvery - 1)
+			time.Sleep(lookEvery - time.Nanosecond)
 			if got := r.Next(); got != step.want || looks != i+1 {
 				t.Errorf("step %d: %s after %d looks", i, got, looks)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		r.Fail(errors.New("gone"))
 		load = 0

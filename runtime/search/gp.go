@@ -145,7 +145,13 @@ func (g *gp) belief(rng *rand.Rand) (*belief, error) {
 	for i, r := range rows {
 		data.Y[i] = weights.of(r)
 	}
-	data.Y = drawnOut(data.Y)
+	// The best scores are often of what misses a constraint: drawn out there, those that
+	// count would lie close together.
+	if data.Y = finite(data.Y); count > 0 {
+		standardise(data.Y)
+	} else {
+		data.Y = drawnOut(data.Y)
+	}
 	for i, past := range expected {
 		b.prior = b.prior || past != 0
 		data.Y[i] -= past
@@ -287,10 +293,9 @@ func (w weighting) of(r Result) float64 {
 
 // drawnOut makes scores ready for a process of mean 0 and variance 1. Differences
 // between good scores matter more than those between bad ones: the logarithm of the
-// distance to a point a little below the best, a tenth of the way to the median. Failures
-// stand a little above the worst.
+// distance to a point a little below the best, a tenth of the way to the median. y is
+// overwritten.
 func drawnOut(y []float64) []float64 {
-	y = finite(y)
 	s := slices.Sorted(slices.Values(y))
 	lo, middle := s[0], s[len(s)/2]
 	shift := 0.1 * (middle - lo)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -64,14 +65,25 @@ func (h *hands) of(a *assignment) map[string]*held {
 	return h.running
 }
 
+// all goes through what is in hand, the loans last; the lock is held.
+func (h *hands) all() iter.Seq[*held] {
+	return func(yield func(*held) bool) {
+		for _, list := range []map[string]*held{h.running, h.lent} {
+			for _, r := range list {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
 func (h *hands) list() []assignment {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := []assignment{}
-	for _, list := range []map[string]*held{h.running, h.lent} {
-		for _, r := range list {
-			out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices, Home: r.Home, Memory: r.Memory})
-		}
+	for r := range h.all() {
+		out = append(out, assignment{ID: r.ID, Epoch: r.Epoch, Devices: r.Devices, Home: r.Home, Memory: r.Memory})
 	}
 	return out
 }
@@ -145,10 +157,8 @@ func (h *hands) drain(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining = true
-	for _, list := range []map[string]*held{h.running, h.lent} {
-		for _, r := range list {
-			r.cancel(why)
-		}
+	for r := range h.all() {
+		r.cancel(why)
 	}
 }
 
@@ -235,7 +245,7 @@ func (h *hands) carry(ctx context.Context, r *held) error {
 		AllowSteps: d.cfg.AllowSteps, Lease: d.lease("job "+r.ID, r.Devices, false), Constraint: r.Constraint, Sources: d.cfg.Sources, Worker: d.cfg.Worker,
 		System: d.system, Name: supervisor(r.ID, r.Epoch), Across: d.rings.across, Relay: d.relay.At(),
 		Events: actors.Events{Progress: func(m actors.Progress) {
-			if len(r.Devices) > 0 && strings.HasPrefix(r.Devices[0], string(device.GPU)+":") {
+			if kindOf(r.Devices) == device.GPU {
 				h.saw(r, &m)
 			}
 			pr.send(m)

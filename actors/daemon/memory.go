@@ -26,10 +26,8 @@ func (h *hands) measure() {
 	defer h.mu.Unlock()
 	here := resident("self")
 	devices := 0
-	for _, list := range []map[string]*held{h.running, h.lent} {
-		for _, r := range list {
-			devices += max(1, len(r.Devices))
-		}
+	for r := range h.all() {
+		devices += max(1, len(r.Devices))
 	}
 	if devices == 0 {
 		if h.idle == 0 || here < h.idle {
@@ -38,16 +36,14 @@ func (h *hands) measure() {
 		return
 	}
 	grown := max(0, here-h.idle)
-	for _, list := range []map[string]*held{h.running, h.lent} {
-		for _, r := range list {
-			n := grown * int64(max(1, len(r.Devices))) / int64(devices)
-			if r.processes != nil {
-				for _, pid := range r.processes() {
-					n += resident(strconv.Itoa(pid))
-				}
+	for r := range h.all() {
+		n := grown * int64(max(1, len(r.Devices))) / int64(devices)
+		if r.processes != nil {
+			for _, pid := range r.processes() {
+				n += resident(strconv.Itoa(pid))
 			}
-			r.Memory = r.Memory.most(Memory{Host: n})
 		}
+		r.Memory = r.Memory.most(Memory{Host: n})
 	}
 }
 

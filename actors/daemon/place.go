@@ -222,8 +222,8 @@ func (c *chief) runs(j *Job) []placement.Running {
 			continue
 		}
 		i := placement.Item{
-			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: kindOf(j), Count: len(l.Devices)},
-			Submitted: l.Since, Preemptible: true, Memory: bytesOf(c.places.memory[loan(j.ID, l.Node)], kindOf(j)),
+			ID: loan(j.ID, l.Node), Owner: j.By, Priority: math.MinInt32, Need: device.Request{Kind: kindOf(j.Devices), Count: len(l.Devices)},
+			Submitted: l.Since, Preemptible: true, Memory: bytesOf(c.places.memory[loan(j.ID, l.Node)], kindOf(j.Devices)),
 		}
 		out = append(out, placement.Running{Item: i, On: []placement.Share{sh}, Since: l.Since, Stopping: own.Stopping || l.Stopping != ""})
 	}

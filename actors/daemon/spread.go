@@ -24,9 +24,9 @@ func spreads(j *Job) bool {
 	return slices.Contains([]string{"", ring.Auto, ring.TCP, ring.NCCL, ring.Gloo}, j.Spec.Backend)
 }
 
-// kindOf is the kind of device that a running job computes on.
-func kindOf(j *Job) device.Kind {
-	if len(j.Devices) > 0 && strings.HasPrefix(j.Devices[0], string(device.GPU)+":") {
+// kindOf is the kind of device that a running job computes on, by theirs.
+func kindOf(devices []string) device.Kind {
+	if len(devices) > 0 && strings.HasPrefix(devices[0], string(device.GPU)+":") {
 		return device.GPU
 	}
 	return device.CPU
@@ -123,7 +123,7 @@ func (c *chief) spreadOn(ctx context.Context, m cluster.Member, idle []device.De
 	var ids []string
 	for i := range jobs {
 		j := &jobs[i]
-		if kindOf(j) != kind || j.Node == m.ID || j.lent(m.ID) != nil || best != nil && has(j) >= has(best) || c.refusedLately(loan(j.ID, m.ID), now) {
+		if kindOf(j.Devices) != kind || j.Node == m.ID || j.lent(m.ID) != nil || best != nil && has(j) >= has(best) || c.refusedLately(loan(j.ID, m.ID), now) {
 			continue
 		}
 		if fit := fitting(j, idle); len(fit) > 0 {

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,19 +98,13 @@ func teachers(dir string, tok *token.Tokenizer) ([]compress.Teacher, error) {
 		if err != nil {
 			return nil, err
 		}
-		layout, size := b.Arch.Layout()
-		params := engine.Parameters(layout, make([]float32, size)) // a teacher learns nothing, and is not rounded either
-		if _, err := b.Params.CopyTo(params, len(layout)); err != nil {
+		params, err := compress.Floats(b)
+		if err != nil {
 			return nil, err
 		}
 		own, out = b.Tokenizer, []compress.Teacher{{Arch: b.Arch, Params: params, Weight: 1}}
 	}
-	a, errA := tok.MarshalJSON()
-	b, errB := own.MarshalJSON()
-	if err := errors.Join(errA, errB); err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(a, b) {
+	if !token.Equal(tok, own) {
 		return nil, fmt.Errorf("%s has another tokenizer than the model: only one with the same tokens can teach it", dir)
 	}
 	return out, nil

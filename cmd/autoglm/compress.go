@@ -74,10 +74,10 @@ the compressed-tensors package) load it.`,
 			if ch.Student != "" && !distil {
 				return usageError{errors.New("--student is of --distil; give both")}
 			}
-			if o.Teacher != "" && ch.Prune == 0 && ch.Heads == 0 && ch.Sparsity == 0 && !distil {
+			if o.Teacher != "" && !o.Options.NeedsText() {
 				return usageError{errors.New("--teacher has nobody to teach; give --distil, --prune, --prune-heads or --sparsity too")}
 			}
-			if (ch.Prune != 0 || ch.Heads != 0 || ch.Sparsity != 0 || distil) && ch.RecoverSteps == 0 && !c.Flags().Changed("recover") {
+			if o.Options.NeedsText() && ch.RecoverSteps == 0 && !c.Flags().Changed("recover") {
 				ch.Recover = defaultRecovery
 			}
 			var err error

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"slices"
+
 	"github.com/open-autoglm/autoglm/gpu/glm"
 	"github.com/open-autoglm/autoglm/gpu/kernel"
 	"github.com/open-autoglm/autoglm/gpu/ring"
@@ -218,6 +220,16 @@ func (t Tensor) fits() bool {
 // exp_avg_sq, momentum) and "optimizer.step" (shape [1], the number of updates
 // taken).
 type StateDict []Tensor
+
+// Clone is a copy that shares no memory with s, whose tensors hold floats.
+func (s StateDict) Clone() StateDict {
+	out := make(StateDict, len(s))
+	for i, t := range s {
+		t.Data = slices.Clone(t.Data)
+		out[i] = t
+	}
+	return out
+}
 
 // Get returns the tensor of that name.
 func (s StateDict) Get(name string) (Tensor, bool) {

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -273,10 +272,5 @@ func Equal(a, b *Bundle) bool {
 			return false
 		}
 	}
-	x, err := a.Tokenizer.MarshalJSON()
-	if err != nil {
-		return false
-	}
-	y, err := b.Tokenizer.MarshalJSON()
-	return err == nil && bytes.Equal(x, y)
+	return token.Equal(a.Tokenizer, b.Tokenizer)
 }

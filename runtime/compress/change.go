@@ -97,7 +97,7 @@ func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, d Data, t
 	if d.Train == nil {
 		return 0, errors.New("compress: a recovery needs text to learn from")
 	}
-	whole, err := floats(b)
+	whole, err := Floats(b)
 	if err != nil {
 		return 0, err
 	}
@@ -125,8 +125,9 @@ func (c Change) apply(ctx context.Context, e Engine, b *bundle.Bundle, d Data, t
 	return steps, nil
 }
 
-// floats are a bundle's parameters in the layout's order, widened.
-func floats(b *bundle.Bundle) (engine.StateDict, error) {
+// Floats are a bundle's parameters in the layout's order, widened: what a model that
+// learns, or teaches, takes.
+func Floats(b *bundle.Bundle) (engine.StateDict, error) {
 	layout, size := b.Arch.Layout()
 	s := engine.Parameters(layout, make([]float32, size))
 	_, err := b.Params.CopyTo(s, len(layout))

@@ -110,11 +110,7 @@ func (r recovery) learn(ctx context.Context, params engine.StateDict, wholeArch 
 		}
 		zero(learnt, zeros)
 	}
-	out := make(engine.StateDict, len(learnt))
-	for i, t := range learnt {
-		out[i] = engine.Tensor{Name: t.Name, Shape: t.Shape, Data: slices.Clone(t.Data)}
-	}
-	return out, step, nil
+	return learnt.Clone(), step, nil
 }
 
 // done is the share of the recovery that is over.

@@ -132,6 +132,16 @@ func quote(s string) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
+// Equal reports whether two tokenizers are the same: their files are.
+func Equal(a, b *Tokenizer) bool {
+	x, err := a.MarshalJSON()
+	if err != nil {
+		return false
+	}
+	y, err := b.MarshalJSON()
+	return err == nil && bytes.Equal(x, y)
+}
+
 // MarshalJSON is the content of tokenizer.json, as tokenizers writes it: the
 // same tokenizer gives the same bytes.
 func (t *Tokenizer) MarshalJSON() ([]byte, error) {

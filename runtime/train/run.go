@@ -340,11 +340,7 @@ func (r *Run) round() (engine.StateDict, error) {
 	if err != nil {
 		return nil, err
 	}
-	whole := make(engine.StateDict, len(held)) // the model's memory is overwritten
-	for i, t := range held {
-		t.Data = slices.Clone(t.Data)
-		whole[i] = t
-	}
+	whole := held.Clone() // the model's memory is overwritten
 	small, err := engine.Round(r.Config.Arch, Parameters(whole), r.Weights)
 	if err != nil {
 		return nil, err

@@ -99,12 +99,10 @@ func alike(a, b engine.StateDict) bool {
 
 // mixed is a + share·(b − a).
 func mixed(a, b engine.StateDict, share float32) engine.StateDict {
-	out := make(engine.StateDict, len(a))
-	for i, t := range a {
-		out[i] = t
-		out[i].Data = slices.Clone(t.Data)
+	out := a.Clone()
+	for i, t := range out {
 		for j, x := range b[i].Data {
-			out[i].Data[j] += share * (x - out[i].Data[j])
+			t.Data[j] += share * (x - t.Data[j])
 		}
 	}
 	return out

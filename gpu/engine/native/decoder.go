@@ -184,15 +184,6 @@ func (d *Decoder) reach(seq, n int) (*cache, error) {
 	return c, nil
 }
 
-func (d *Decoder) checkIDs(ids []int32) error {
-	for i, id := range ids {
-		if id < 0 || int(id) >= d.arch.Vocab {
-			return fmt.Errorf("native: token %d is %d, vocabulary has %d", i, id, d.arch.Vocab)
-		}
-	}
-	return nil
-}
-
 // Prefill implements engine.Decoder. On an error the sequence is as it was.
 func (d *Decoder) Prefill(seq int, ids []int32) ([]float32, error) {
 	d.grow(1)
@@ -219,11 +210,8 @@ func (d *Decoder) Embed(seq int, ids []int32, sum []float32) error {
 // extend appends ids to a sequence; the logits after the last go to row out, or with -1
 // nowhere.
 func (d *Decoder) extend(seq int, ids []int32, out int) error {
-	if len(ids) == 0 {
-		return fmt.Errorf("native: prefill of sequence %d with no tokens", seq)
-	}
-	if err := d.checkIDs(ids); err != nil {
-		return err
+	if err := engine.CheckPrefill(seq, ids, d.arch.Vocab); err != nil {
+		return fmt.Errorf("native: %w", err)
 	}
 	known := d.caches[seq] != nil
 	c, err := d.reach(seq, len(ids))
@@ -284,21 +272,8 @@ func (d *Decoder) forwardTogether() error {
 // Decode implements engine.Decoder. seqs are distinct. On an error all sequences
 // are as they were.
 func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
-	if len(seqs) != len(ids) || len(seqs) == 0 {
-		return nil, fmt.Errorf("native: decode of %d sequences with %d tokens; give each sequence one", len(seqs), len(ids))
-	}
-	if err := d.checkIDs(ids); err != nil {
-		return nil, err
-	}
-	for i, s := range seqs {
-		if d.caches[s] == nil {
-			return nil, fmt.Errorf("native: decode of sequence %d, which holds nothing; Prefill it first", s)
-		}
-		for _, other := range seqs[:i] {
-			if other == s {
-				return nil, fmt.Errorf("native: decode names sequence %d twice", s)
-			}
-		}
+	if err := engine.CheckDecode(seqs, ids, d.arch.Vocab, func(s int) bool { return d.caches[s] != nil }); err != nil {
+		return nil, fmt.Errorf("native: %w", err)
 	}
 	d.rows = d.rows[:0]
 	for i, s := range seqs {

@@ -17,8 +17,8 @@ func (d *Decoder) Eval(b engine.Batch) (nll float64, tokens int, err error) {
 	if len(b.Inputs) != b.B*b.T || len(b.Targets) != b.B*b.T {
 		return 0, 0, fmt.Errorf("native: score of %d inputs and %d targets, want %d sequences of %d", len(b.Inputs), len(b.Targets), b.B, b.T)
 	}
-	if err := d.checkIDs(b.Inputs); err != nil {
-		return 0, 0, err
+	if err := engine.CheckIDs(b.Inputs, V); err != nil {
+		return 0, 0, fmt.Errorf("native: %w", err)
 	}
 	for i, id := range b.Targets {
 		if id != engine.Ignore && (id < 0 || int(id) >= V) {

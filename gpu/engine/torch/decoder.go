@@ -185,11 +185,8 @@ func (d *Decoder) Embed(seq int, ids []int32, sum []float32) error {
 // extend appends ids to a sequence: d.logits are those after the last, unless the hidden
 // states are to be added to sum.
 func (d *Decoder) extend(seq int, ids []int32, sum []float32) error {
-	if len(ids) == 0 {
-		return fmt.Errorf("torch: prefill of sequence %d with no tokens", seq)
-	}
-	if err := d.checkIDs(ids); err != nil {
-		return err
+	if err := engine.CheckPrefill(seq, ids, d.arch.Vocab); err != nil {
+		return fmt.Errorf("torch: %w", err)
 	}
 	c := d.caches[seq]
 	if c == nil {
@@ -214,21 +211,12 @@ func (d *Decoder) extend(seq int, ids []int32, sum []float32) error {
 // Decode implements engine.Decoder. seqs are distinct. On an error all sequences are as
 // they were.
 func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
-	if len(seqs) != len(ids) || len(seqs) == 0 {
-		return nil, fmt.Errorf("torch: decode of %d sequences with %d tokens; give each sequence one", len(seqs), len(ids))
-	}
-	if err := d.checkIDs(ids); err != nil {
-		return nil, err
+	if err := engine.CheckDecode(seqs, ids, d.arch.Vocab, func(s int) bool { return d.caches[s] != nil }); err != nil {
+		return nil, fmt.Errorf("torch: %w", err)
 	}
 	spans := make([]span, len(seqs))
 	for i, s := range seqs {
 		c := d.caches[s]
-		if c == nil {
-			return nil, fmt.Errorf("torch: decode of sequence %d, which holds nothing; Prefill it first", s)
-		}
-		if slices.Contains(seqs[:i], s) {
-			return nil, fmt.Errorf("torch: decode names sequence %d twice", s)
-		}
 		if err := d.checkRoom(s, c, 1); err != nil {
 			return nil, err
 		}
@@ -238,15 +226,6 @@ func (d *Decoder) Decode(seqs []int, ids []int32) ([]float32, error) {
 		return nil, err
 	}
 	return d.logits, nil
-}
-
-func (d *Decoder) checkIDs(ids []int32) error {
-	for i, id := range ids {
-		if id < 0 || int(id) >= d.arch.Vocab {
-			return fmt.Errorf("torch: token %d is %d, vocabulary has %d", i, id, d.arch.Vocab)
-		}
-	}
-	return nil
 }
 
 func (d *Decoder) checkRoom(seq int, c *cache, n int) error {

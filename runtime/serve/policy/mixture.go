@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/open-autoglm/autoglm/gpu/engine"
 	"github.com/open-autoglm/autoglm/runtime/bundle"
+	"github.com/open-autoglm/autoglm/runtime/token"
 )
 
 // Mix says what a Mixture averages.
@@ -43,16 +43,8 @@ func NewMixture(mix Mix, members []engine.Decoder, vocab int) (engine.Decoder, e
 // defaults, the shortest context, no parameters. It refuses those whose tokens differ.
 func MixedBundle(names []string, all []*bundle.Bundle) (*bundle.Bundle, error) {
 	first := *all[0]
-	want, err := first.Tokenizer.MarshalJSON()
-	if err != nil {
-		return nil, err
-	}
 	for i, b := range all[1:] {
-		got, err := b.Tokenizer.MarshalJSON()
-		if err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(got, want) {
+		if !token.Equal(first.Tokenizer, b.Tokenizer) {
 			return nil, fmt.Errorf("%s and %s have different tokenizers: a soft vote is of one tokenizer; kind: majority takes any", names[0], names[i+1])
 		}
 		first.Arch.Context = min(first.Arch.Context, b.Arch.Context)
